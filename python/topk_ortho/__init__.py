@@ -1,0 +1,41 @@
+"""Sparse autoencoders trained with an instantaneous top-k orthogonality constraint.
+
+Importing the package loads nothing heavy: every name below is fetched when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from topk_ortho.config import ConfigError as ConfigError
+    from topk_ortho.config import TrainConfig as TrainConfig
+    from topk_ortho.history import PairHistory as PairHistory
+    from topk_ortho.pairs import PairSelection as PairSelection
+    from topk_ortho.pairs import PairSelector as PairSelector
+    from topk_ortho.penalty import OrthogonalityPenalty as OrthogonalityPenalty
+    from topk_ortho.training import resume as resume
+    from topk_ortho.training import train as train
+    from topk_ortho.training.load import load_sae as load_sae
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ConfigError": "topk_ortho.config",
+    "OrthogonalityPenalty": "topk_ortho.penalty",
+    "PairHistory": "topk_ortho.history",
+    "PairSelection": "topk_ortho.pairs",
+    "PairSelector": "topk_ortho.pairs",
+    "TrainConfig": "topk_ortho.config",
+    "load_sae": "topk_ortho.training.load",
+    "resume": "topk_ortho.training",
+    "train": "topk_ortho.training",
+}
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'topk_ortho' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

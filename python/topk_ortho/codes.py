@@ -1,0 +1,88 @@
+"""Codes: a batch of feature activations, held as CSR.
+
+Everything that looks for pairs works on the active entries alone, so that its cost follows
+`batch * L0²` and not `d_sae`. Within a row, entries are sorted by feature.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Active entries of `acts`.
+
+    Attributes:
+        crow: `[batch + 1]` int64, where each row starts.
+        row: `[nnz]` int64, the row of each entry.
+        col: `[nnz]` int64, the feature of each entry, rising within a row.
+        value: `[nnz]` float32 or bfloat16 as given, above 0.
+        d_sae: number of features.
+    """
+
+    crow: Tensor
+    row: Tensor
+    col: Tensor
+    value: Tensor
+    d_sae: int
+
+    @property
+    def batch(self) -> int:
+        return self.crow.numel() - 1
+
+    @property
+    def nnz(self) -> int:
+        return self.col.numel()
+
+    @property
+    def device(self) -> torch.device:
+        return self.col.device
+
+    @classmethod
+    def of(cls, acts: Tensor) -> Codes:
+        """Codes of `acts` `[batch, d_sae]`: dense, CSR or COO, detached.
+
+        Raises:
+            ValueError: not two-dimensional, not floating point, negative or not finite.
+        """
+        if acts.dim() != 2 or not acts.is_floating_point():
+            raise ValueError(
+                f"acts of shape {list(acts.shape)} and dtype {acts.dtype} were given, but a "
+                "floating point tensor [batch, d_sae] was expected; pass one row per activation."
+            )
+        acts = acts.detach()
+        if acts.layout == torch.strided:
+            row, col = acts.nonzero(as_tuple=True)
+            value = acts[row, col]
+        else:
+            coo = acts.to_sparse_coo().coalesce()
+            row, col = coo.indices()
+            value = coo.values()
+            active = value != 0
+            row, col, value = row[active], col[active], value[active]
+        return cls.from_entries(row, col, value, batch=acts.shape[0], d_sae=acts.shape[1])
+
+    @classmethod
+    def from_entries(
+        cls, row: Tensor, col: Tensor, value: Tensor, *, batch: int, d_sae: int
+    ) -> Codes:
+        """Codes from entries that are sorted by (row, feature); values are checked."""
+        bad = ~(value > 0) | torch.isinf(value)
+        if bool(bad.any()):
+            at = int(bad.nonzero()[0])
+            raise ValueError(
+                f"acts[{int(row[at])}, {int(col[at])}] = {float(value[at])} was given, but finite "
+                "activations that are not negative were expected; look at the encoder's output."
+            )
+        counts = torch.bincount(row, minlength=batch)
+        crow = torch.zeros(batch + 1, dtype=torch.int64, device=col.device)
+        torch.cumsum(counts, 0, out=crow[1:])
+        return cls(crow, row, col, value, d_sae)
+
+    def counts(self) -> Tensor:
+        """`[d_sae]` int64: on how many rows each feature is active."""
+        return torch.bincount(self.col, minlength=self.d_sae)

@@ -1,0 +1,223 @@
+//! Exact streaming top-k of scored pairs.
+//!
+//! The `k` largest scores, ties to the smaller pair, whatever the order and the blocking of the candidates.
+//! Costs one pass over the candidates. Up to [`HEAP_LIMIT`] pairs are held in a heap; above that, candidates below the
+//! k-th best score so far are discarded a lane at a time and the rest go to a buffer of at most `2k + 1024`, cut back by
+//! selection: at most some 32 bytes per pair asked for. Memory grows with what is held, never ahead of it.
+//! Refuses scores that are negative or not finite, before anything of the block is taken. A score of zero is never
+//! selected. A pair pushed twice is two candidates: distinct pairs are the caller's business.
+
+mod buffer;
+
+use crate::{Error, Pair};
+use buffer::Buffer;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+/// The largest `k` that is held in a heap.
+pub const HEAP_LIMIT: usize = 256;
+
+/// Candidates looked at together: a lane with nothing above the bar costs a few vector instructions.
+const LANE: usize = 16;
+
+/// The smallest positive score, as bits. Bits of non-negative scores are ordered like the scores.
+const SMALLEST_POSITIVE: u32 = 1;
+const INFINITY: u32 = f32::INFINITY.to_bits();
+
+/// The pairs that were selected, best first, ties to the smaller pair.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Selection {
+    /// The pairs.
+    pub pairs: Vec<Pair>,
+    /// Their scores, all positive.
+    pub scores: Vec<f32>,
+}
+
+impl Selection {
+    /// The columns `i`, `j` and `score`.
+    #[must_use]
+    pub fn into_columns(self) -> (Vec<i64>, Vec<i64>, Vec<f32>) {
+        let (i, j) = Pair::columns(&self.pairs);
+        (i, j, self.scores)
+    }
+
+    pub(crate) fn from_ranks(mut ranks: Vec<Rank>) -> Self {
+        ranks.sort_unstable_by(|a, b| b.cmp(a));
+        Self {
+            pairs: ranks.iter().map(|rank| rank.1.0).collect(),
+            scores: ranks.iter().map(|rank| f32::from_bits(rank.0)).collect(),
+        }
+    }
+}
+
+/// A candidate by merit, the better one larger: score bits, then the smaller pair.
+pub(crate) type Rank = (u32, Reverse<Pair>);
+
+/// Collects candidates and keeps the `k` best.
+///
+/// ```
+/// use topk_ortho_core::TopK;
+/// let mut best = TopK::new(2)?;
+/// best.push_columns(&[0, 0], &[1, 2], &[3.0, 1.0])?;
+/// best.push_columns(&[0, 4], &[3, 5], &[1.0, 0.0])?;
+/// let (i, j, score) = best.finish().into_columns();
+/// assert_eq!((i, j, score), (vec![0, 0], vec![1, 2], vec![3.0, 1.0])); // (0, 3) lost the tie
+/// # Ok::<(), topk_ortho_core::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct TopK {
+    k: usize,
+    store: Store,
+}
+
+#[derive(Clone, Debug)]
+enum Store {
+    Heap(BinaryHeap<Reverse<Rank>>),
+    Buffer(Buffer),
+}
+
+impl TopK {
+    /// A selector of the `k` best candidates. Allocates nothing yet.
+    ///
+    /// # Errors
+    /// [`Error::ZeroK`].
+    pub fn new(k: usize) -> Result<Self, Error> {
+        if k == 0 {
+            return Err(Error::ZeroK);
+        }
+        let store =
+            if k <= HEAP_LIMIT { Store::Heap(BinaryHeap::new()) } else { Store::Buffer(Buffer::new(k)) };
+        Ok(Self { k, store })
+    }
+
+    /// Offers one block of candidates.
+    ///
+    /// # Errors
+    /// [`Error::Lengths`], [`Error::ScoreNotFinite`] or [`Error::ScoreNegative`]; nothing of the block is taken then.
+    pub fn push(&mut self, pairs: &[Pair], scores: &[f32]) -> Result<(), Error> {
+        if pairs.len() != scores.len() {
+            return Err(Error::Lengths { i: pairs.len(), j: pairs.len(), score: Some(scores.len()) });
+        }
+        check_scores(scores, |at| pairs[at])?;
+        self.admit(scores, |at| pairs[at]);
+        Ok(())
+    }
+
+    /// Offers one block of candidates given as columns.
+    ///
+    /// # Errors
+    /// As [`TopK::push`], and [`Error::IndexRange`] or [`Error::PairOrder`] for an entry that is no pair.
+    pub fn push_columns(&mut self, i: &[i64], j: &[i64], scores: &[f32]) -> Result<(), Error> {
+        if i.len() != scores.len() || j.len() != scores.len() {
+            return Err(Error::Lengths { i: i.len(), j: j.len(), score: Some(scores.len()) });
+        }
+        Pair::check_columns(i, j)?;
+        let pair_at = |at| Pair::of_checked(i[at], j[at]);
+        check_scores(scores, pair_at)?;
+        self.admit(scores, pair_at);
+        Ok(())
+    }
+
+    /// The k-th best score so far, once `k` candidates are held. A candidate below it can be discarded unseen; one
+    /// that equals it may still win on the tie. Costs up to O(k) after a push that let something in.
+    pub fn threshold(&mut self) -> Option<f32> {
+        match &mut self.store {
+            Store::Heap(heap) if heap.len() < self.k => None,
+            Store::Heap(heap) => heap.peek().map(|worst| f32::from_bits(worst.0.0)),
+            Store::Buffer(buffer) => buffer.threshold(),
+        }
+    }
+
+    /// How many candidates are held, at most `k`.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match &self.store {
+            Store::Heap(heap) => heap.len(),
+            Store::Buffer(buffer) => buffer.len().min(self.k),
+        }
+    }
+
+    /// Whether nothing is held.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The number of candidates asked for.
+    #[must_use]
+    pub const fn k(&self) -> usize {
+        self.k
+    }
+
+    /// The `k` best, or all that had a positive score if they are fewer. The selector is empty afterwards.
+    pub fn finish(&mut self) -> Selection {
+        Selection::from_ranks(match &mut self.store {
+            Store::Heap(heap) => std::mem::take(heap).into_iter().map(|Reverse(rank)| rank).collect(),
+            Store::Buffer(buffer) => std::mem::replace(buffer, Buffer::new(self.k)).into_ranks(),
+        })
+    }
+
+    fn admit(&mut self, scores: &[f32], pair_at: impl Fn(usize) -> Pair) {
+        match &mut self.store {
+            Store::Heap(heap) => admit_to_heap(heap, self.k, scores, pair_at),
+            Store::Buffer(buffer) => buffer.admit(scores, &pair_at),
+        }
+    }
+}
+
+fn admit_to_heap(
+    heap: &mut BinaryHeap<Reverse<Rank>>,
+    k: usize,
+    scores: &[f32],
+    pair_at: impl Fn(usize) -> Pair,
+) {
+    let bar_of = |heap: &BinaryHeap<Reverse<Rank>>| match heap.peek() {
+        Some(worst) if heap.len() == k => worst.0.0,
+        _ => SMALLEST_POSITIVE,
+    };
+    let mut bar = bar_of(heap);
+    for (lane, block) in scores.chunks(LANE).enumerate() {
+        if !reaches(block, bar) {
+            continue;
+        }
+        for (at, score) in block.iter().enumerate() {
+            if !at_least(*score, bar) {
+                continue;
+            }
+            let rank = (score.to_bits(), Reverse(pair_at(lane * LANE + at)));
+            if heap.len() < k {
+                heap.push(Reverse(rank));
+            } else if let Some(mut worst) = heap.peek_mut().filter(|worst| rank > worst.0) {
+                worst.0 = rank;
+            }
+            bar = bar_of(heap);
+        }
+    }
+}
+
+/// Compared as signed integers: the bits of -0.0 are then below every bar.
+const fn at_least(score: f32, bar: u32) -> bool {
+    score.to_bits() as i32 >= bar as i32
+}
+
+fn reaches(block: &[f32], bar: u32) -> bool {
+    block.iter().fold(false, |any, &score| any | at_least(score, bar))
+}
+
+fn check_scores(scores: &[f32], pair_at: impl Fn(usize) -> Pair) -> Result<(), Error> {
+    let wrong = |score: f32| score.to_bits() >= INFINITY && score.to_bits() != (-0.0_f32).to_bits();
+    if !scores.iter().fold(false, |bad, &score| bad | wrong(score)) {
+        return Ok(());
+    }
+    let Some(at) = scores.iter().position(|&score| wrong(score)) else { return Ok(()) };
+    let (pair, score) = (pair_at(at), scores[at]);
+    let (i, j) = (pair.i(), pair.j());
+    Err(if score.is_finite() {
+        Error::ScoreNegative { i, j, score }
+    } else {
+        Error::ScoreNotFinite { i, j, score }
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,118 @@
+//! Damaged bytes are refused, whole ones come back, and those of version 1 stay readable.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use topk_ortho_core::{Error, Pair, PairHistory};
+
+const VERSION_1: &[u8] = include_bytes!("data/history-v1.tkoh");
+
+/// Evictions, empty selections, gaps between steps and several anchors, in a few hundred bytes.
+fn small() -> PairHistory {
+    let mut history = PairHistory::new(3, 0.75).unwrap();
+    for step in 0..7_u32 {
+        let pairs: Vec<_> = (0..step % 4).map(|n| Pair::try_new(n, 10 + step * n % 3).unwrap()).collect();
+        history.observe(u64::from(step) * 10, &pairs).unwrap();
+    }
+    history
+}
+
+fn sealed(mut body: Vec<u8>) -> Vec<u8> {
+    body.extend(crc32fast::hash(&body).to_le_bytes());
+    body
+}
+
+fn body() -> Vec<u8> {
+    let bytes = small().to_bytes();
+    bytes[..bytes.len() - 4].to_vec()
+}
+
+#[test]
+fn every_truncation_is_refused_with_or_without_a_right_checksum() {
+    let bytes = small().to_bytes();
+    for end in 0..bytes.len() {
+        assert!(PairHistory::from_bytes(&bytes[..end]).is_err(), "{end} bytes");
+    }
+    let body = body();
+    for end in 0..body.len() {
+        assert!(PairHistory::from_bytes(&sealed(body[..end].to_vec())).is_err(), "{end} bytes, sealed");
+    }
+}
+
+#[test]
+fn every_change_of_a_single_byte_is_refused() {
+    let mut bytes = small().to_bytes();
+    for at in 0..bytes.len() {
+        for flip in 1..=255 {
+            bytes[at] ^= flip;
+            assert!(PairHistory::from_bytes(&bytes).is_err(), "byte {at} ^ {flip}");
+            bytes[at] ^= flip;
+        }
+    }
+}
+
+/// With the checksum made right again a change may be a valid history; then it must still be usable.
+#[test]
+fn no_forged_byte_makes_a_panic() {
+    let body = body();
+    for at in 8..body.len() {
+        for forged in [0, 1, 0x7f, 0x80, 0xff] {
+            let mut body = body.clone();
+            body[at] = forged;
+            let bytes = sealed(body);
+            if let Ok(mut history) = PairHistory::from_bytes(&bytes) {
+                assert_eq!(history.to_bytes(), bytes, "byte {at} = {forged}");
+                let step = history.last_step().map_or(0, |step| step + 1);
+                let _ = history.observe(step, &[Pair::try_new(0, 1).unwrap()]);
+                assert!(history.top(9).ema_high.iter().all(|high| high.is_finite()));
+            }
+        }
+    }
+}
+
+#[test]
+fn forged_lengths_allocate_nothing() {
+    let empty = PairHistory::new(3, 0.5).unwrap().to_bytes();
+    let records_at = empty.len() - 4 - 8;
+    for count in [1, u64::from(u32::MAX), u64::MAX / 64 + 2, u64::MAX] {
+        let mut body = empty[..empty.len() - 4].to_vec();
+        body[records_at..].copy_from_slice(&count.to_le_bytes());
+        let refused = PairHistory::from_bytes(&sealed(body)).err();
+        assert_eq!(refused, Some(Error::Truncated { needed: count.saturating_mul(64), left: 0 }));
+    }
+}
+
+#[test]
+fn errors_say_what_is_wrong() {
+    let bytes = small().to_bytes();
+    assert_eq!(PairHistory::from_bytes(b"PK").err(), Some(Error::Magic { given: *b"PK\0\0" }));
+    let mut newer = bytes.clone();
+    newer[4] = 2;
+    assert_eq!(PairHistory::from_bytes(&newer).err(), Some(Error::Version { given: 2, newest: 1 }));
+    let mut damaged = bytes.clone();
+    damaged[100] ^= 1;
+    assert!(matches!(PairHistory::from_bytes(&damaged), Err(Error::Checksum { .. })));
+    let mut longer = body();
+    longer.push(0);
+    let refused = PairHistory::from_bytes(&sealed(longer)).err();
+    assert_eq!(refused, Some(Error::Corrupt { what: "bytes after the last record" }));
+}
+
+#[test]
+fn bytes_come_back_for_every_length_of_run() {
+    let mut history = PairHistory::new(5, 0.9).unwrap();
+    for step in 0..70 {
+        let bytes = history.to_bytes();
+        let mut back = PairHistory::from_bytes(&bytes).unwrap();
+        assert_eq!(back.to_bytes(), bytes);
+        let pairs: Vec<_> = (0..step % 9).map(|n| Pair::try_new(n, 20 + step % 5).unwrap()).collect();
+        back.observe(u64::from(step), &pairs).unwrap();
+        history.observe(u64::from(step), &pairs).unwrap();
+        assert_eq!(back.to_bytes(), history.to_bytes());
+    }
+}
+
+#[test]
+fn version_1_stays_readable() {
+    let history = PairHistory::from_bytes(VERSION_1).unwrap();
+    assert_eq!(history.to_bytes(), VERSION_1);
+    assert_eq!(small().to_bytes(), VERSION_1);
+}

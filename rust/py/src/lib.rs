@@ -1,0 +1,54 @@
+//! Python bindings of `topk-ortho-core`: convert, release the GIL, call, map the error. Computes nothing.
+//!
+//! Objects are frozen and guarded by a mutex that is taken only while the GIL is released, so that any number of threads
+//! may share one. Columns are read in place where they are contiguous, and must not be written to during a call.
+
+mod columns;
+mod history;
+mod selection;
+
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use std::sync::Mutex;
+use topk_ortho_core::Error;
+
+/// Exact top-k selection of feature pairs and a bounded history of what was selected.
+#[pymodule]
+mod _core {
+    #[pymodule_export]
+    use crate::history::PairHistory;
+    #[pymodule_export]
+    use crate::selection::{TopK, top_products};
+}
+
+/// Runs `call` on the guarded value without the GIL.
+fn locked<T: Send, R: Send>(
+    py: Python<'_>,
+    value: &Mutex<T>,
+    call: impl FnOnce(&mut T) -> Result<R, Error> + Send,
+) -> PyResult<R> {
+    py.detach(|| match value.lock() {
+        Ok(mut guard) => call(&mut guard).map_err(|error| PyValueError::new_err(error.to_string())),
+        Err(_) => Err(PyRuntimeError::new_err(
+            "an earlier call on this object failed half way; expected none to; restore it from the last checkpoint",
+        )),
+    })
+}
+
+/// Runs `call` without the GIL.
+fn detached<R: Send>(py: Python<'_>, call: impl FnOnce() -> Result<R, Error> + Send) -> PyResult<R> {
+    py.detach(call).map_err(|error| PyValueError::new_err(error.to_string()))
+}
+
+/// A whole number of zero or more; numpy integers count, booleans and floats do not.
+fn whole(name: &str, value: &Bound<'_, PyAny>) -> PyResult<u64> {
+    let given = value.get_type().name()?;
+    if value.is_instance_of::<pyo3::types::PyBool>() || !value.hasattr("__index__")? {
+        return Err(PyTypeError::new_err(format!(
+            "{name} is of type {given}; expected int; pass a whole number"
+        )));
+    }
+    value.extract().map_err(|_| {
+        PyValueError::new_err(format!("{name} is {value}; expected 0 <= {name} < 2^64; pass a whole number in range"))
+    })
+}

@@ -1,10 +1,11 @@
-"""The compiled core: exact top-k selection of feature pairs, and a bounded history of what was selected.
+"""The compiled core: exact top-k selection of feature pairs, and a bounded history of selections.
 
-A pair is two features ``i < j``, given as two int64 columns of equal length with ``0 <= i < j < 2**32``. Arrays must have
-exactly the dtype that is stated and one dimension; strided and read-only ones are accepted. Anything else is a
-``TypeError`` (wrong type or dtype) or a ``ValueError`` (wrong value), which says what was given, what was expected and what
-to do, and leaves the object unchanged. Objects may be shared by any number of threads; the GIL is released while they
-work, and an array must not be written to by another thread while a call reads it.
+A pair is two features ``i < j``, given as two int64 columns of equal length with
+``0 <= i < j < 2**32``. Arrays must have exactly the dtype that is stated and one dimension; strided
+and read-only ones are accepted. Anything else is a ``TypeError`` (wrong type or dtype) or a
+``ValueError`` (wrong value), which says what was given, what was expected and what to do, and
+leaves the object unchanged. Objects may be shared by any number of threads; the GIL is released
+while they work, and an array must not be written to by another thread while a call reads it.
 """
 
 from typing import TypedDict, final
@@ -19,12 +20,12 @@ class Observed(TypedDict):
     size: int
     """Pairs in the selection."""
     jaccard: float | None
-    """Intersection over union with the selection before; 1.0 if both are empty, None at the first observation."""
+    """Intersection over union with the selection before; 1.0 if both are empty, None at first."""
     entered: int
     left: int
     kept: int
     mean_ema: float
-    """Mean lower end of the selected pairs' averages, this observation counted; 0.0 if there are none."""
+    """Mean lower end of the selected pairs' averages, this observation counted; 0.0 for none."""
     stable_share: float
     """Share of the selected pairs whose lower end is above 0.5; 0.0 if there are none."""
 
@@ -46,12 +47,12 @@ class Stability(TypedDict):
     mean_jaccard: float | None
     """Mean from the second observation on."""
     survival: dict[int, tuple[int, int]]
-    """Lag in observations (1, 2, 4, ..., 1024) to (pairs still selected, pairs anchored), over all anchors."""
+    """Lag in observations (1, 2, 4, ..., 1024) to (pairs still selected, pairs anchored)."""
     lifetimes: Lifetimes
 
 @final
 class TopK:
-    """The k best of any number of candidates, ties to the smaller pair, whatever their order and blocking.
+    """The k best of any number of candidates, ties to the smaller pair, however they are blocked.
 
     Scores of zero are never selected. A pair pushed twice is two candidates.
     """
@@ -63,7 +64,7 @@ class TopK:
     def threshold(self) -> float | None:
         """The k-th best score so far once k candidates are held, else None.
 
-        A candidate with a smaller score can be discarded; one with an equal score may still win on the tie.
+        A candidate with a smaller score can be discarded; one with an equal score may still win.
         """
 
     def finish(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
@@ -75,23 +76,24 @@ class TopK:
 def top_products(
     m: NDArray[np.float32], k: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-    """The k pairs with the largest ``float32(float64(m[i]) * float64(m[j]))`` as (i, j, score), best first.
+    """The k pairs with the largest ``float32(float64(m[i]) * float64(m[j]))``, best first.
 
-    Ties go to the smaller pair; only positive scores count, so there may be fewer than k. ``m`` is finite and not
-    negative. Takes O(n log n + k log k) time and O(n + k) memory however many ties there are.
+    As (i, j, score). Ties go to the smaller pair; only positive scores count, so there may be fewer
+    than k. ``m`` is finite and not negative. Takes O(n log n + k log k) time and O(n + k) memory
+    however many ties there are.
     """
 
 @final
 class PairHistory:
     """How often each pair was selected, lately: a moving average per pair in bounded memory.
 
-    With k the largest selection so far, every pair whose average exceeds ``k / capacity`` is in the table, every average is
-    within [ema_low, ema_high], and ``ema_high - ema_low <= k / capacity``.
+    With k the largest selection so far, every pair whose average exceeds ``k / capacity`` is in the
+    table, every average is within [ema_low, ema_high], and ``ema_high - ema_low <= k / capacity``.
     """
 
     def __new__(cls, *, capacity: int, decay: float) -> PairHistory: ...
     def observe(self, step: int, i: NDArray[np.int64], j: NDArray[np.int64]) -> None:
-        """Takes one selection of distinct pairs, in any order; it may be empty. Steps must increase."""
+        """Takes one selection of distinct pairs, in any order, or none. Steps must increase."""
 
     def ema(self, i: NDArray[np.int64], j: NDArray[np.int64]) -> NDArray[np.float64]:
         """Lower end of each pair's average as of now; 0.0 for a pair that is not in the table."""
@@ -111,22 +113,26 @@ class PairHistory:
     ]:
         """The n records with the largest lower end, ties to the smaller pair.
 
-        Columns: i, j, ema_low, ema_high, hits, first_seen, last_seen (steps), streak (0 unless in the latest selection),
-        longest_streak. Hits, first_seen and streaks count from when the pair last entered the table.
+        Columns: i, j, ema_low, ema_high, hits, first_seen, last_seen (steps), streak (0 unless in
+        the latest selection), longest_streak. Hits, first_seen and streaks count from when the pair
+        last entered the table.
         """
 
     def stability(self) -> Stability:
         """How stable the selection has been."""
 
     def hubs(self, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(feature, degree) of the n features in most pairs of the latest selection, ties to the smaller feature."""
+        """(feature, degree) of the n features in most pairs of the latest selection.
+
+        Ties go to the smaller feature.
+        """
 
     def to_bytes(self) -> bytes:
-        """Everything that exact continuation needs: versioned, checksummed, the same for the same history."""
+        """Everything that exact continuation needs: versioned, checksummed, deterministic."""
 
     @staticmethod
     def from_bytes(data: bytes) -> PairHistory:
-        """The history that to_bytes wrote; ValueError for bytes that are truncated, damaged or of another kind."""
+        """The history that to_bytes wrote; ValueError for truncated, damaged or other bytes."""
 
     def __len__(self) -> int:
         """Records held: at most 1.25 * capacity."""

@@ -7,6 +7,7 @@ The names here are the names of the command line (`--pairs.per-feature`) and of 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Literal
 
@@ -104,7 +105,7 @@ class SAEConfig:
     """Dead features that reconstruct the residual; 0 switches it off."""
     aux_coefficient: float = 1 / 32
     """Weight of that reconstruction."""
-    dead_after: int = 200
+    dead_after: int = 50
     """A feature counts as dead after so many steps without firing."""
     prefixes: tuple[int, ...] = ()
     """Matryoshka prefixes, the last one `d_sae`; `d_sae` times 1/8, 3/8, 1 when empty."""
@@ -258,10 +259,17 @@ class TrainConfig:
         Raises:
             ConfigError: a setting is out of range or contradicts another one.
         """
+        _check_ranges(self)
         _check_run(self)
         _check_sae(self.sae)
         _check_pairs(self.pairs)
         _check_penalty(self.penalty)
+        _require(
+            self.penalty.tau != "stability" or self.history.enabled,
+            "--penalty.tau stability was given without a history",
+            "it weighs pairs by their history",
+            "leave --history.no-enabled out, or take another --penalty.tau",
+        )
         _check_data(self)
         return self
 
@@ -269,6 +277,74 @@ class TrainConfig:
 def _require(condition: bool, given: str, expected: str, fix: str) -> None:
     if not condition:
         raise ConfigError(f"{given}, but {expected}; {fix}.")
+
+
+_LARGEST = 1.7e308
+_SMALLEST = 5e-324
+_BELOW_ONE = 1 - 2**-53
+_FROM_0 = (0, _LARGEST, "0 or more")
+_FROM_1 = (1, _LARGEST, "1 or more")
+_ABOVE_0 = (_SMALLEST, _LARGEST, "a finite number above 0")
+_RATE = (_SMALLEST, 1, "a rate above 0 and up to 1")
+_SHARE = (0, 1, "a share in [0, 1]")
+_COSINE = (-1, 1, "a cosine in [-1, 1]")
+_DECAY = (0, _BELOW_ONE, "a number from 0 and below 1")
+_RANGES: dict[str, tuple[float, float, str]] = {
+    "seed": (0, 2**63 - 1, "a whole number from 0 to 2^63 - 1"),
+    "threads": _FROM_0,
+    "warmup-steps": _FROM_0,
+    "lr": _ABOVE_0,
+    "beta1": _DECAY,
+    "beta2": _DECAY,
+    "grad-clip": _FROM_0,
+    "context": (2, _LARGEST, "2 or more, BOS and one token,"),
+    "sae.aux-k": _FROM_0,
+    "sae.aux-coefficient": _FROM_0,
+    "sae.dead-after": _FROM_0,
+    "pairs.per-feature": _ABOVE_0,
+    "pairs.min-support": _FROM_0,
+    "pairs.schedule-steps": _FROM_1,
+    "penalty.coefficient": _FROM_0,
+    "penalty.threshold": _COSINE,
+    "history.decay": (_SMALLEST, _BELOW_ONE, "a number above 0 and below 1"),
+    "history.capacity": _FROM_1,
+    "history.queue": _FROM_1,
+    "plant.roots": _FROM_1,
+    "plant.children": _FROM_0,
+    "plant.rate-high": _RATE,
+    "plant.rate-low": _RATE,
+    "plant.child-probability": _SHARE,
+    "plant.sibling-exponent": _FROM_0,
+    "plant.magnitude": _ABOVE_0,
+    "plant.magnitude-std": _FROM_0,
+    "plant.parent-child-cosine": _COSINE,
+    "synthetic.d-in": _FROM_1,
+    "synthetic.roots": _FROM_0,
+    "synthetic.children": _FROM_0,
+    "synthetic.independent": _FROM_0,
+    "synthetic.root-rate-high": _RATE,
+    "synthetic.root-rate-low": _RATE,
+    "synthetic.independent-rate-high": _RATE,
+    "synthetic.independent-rate-low": _RATE,
+    "synthetic.child-probability": _SHARE,
+    "synthetic.sibling-exponent": _FROM_0,
+    "synthetic.parent-child-cosine": _COSINE,
+    "synthetic.magnitude-mean": _FROM_0,
+    "synthetic.magnitude-std": _FROM_0,
+    "synthetic.noise": _FROM_0,
+}
+"""Option: least, most, and both in words; NaN is in no range."""
+
+
+def _check_ranges(c: TrainConfig) -> None:
+    for option, (least, most, words) in _RANGES.items():
+        value = attrgetter(option.replace("-", "_"))(c)
+        _require(
+            value is None or least <= value <= most,
+            f"--{option} {value} was given",
+            f"{words} was expected",
+            "see --help for the default",
+        )
 
 
 def _check_run(c: TrainConfig) -> None:
@@ -292,9 +368,6 @@ def _check_run(c: TrainConfig) -> None:
             "a whole number from 1 was expected",
             f"give --{name} 1 or more",
         )
-    _require(
-        c.lr > 0, f"--lr {c.lr} was given", "it has to be above 0", "try the default, --lr 0.005"
-    )
     _require(
         0 <= c.decay_fraction <= 1,
         f"--decay-fraction {c.decay_fraction} was given",
@@ -347,12 +420,6 @@ def _check_pairs(c: PairsConfig) -> None:
         "they say the same thing, k, in two ways",
         "leave one of them out",
     )
-    _require(
-        c.per_feature is None or c.per_feature > 0,
-        f"--pairs.per-feature {c.per_feature} was given",
-        "it has to be above 0",
-        f"try the default, {DEFAULT_PER_FEATURE}",
-    )
     if c.schedule != "constant":
         _require(
             c.fraction is not None and c.final_fraction is not None,
@@ -382,12 +449,6 @@ def _check_pairs(c: PairsConfig) -> None:
 
 
 def _check_penalty(c: PenaltyConfig) -> None:
-    _require(
-        c.coefficient is None or c.coefficient >= 0,
-        f"--penalty.coefficient {c.coefficient} was given",
-        "it cannot be negative",
-        "leave it out for the criterion's default",
-    )
     _require(
         0 <= c.ramp <= 1,
         f"--penalty.ramp {c.ramp} was given",

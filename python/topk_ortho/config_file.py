@@ -30,6 +30,11 @@ def read_config(path: Path) -> TrainConfig:
         raise ConfigError(
             f"--config {path} was given, but there is no such file; check the path."
         ) from None
+    except OSError as error:
+        raise ConfigError(
+            f"--config {path} was given, but it cannot be read ({error.strerror}); "
+            "give a TOML file."
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} was given, but it is not TOML ({error}); correct it.") from None
     return from_table(table, where=str(path))
@@ -37,7 +42,7 @@ def read_config(path: Path) -> TrainConfig:
 
 def from_table(table: dict[str, Any], *, where: str = "the configuration") -> TrainConfig:
     """The configuration of nested tables with the command line's names."""
-    if "plant" in table:
+    if isinstance(table.get("plant"), dict):
         table = {**table, "plant": {"enabled": True, **table["plant"]}}
     return _build(TrainConfig, table, where, "")
 

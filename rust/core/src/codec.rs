@@ -54,7 +54,9 @@ impl PairHistory {
     /// ```
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut out = Writer(Vec::with_capacity(1024 + self.len() * RECORD_BYTES + self.stability.bytes()));
+        let mut out = Writer(Vec::with_capacity(
+            1024 + self.len() * RECORD_BYTES + self.stability.bytes(),
+        ));
         out.0.extend(MAGIC);
         out.u32(VERSION);
         out.u64(self.capacity() as u64);
@@ -74,7 +76,8 @@ impl PairHistory {
     /// [`Error::Magic`], [`Error::Version`], [`Error::Truncated`], [`Error::Checksum`] or [`Error::Corrupt`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, Error> {
         let mut input = Reader(check_frame(bytes)?);
-        let capacity = usize::try_from(input.u64()?).map_err(|_| corrupt("capacity beyond this machine"))?;
+        let capacity =
+            usize::try_from(input.u64()?).map_err(|_| corrupt("capacity beyond this machine"))?;
         let decay = input.f64()?;
         check_config(capacity, decay)?;
         let now = input.u64()?;
@@ -83,8 +86,14 @@ impl PairHistory {
         let last_step = stability.last.map_or(0, |last| last.step);
         let records = input.records(now, last_step)?;
         ensure(input.0.is_empty(), "bytes after the last record")?;
-        ensure(records.len() <= Table::limit(capacity), "more records than the capacity allows")?;
-        ensure(now > 0 || bound == 0.0, "an error bound without an observation")?;
+        ensure(
+            records.len() <= Table::limit(capacity),
+            "more records than the capacity allows",
+        )?;
+        ensure(
+            now > 0 || bound == 0.0,
+            "an error bound without an observation",
+        )?;
         let table = Table::restore(capacity, decay, now, bound, records);
         stability.read_streaks(|pair| table.streak(pair));
         Ok(Self { table, stability })
@@ -94,16 +103,27 @@ impl PairHistory {
 /// The bytes between version and checksum, once magic, version and checksum hold.
 fn check_frame(bytes: &[u8]) -> Result<&[u8], Error> {
     let mut header = Reader(bytes);
-    let magic = header.array::<4>().map_err(|_| Error::Magic { given: first_bytes(bytes) })?;
+    let magic = header.array::<4>().map_err(|_| Error::Magic {
+        given: first_bytes(bytes),
+    })?;
     if magic != MAGIC {
         return Err(Error::Magic { given: magic });
     }
     let version = header.u32()?;
     if version != VERSION {
-        return Err(Error::Version { given: version, newest: VERSION });
+        return Err(Error::Version {
+            given: version,
+            newest: VERSION,
+        });
     }
-    let missing = Error::Truncated { needed: CHECKSUM_BYTES as u64, left: header.0.len() as u64 };
-    let (_, checksum) = header.0.split_last_chunk::<CHECKSUM_BYTES>().ok_or(missing)?;
+    let missing = Error::Truncated {
+        needed: CHECKSUM_BYTES as u64,
+        left: header.0.len() as u64,
+    };
+    let (_, checksum) = header
+        .0
+        .split_last_chunk::<CHECKSUM_BYTES>()
+        .ok_or(missing)?;
     let stored = u32::from_le_bytes(*checksum);
     let computed = crc32fast::hash(&bytes[..bytes.len() - CHECKSUM_BYTES]);
     if stored != computed {
@@ -121,7 +141,11 @@ const fn corrupt(what: &'static str) -> Error {
 }
 
 fn ensure(holds: bool, otherwise: &'static str) -> Result<(), Error> {
-    if holds { Ok(()) } else { Err(corrupt(otherwise)) }
+    if holds {
+        Ok(())
+    } else {
+        Err(corrupt(otherwise))
+    }
 }
 
 struct Writer(Vec<u8>);
@@ -141,7 +165,11 @@ impl Writer {
 
     fn stability(&mut self, stability: &Stability) {
         let last = stability.last;
-        for count in [last.map(|last| last.step), last.map(|last| last.left), last.map(|last| last.kept)] {
+        for count in [
+            last.map(|last| last.step),
+            last.map(|last| last.left),
+            last.map(|last| last.kept),
+        ] {
             self.u64(count.unwrap_or(0));
         }
         self.f64(last.and_then(|last| last.jaccard).unwrap_or(0.0));
@@ -161,7 +189,12 @@ impl Writer {
         for anchor in anchors {
             self.u64(anchor.at);
             self.u64(anchor.pairs.len() as u64);
-            self.0.extend(anchor.pairs.iter().flat_map(|pair| pair.bits().to_le_bytes()));
+            self.0.extend(
+                anchor
+                    .pairs
+                    .iter()
+                    .flat_map(|pair| pair.bits().to_le_bytes()),
+            );
         }
     }
 
@@ -185,7 +218,10 @@ struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
     fn take(&mut self, needed: usize) -> Result<&'a [u8], Error> {
-        let short = Error::Truncated { needed: needed as u64, left: self.0.len() as u64 };
+        let short = Error::Truncated {
+            needed: needed as u64,
+            left: self.0.len() as u64,
+        };
         let (head, rest) = self.0.split_at_checked(needed).ok_or(short)?;
         self.0 = rest;
         Ok(head)
@@ -212,7 +248,10 @@ impl<'a> Reader<'a> {
     /// A finite number, zero or more; -0.0 is never written.
     fn size(&mut self) -> Result<f64, Error> {
         let value = self.f64()?;
-        ensure(value.is_finite() && value.is_sign_positive(), "a number that is negative or not finite")?;
+        ensure(
+            value.is_finite() && value.is_sign_positive(),
+            "a number that is negative or not finite",
+        )?;
         Ok(value)
     }
 
@@ -220,7 +259,10 @@ impl<'a> Reader<'a> {
     fn entries(&mut self, width: usize) -> Result<std::slice::ChunksExact<'a, u8>, Error> {
         let count = self.u64()?;
         let needed = count.saturating_mul(width as u64);
-        let short = Error::Truncated { needed, left: self.0.len() as u64 };
+        let short = Error::Truncated {
+            needed,
+            left: self.0.len() as u64,
+        };
         let bytes = usize::try_from(needed).map_err(|_| short)?;
         Ok(self.take(bytes)?.chunks_exact(width))
     }
@@ -232,7 +274,10 @@ impl<'a> Reader<'a> {
         stability.jaccard_sum = self.size()?;
         for survival in &mut stability.survival {
             (survival.kept, survival.anchored) = (self.u64()?, self.u64()?);
-            ensure(survival.kept <= survival.anchored, "more pairs survived than were anchored")?;
+            ensure(
+                survival.kept <= survival.anchored,
+                "more pairs survived than were anchored",
+            )?;
         }
         for bin in 0..LIFETIME_BINS {
             stability.lifetimes.counts[bin] = self.u64()?;
@@ -241,33 +286,66 @@ impl<'a> Reader<'a> {
         stability.anchors = self.anchors(now)?;
         if now == 0 {
             let zero = step == 0 && left == 0 && kept == 0 && stability.jaccard_sum == 0.0;
-            ensure(zero && jaccard + mean_ema + stable_share == 0.0, "a selection without an observation")?;
+            ensure(
+                zero && jaccard + mean_ema + stable_share == 0.0,
+                "a selection without an observation",
+            )?;
             return Ok(stability);
         }
         let size = stability.selection().len() as u64;
         ensure(i64::try_from(step).is_ok(), "a step beyond 2^63")?;
         ensure(kept <= size, "more pairs kept than selected")?;
-        ensure(now > 1 || (jaccard == 0.0 && kept == 0 && left == 0), "an overlap with nothing before")?;
+        ensure(
+            now > 1 || (jaccard == 0.0 && kept == 0 && left == 0),
+            "an overlap with nothing before",
+        )?;
         let jaccard = (now > 1).then_some(jaccard);
         let entered = size - kept;
-        stability.last = Some(Observed { step, size, jaccard, entered, left, kept, mean_ema, stable_share });
+        stability.last = Some(Observed {
+            step,
+            size,
+            jaccard,
+            entered,
+            left,
+            kept,
+            mean_ema,
+            stable_share,
+        });
         Ok(stability)
     }
 
     fn anchors(&mut self, now: u64) -> Result<[Option<Anchor>; LAGS], Error> {
-        let expected: [u64; LAGS] =
-            std::array::from_fn(|n| if now == 0 { 0 } else { Stability::anchored_at(1 << n, now) });
+        let expected: [u64; LAGS] = std::array::from_fn(|n| {
+            if now == 0 {
+                0
+            } else {
+                Stability::anchored_at(1 << n, now)
+            }
+        });
         let mut distinct = expected.to_vec();
         distinct.sort_unstable();
         distinct.dedup();
         distinct.retain(|&at| at > 0);
-        ensure(self.u64()? == distinct.len() as u64, "a number of anchors that does not fit the observations")?;
+        ensure(
+            self.u64()? == distinct.len() as u64,
+            "a number of anchors that does not fit the observations",
+        )?;
         let mut anchors = [const { None }; LAGS];
         for at in distinct {
-            ensure(self.u64()? == at, "an anchor at an observation where none is taken")?;
+            ensure(
+                self.u64()? == at,
+                "an anchor at an observation where none is taken",
+            )?;
             let pairs = self.selection()?;
-            for (anchor, _) in anchors.iter_mut().zip(expected).filter(|&(_, lag_at)| lag_at == at) {
-                *anchor = Some(Anchor { at, pairs: Arc::clone(&pairs) });
+            for (anchor, _) in anchors
+                .iter_mut()
+                .zip(expected)
+                .filter(|&(_, lag_at)| lag_at == at)
+            {
+                *anchor = Some(Anchor {
+                    at,
+                    pairs: Arc::clone(&pairs),
+                });
             }
         }
         Ok(anchors)
@@ -275,7 +353,9 @@ impl<'a> Reader<'a> {
 
     fn selection(&mut self) -> Result<Arc<[Pair]>, Error> {
         let entries = self.entries(size_of::<u64>())?;
-        let pairs: Vec<Pair> = entries.map(|bytes| Reader(bytes).pair()).collect::<Result<_, _>>()?;
+        let pairs: Vec<Pair> = entries
+            .map(|bytes| Reader(bytes).pair())
+            .collect::<Result<_, _>>()?;
         ensure(pairs.is_sorted_by(|a, b| a < b), "a selection out of order")?;
         Ok(pairs.into())
     }
@@ -286,9 +366,13 @@ impl<'a> Reader<'a> {
 
     fn records(&mut self, now: u64, last_step: u64) -> Result<Vec<Record>, Error> {
         let entries = self.entries(RECORD_BYTES)?;
-        let records: Vec<_> =
-            entries.map(|bytes| Reader(bytes).record(now, last_step)).collect::<Result<_, _>>()?;
-        ensure(records.is_sorted_by(|a, b| a.pair < b.pair), "records out of order")?;
+        let records: Vec<_> = entries
+            .map(|bytes| Reader(bytes).record(now, last_step))
+            .collect::<Result<_, _>>()?;
+        ensure(
+            records.is_sorted_by(|a, b| a.pair < b.pair),
+            "records out of order",
+        )?;
         Ok(records)
     }
 
@@ -304,12 +388,32 @@ impl<'a> Reader<'a> {
             streak: self.u32()?,
             longest_streak: self.u32()?,
         };
-        let Record { last, hits, first_seen, last_seen, streak, longest_streak, .. } = record;
+        let Record {
+            last,
+            hits,
+            first_seen,
+            last_seen,
+            streak,
+            longest_streak,
+            ..
+        } = record;
         ensure(record.low <= 2.0, "an average above 1")?;
-        ensure((1..=now).contains(&last) && (1..=last).contains(&hits), "a record of the future")?;
-        ensure(first_seen <= last_seen && last_seen <= last_step, "a record whose steps are out of order")?;
-        ensure(1 <= streak && streak <= longest_streak, "a streak longer than the longest")?;
-        ensure(u64::from(longest_streak) <= hits, "a streak longer than the hits")?;
+        ensure(
+            (1..=now).contains(&last) && (1..=last).contains(&hits),
+            "a record of the future",
+        )?;
+        ensure(
+            first_seen <= last_seen && last_seen <= last_step,
+            "a record whose steps are out of order",
+        )?;
+        ensure(
+            1 <= streak && streak <= longest_streak,
+            "a streak longer than the longest",
+        )?;
+        ensure(
+            u64::from(longest_streak) <= hits,
+            "a streak longer than the hits",
+        )?;
         Ok(record)
     }
 }

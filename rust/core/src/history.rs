@@ -69,7 +69,10 @@ impl PairHistory {
     /// [`Error::Capacity`], or [`Error::Decay`] unless `0 < decay < 1`.
     pub fn new(capacity: usize, decay: f64) -> Result<Self, Error> {
         check_config(capacity, decay)?;
-        Ok(Self { table: Table::new(capacity, decay), stability: Stability::new() })
+        Ok(Self {
+            table: Table::new(capacity, decay),
+            stability: Stability::new(),
+        })
     }
 
     /// Takes one selection of distinct pairs, in any order. Sorted ones are a little cheaper.
@@ -81,7 +84,8 @@ impl PairHistory {
         self.check_step(step)?;
         let selection = sorted_distinct(pairs)?;
         let tally = self.table.count(step, &selection);
-        self.stability.observe(step, self.observations(), selection, tally);
+        self.stability
+            .observe(step, self.observations(), selection, tally);
         if self.table.trim() {
             self.stability.read_streaks(|pair| self.table.streak(pair));
         }
@@ -123,7 +127,8 @@ impl PairHistory {
     #[must_use]
     pub fn hubs(&self, n: usize) -> (Vec<i64>, Vec<i64>) {
         let hubs = self.stability.hubs(n).into_iter();
-        hubs.map(|(feature, degree)| (i64::from(feature), signed(degree))).unzip()
+        hubs.map(|(feature, degree)| (i64::from(feature), signed(degree)))
+            .unzip()
     }
 
     /// Records held.
@@ -188,7 +193,10 @@ impl PairHistory {
 pub(crate) fn check_config(capacity: usize, decay: f64) -> Result<(), Error> {
     let largest = Table::MAX_CAPACITY;
     if !(1..=largest).contains(&capacity) {
-        Err(Error::Capacity { given: capacity, largest })
+        Err(Error::Capacity {
+            given: capacity,
+            largest,
+        })
     } else if decay > 0.0 && decay < 1.0 {
         Ok(())
     } else {
@@ -199,14 +207,23 @@ pub(crate) fn check_config(capacity: usize, decay: f64) -> Result<(), Error> {
 fn sorted_distinct(pairs: &[Pair]) -> Result<Arc<[Pair]>, Error> {
     let largest = Table::MAX_SELECTION;
     if pairs.len() > largest {
-        return Err(Error::SelectionSize { given: pairs.len(), largest });
+        return Err(Error::SelectionSize {
+            given: pairs.len(),
+            largest,
+        });
     }
     let mut sorted = pairs.to_vec();
     if !sorted.is_sorted() {
         sorted.sort_unstable();
     }
-    match sorted.windows(2).find(|neighbours| neighbours[0] == neighbours[1]) {
-        Some(twice) => Err(Error::DuplicatePair { i: twice[0].i(), j: twice[0].j() }),
+    match sorted
+        .windows(2)
+        .find(|neighbours| neighbours[0] == neighbours[1])
+    {
+        Some(twice) => Err(Error::DuplicatePair {
+            i: twice[0].i(),
+            j: twice[0].j(),
+        }),
         None => Ok(sorted.into()),
     }
 }
@@ -224,7 +241,11 @@ impl Columns {
         self.hits.push(signed(record.hits));
         self.first_seen.push(signed(record.first_seen));
         self.last_seen.push(signed(record.last_seen));
-        self.streak.push(if record.last == now { i64::from(record.streak) } else { 0 });
+        self.streak.push(if record.last == now {
+            i64::from(record.streak)
+        } else {
+            0
+        });
         self.longest_streak.push(i64::from(record.longest_streak));
     }
 }

@@ -27,7 +27,10 @@ impl Pair {
         if i < j {
             Ok(Self::pack(i, j))
         } else {
-            Err(Error::PairOrder { i: i as i64, j: j as i64 })
+            Err(Error::PairOrder {
+                i: i as i64,
+                j: j as i64,
+            })
         }
     }
 
@@ -53,13 +56,19 @@ impl Pair {
     /// [`Error::Lengths`], or [`Error::IndexRange`] or [`Error::PairOrder`] for the first entry that is no pair.
     pub fn from_columns(i: &[i64], j: &[i64]) -> Result<Vec<Self>, Error> {
         Self::check_columns(i, j)?;
-        Ok(i.iter().zip(j).map(|(&i, &j)| Self::of_checked(i, j)).collect())
+        Ok(i.iter()
+            .zip(j)
+            .map(|(&i, &j)| Self::of_checked(i, j))
+            .collect())
     }
 
     /// The two columns of indices of some pairs.
     #[must_use]
     pub fn columns(pairs: &[Self]) -> (Vec<i64>, Vec<i64>) {
-        pairs.iter().map(|pair| (i64::from(pair.i()), i64::from(pair.j()))).unzip()
+        pairs
+            .iter()
+            .map(|pair| (i64::from(pair.i()), i64::from(pair.j())))
+            .unzip()
     }
 
     /// The smaller index.
@@ -83,10 +92,18 @@ impl Pair {
     /// Without a branch per entry, so that a good block costs one pass at memory speed.
     pub(crate) fn check_columns(i: &[i64], j: &[i64]) -> Result<(), Error> {
         if i.len() != j.len() {
-            return Err(Error::Lengths { i: i.len(), j: j.len(), score: None });
+            return Err(Error::Lengths {
+                i: i.len(),
+                j: j.len(),
+                score: None,
+            });
         }
         let wrong = |i: i64, j: i64| (i < 0) | (j <= i) | (j > i64::from(u32::MAX));
-        if !i.iter().zip(j).fold(false, |bad, (&i, &j)| bad | wrong(i, j)) {
+        if !i
+            .iter()
+            .zip(j)
+            .fold(false, |bad, (&i, &j)| bad | wrong(i, j))
+        {
             return Ok(());
         }
         i.iter().zip(j).try_for_each(|(&i, &j)| {
@@ -110,7 +127,11 @@ impl Pair {
     /// The pair of two distinct indices in either order.
     pub(crate) const fn of_distinct(a: u32, b: u32) -> Self {
         debug_assert!(a != b);
-        if a < b { Self::pack(a, b) } else { Self::pack(b, a) }
+        if a < b {
+            Self::pack(a, b)
+        } else {
+            Self::pack(b, a)
+        }
     }
 
     const fn pack(i: u32, j: u32) -> Self {
@@ -130,12 +151,22 @@ mod tests {
 
     #[test]
     fn order_is_that_of_the_indices() {
-        let mut pairs: Vec<_> = (0..6).flat_map(|i| (i + 1..7).map(move |j| (i, j))).collect();
+        let mut pairs: Vec<_> = (0..6)
+            .flat_map(|i| (i + 1..7).map(move |j| (i, j)))
+            .collect();
         pairs.push((u32::MAX - 1, u32::MAX));
         pairs.sort_unstable();
-        let packed: Vec<_> = pairs.iter().map(|&(i, j)| Pair::try_new(i, j).expect("ordered")).collect();
+        let packed: Vec<_> = pairs
+            .iter()
+            .map(|&(i, j)| Pair::try_new(i, j).expect("ordered"))
+            .collect();
         assert!(packed.is_sorted());
-        assert!(packed.iter().zip(&pairs).all(|(p, &(i, j))| (p.i(), p.j()) == (i, j)));
+        assert!(
+            packed
+                .iter()
+                .zip(&pairs)
+                .all(|(p, &(i, j))| (p.i(), p.j()) == (i, j))
+        );
     }
 
     #[test]
@@ -145,14 +176,28 @@ mod tests {
             (-1, 4, Error::IndexRange { i: -1, j: 4 }),
             (1, -4, Error::IndexRange { i: 1, j: -4 }),
             (1, big, Error::IndexRange { i: 1, j: big }),
-            (i64::MIN, i64::MAX, Error::IndexRange { i: i64::MIN, j: i64::MAX }),
+            (
+                i64::MIN,
+                i64::MAX,
+                Error::IndexRange {
+                    i: i64::MIN,
+                    j: i64::MAX,
+                },
+            ),
             (4, 4, Error::PairOrder { i: 4, j: 4 }),
             (5, 4, Error::PairOrder { i: 5, j: 4 }),
         ];
         for (i, j, error) in cases {
             assert_eq!(Pair::from_columns(&[0, i, 9], &[1, j, 9]), Err(error));
         }
-        assert_eq!(Pair::from_columns(&[0], &[]), Err(Error::Lengths { i: 1, j: 0, score: None }));
+        assert_eq!(
+            Pair::from_columns(&[0], &[]),
+            Err(Error::Lengths {
+                i: 1,
+                j: 0,
+                score: None
+            })
+        );
         assert!(Pair::from_columns(&[0], &[big - 1]).is_ok());
     }
 

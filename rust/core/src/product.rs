@@ -63,39 +63,58 @@ impl Ranked {
         if u32::try_from(m.len().saturating_sub(1)).is_err() {
             return Err(Error::TooManyFeatures { given: m.len() });
         }
-        if let Some(feature) = m.iter().position(|value| !(value.is_finite() && *value >= 0.0)) {
-            return Err(Error::FeatureValue { feature, value: m[feature] });
+        if let Some(feature) = m
+            .iter()
+            .position(|value| !(value.is_finite() && *value >= 0.0))
+        {
+            return Err(Error::FeatureValue {
+                feature,
+                value: m[feature],
+            });
         }
         let positive = (0_u32..).zip(m).filter(|&(_, &value)| value > 0.0);
-        let mut keys: Vec<(u32, u32)> =
-            positive.map(|(feature, value)| (INFINITY - value.to_bits(), feature)).collect();
+        let mut keys: Vec<(u32, u32)> = positive
+            .map(|(feature, value)| (INFINITY - value.to_bits(), feature))
+            .collect();
         keys.sort_unstable();
         Ok(Self {
-            values: keys.iter().map(|key| f32::from_bits(INFINITY - key.0)).collect(),
+            values: keys
+                .iter()
+                .map(|key| f32::from_bits(INFINITY - key.0))
+                .collect(),
             features: keys.iter().map(|key| key.1).collect(),
         })
     }
 
     fn check_overflow(&self) -> Result<(), Error> {
-        let (&[a, b, ..], &[i, j, ..]) = (&self.values[..], &self.features[..]) else { return Ok(()) };
+        let (&[a, b, ..], &[i, j, ..]) = (&self.values[..], &self.features[..]) else {
+            return Ok(());
+        };
         let score = f32::from_bits(score_bits(a, b));
         let pair = Pair::of_distinct(i, j);
         if score.is_finite() {
             Ok(())
         } else {
-            Err(Error::ScoreNotFinite { i: pair.i(), j: pair.j(), score })
+            Err(Error::ScoreNotFinite {
+                i: pair.i(),
+                j: pair.j(),
+                score,
+            })
         }
     }
 
     /// How many of the largest features reach `edge` together with a feature of this value.
     fn partners(&self, value: f32, edge: u32) -> usize {
-        self.values.partition_point(|&other| score_bits(value, other) >= edge)
+        self.values
+            .partition_point(|&other| score_bits(value, other) >= edge)
     }
 
     /// For each row that has any: its place and the places after it that reach `edge` with it.
     fn rows(&self, edge: u32) -> impl Iterator<Item = (usize, std::ops::Range<usize>)> {
         let row = move |place: usize| (place, place + 1..self.partners(self.values[place], edge));
-        (0..self.values.len()).map(row).take_while(|(_, partners)| !partners.is_empty())
+        (0..self.values.len())
+            .map(row)
+            .take_while(|(_, partners)| !partners.is_empty())
     }
 
     /// Whether fewer than `k` pairs score `edge` or more.
@@ -134,11 +153,18 @@ impl Ranked {
             }
             let partners = self.partners(value, edge + 1)..self.partners(value, edge);
             tied.clear();
-            tied.extend(self.features[partners].iter().filter(|&&other| other > feature));
+            tied.extend(
+                self.features[partners]
+                    .iter()
+                    .filter(|&&other| other > feature),
+            );
             tied.sort_unstable();
             tied.truncate(room);
             room -= tied.len();
-            ranks.extend(tied.iter().map(|&other| (edge, Reverse(Pair::of_distinct(feature, other)))));
+            ranks.extend(
+                tied.iter()
+                    .map(|&other| (edge, Reverse(Pair::of_distinct(feature, other)))),
+            );
         }
     }
 }
@@ -166,7 +192,10 @@ mod tests {
         all.sort_by(|a, b| b.2.total_cmp(&a.2).then((a.0, a.1).cmp(&(b.0, b.1))));
         all.truncate(k);
         Selection {
-            pairs: all.iter().map(|p| Pair::of_distinct(p.0 as u32, p.1 as u32)).collect(),
+            pairs: all
+                .iter()
+                .map(|p| Pair::of_distinct(p.0 as u32, p.1 as u32))
+                .collect(),
             scores: all.iter().map(|p| p.2).collect(),
         }
     }
@@ -201,9 +230,22 @@ mod tests {
     #[test]
     fn refuses_what_cannot_be_ranked() {
         assert_eq!(top_products(&[1.0], 0), Err(Error::ZeroK));
-        assert_eq!(top_products(&[1.0, -2.0], 1), Err(Error::FeatureValue { feature: 1, value: -2.0 }));
-        assert!(matches!(top_products(&[f32::NAN], 1), Err(Error::FeatureValue { feature: 0, .. })));
-        let overflow = Error::ScoreNotFinite { i: 0, j: 2, score: f32::INFINITY };
+        assert_eq!(
+            top_products(&[1.0, -2.0], 1),
+            Err(Error::FeatureValue {
+                feature: 1,
+                value: -2.0
+            })
+        );
+        assert!(matches!(
+            top_products(&[f32::NAN], 1),
+            Err(Error::FeatureValue { feature: 0, .. })
+        ));
+        let overflow = Error::ScoreNotFinite {
+            i: 0,
+            j: 2,
+            score: f32::INFINITY,
+        };
         assert_eq!(top_products(&[1e30, 1.0, 1e30], 1), Err(overflow));
         assert_eq!(top_products(&[], 3), Ok(Selection::default()));
     }

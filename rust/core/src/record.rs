@@ -47,7 +47,11 @@ impl Record {
         let left = decay.after(age);
         self.low = self.low * left + decay.gain();
         self.err *= left;
-        self.streak = if age == 1 { self.streak.saturating_add(1) } else { 1 };
+        self.streak = if age == 1 {
+            self.streak.saturating_add(1)
+        } else {
+            1
+        };
         self.longest_streak = self.longest_streak.max(self.streak);
         self.hits += 1;
         self.last = at.now;
@@ -76,7 +80,10 @@ impl Decay {
 
     pub(crate) fn new(rate: f64) -> Self {
         let powers = std::iter::successors(Some(1.0), |power| Some(power * rate));
-        Self { rate, powers: powers.take(Self::TABULATED).collect() }
+        Self {
+            rate,
+            powers: powers.take(Self::TABULATED).collect(),
+        }
     }
 
     /// Kept of an average by one observation.
@@ -123,7 +130,10 @@ mod tests {
         let decay = Decay::new(0.99);
         for age in [0, 1, 2, 100, 4095, 4096, 5000] {
             let expected = 0.99_f64.powi(i32::try_from(age).expect("small"));
-            assert!((decay.after(age) - expected).abs() <= 1e-12 * expected, "age {age}");
+            assert!(
+                (decay.after(age) - expected).abs() <= 1e-12 * expected,
+                "age {age}"
+            );
         }
         assert_eq!(decay.after(u64::MAX), 0.0);
         assert_eq!(Decay::new(1.0 - f64::EPSILON).after(1), 1.0 - f64::EPSILON);

@@ -98,8 +98,14 @@ impl Stability {
             jaccard_sum: 0.0,
             streaks: Vec::new(),
             anchors: [const { None }; LAGS],
-            survival: std::array::from_fn(|n| Survival { lag: 1 << n, ..Survival::default() }),
-            lifetimes: Lifetimes { counts: [0; LIFETIME_BINS], unknown: 0 },
+            survival: std::array::from_fn(|n| Survival {
+                lag: 1 << n,
+                ..Survival::default()
+            }),
+            lifetimes: Lifetimes {
+                counts: [0; LIFETIME_BINS],
+                unknown: 0,
+            },
         }
     }
 
@@ -131,7 +137,11 @@ impl Stability {
             entered: (size - kept) as u64,
             left: left as u64,
             kept: kept as u64,
-            mean_ema: if size == 0 { 0.0 } else { tally.low_sum / size as f64 },
+            mean_ema: if size == 0 {
+                0.0
+            } else {
+                tally.low_sum / size as f64
+            },
             stable_share: share(tally.above_half, size).unwrap_or(0.0),
         });
         self.move_anchors(now, kept, &selection);
@@ -155,7 +165,10 @@ impl Stability {
                 survival.kept += kept as u64;
                 survival.anchored += anchor.pairs.len() as u64;
             }
-            *anchor = Some(Anchor { at: now, pairs: Arc::clone(selection) });
+            *anchor = Some(Anchor {
+                at: now,
+                pairs: Arc::clone(selection),
+            });
         }
     }
 
@@ -172,7 +185,11 @@ impl Stability {
 
     /// The `n` features in most pairs of the latest selection with their degrees, ties to the smaller feature.
     pub(crate) fn hubs(&self, n: usize) -> Vec<(u32, u64)> {
-        let mut ends: Vec<u32> = self.selection().iter().flat_map(|pair| [pair.i(), pair.j()]).collect();
+        let mut ends: Vec<u32> = self
+            .selection()
+            .iter()
+            .flat_map(|pair| [pair.i(), pair.j()])
+            .collect();
         ends.sort_unstable();
         let runs = ends.chunk_by(|a, b| a == b);
         let mut degrees: Vec<_> = runs.map(|run| (run[0], run.len() as u64)).collect();
@@ -191,7 +208,10 @@ impl Stability {
 
     pub(crate) fn bytes(&self) -> usize {
         let anchors = self.distinct_anchors();
-        let pairs: usize = anchors.iter().map(|anchor| size_of_val(&*anchor.pairs)).sum();
+        let pairs: usize = anchors
+            .iter()
+            .map(|anchor| size_of_val(&*anchor.pairs))
+            .sum();
         pairs + self.streaks.capacity() * size_of::<u32>()
     }
 }

@@ -49,9 +49,22 @@ impl Table {
     }
 
     /// A table as it was, of records that are known to be of distinct pairs.
-    pub(crate) fn restore(capacity: usize, decay: f64, now: u64, bound: f64, records: Vec<Record>) -> Self {
+    pub(crate) fn restore(
+        capacity: usize,
+        decay: f64,
+        now: u64,
+        bound: f64,
+        records: Vec<Record>,
+    ) -> Self {
         let (index, decay) = (HashTable::new(), Decay::new(decay));
-        let mut table = Self { records, index, capacity, decay, now, bound };
+        let mut table = Self {
+            records,
+            index,
+            capacity,
+            decay,
+            now,
+            bound,
+        };
         table.rebuild_index();
         table
     }
@@ -61,8 +74,14 @@ impl Table {
         self.now += 1;
         self.bound *= self.decay.rate();
         self.make_room(selection.len());
-        let at = Moment { step, now: self.now };
-        let mut tally = Tally { streaks: Vec::with_capacity(selection.len()), ..Tally::default() };
+        let at = Moment {
+            step,
+            now: self.now,
+        };
+        let mut tally = Tally {
+            streaks: Vec::with_capacity(selection.len()),
+            ..Tally::default()
+        };
         let mut places = [None; GROUP];
         for group in selection.chunks(GROUP) {
             self.find_group(group, &mut places);
@@ -123,7 +142,9 @@ impl Table {
         let mut places = [None; GROUP];
         for group in pairs.chunks(GROUP) {
             self.find_group(group, &mut places);
-            let low = |place: &Option<usize>| place.map_or(0.0, |at| self.records[at].low_at(self.now, &self.decay));
+            let low = |place: &Option<usize>| {
+                place.map_or(0.0, |at| self.records[at].low_at(self.now, &self.decay))
+            };
             lows.extend(places[..group.len()].iter().map(low));
         }
         lows
@@ -131,7 +152,8 @@ impl Table {
 
     /// The streak that ended with the pair's last hit; 0 without a record.
     pub(crate) fn streak(&self, pair: Pair) -> u32 {
-        self.find(pair).map_or(0, |place| self.records[place].streak)
+        self.find(pair)
+            .map_or(0, |place| self.records[place].streak)
     }
 
     /// The `n` records with the largest lower end, ties to the smaller pair, each with its present lower and upper end.
@@ -140,7 +162,11 @@ impl Table {
         let mut best: Vec<(u64, Reverse<Pair>, usize)> = Vec::new();
         let mut bar = None;
         for (place, record) in self.records.iter().enumerate() {
-            let key = (record.low_at(self.now, &self.decay).to_bits(), Reverse(record.pair), place);
+            let key = (
+                record.low_at(self.now, &self.decay).to_bits(),
+                Reverse(record.pair),
+                place,
+            );
             if Some(key) <= bar {
                 continue;
             }
@@ -152,8 +178,15 @@ impl Table {
         }
         best.sort_unstable_by(|a, b| b.cmp(a));
         best.truncate(n);
-        let ends = |record: &Record| [record.low_at(self.now, &self.decay), record.upper_at(self.now, &self.decay)];
-        best.into_iter().map(|(.., place)| (&self.records[place], ends(&self.records[place]))).collect()
+        let ends = |record: &Record| {
+            [
+                record.low_at(self.now, &self.decay),
+                record.upper_at(self.now, &self.decay),
+            ]
+        };
+        best.into_iter()
+            .map(|(.., place)| (&self.records[place], ends(&self.records[place])))
+            .collect()
     }
 
     /// The records in the order of their pairs.
@@ -184,11 +217,15 @@ impl Table {
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.records.capacity() * size_of::<Record>() + self.index.allocation_size() + self.decay.bytes()
+        self.records.capacity() * size_of::<Record>()
+            + self.index.allocation_size()
+            + self.decay.bytes()
     }
 
     fn find(&self, pair: Pair) -> Option<usize> {
-        let place = self.index.find(hash(pair), |&place| self.records[place as usize].pair == pair);
+        let place = self.index.find(hash(pair), |&place| {
+            self.records[place as usize].pair == pair
+        });
         place.map(|&place| place as usize)
     }
 
@@ -196,7 +233,10 @@ impl Table {
     fn find_group(&self, group: &[Pair], places: &mut [Option<usize>; GROUP]) {
         let mut right = [false; GROUP];
         for (place, &pair) in places.iter_mut().zip(group) {
-            *place = self.index.find(hash(pair), |_| true).map(|&place| place as usize);
+            *place = self
+                .index
+                .find(hash(pair), |_| true)
+                .map(|&place| place as usize);
         }
         for ((right, &pair), place) in right.iter_mut().zip(group).zip(places.iter()) {
             *right = place.is_none_or(|place| self.records[place].pair == pair);
@@ -212,7 +252,9 @@ impl Table {
         let Self { records, index, .. } = self;
         let place = records.len();
         records.push(record);
-        index.insert_unique(hash(record.pair), place as u32, |&place| hash(records[place as usize].pair));
+        index.insert_unique(hash(record.pair), place as u32, |&place| {
+            hash(records[place as usize].pair)
+        });
         &records[place]
     }
 
@@ -251,7 +293,11 @@ mod tests {
     }
 
     fn held(table: &Table) -> Vec<u32> {
-        table.sorted().iter().map(|record| record.pair.i()).collect()
+        table
+            .sorted()
+            .iter()
+            .map(|record| record.pair.i())
+            .collect()
     }
 
     #[test]
@@ -283,7 +329,9 @@ mod tests {
     fn memory_stays_within_the_limit_and_one_selection() {
         let mut table = Table::new(1000, 0.9);
         for step in 0..200 {
-            let selection: Vec<_> = (0..100).map(|n| Pair::try_new(step * 100 + n, u32::MAX).expect("ordered")).collect();
+            let selection: Vec<_> = (0..100)
+                .map(|n| Pair::try_new(step * 100 + n, u32::MAX).expect("ordered"))
+                .collect();
             table.count(u64::from(step), &selection);
             table.trim();
         }

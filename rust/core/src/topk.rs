@@ -85,8 +85,11 @@ impl TopK {
         if k == 0 {
             return Err(Error::ZeroK);
         }
-        let store =
-            if k <= HEAP_LIMIT { Store::Heap(BinaryHeap::new()) } else { Store::Buffer(Buffer::new(k)) };
+        let store = if k <= HEAP_LIMIT {
+            Store::Heap(BinaryHeap::new())
+        } else {
+            Store::Buffer(Buffer::new(k))
+        };
         Ok(Self { k, store })
     }
 
@@ -96,7 +99,11 @@ impl TopK {
     /// [`Error::Lengths`], [`Error::ScoreNotFinite`] or [`Error::ScoreNegative`]; nothing of the block is taken then.
     pub fn push(&mut self, pairs: &[Pair], scores: &[f32]) -> Result<(), Error> {
         if pairs.len() != scores.len() {
-            return Err(Error::Lengths { i: pairs.len(), j: pairs.len(), score: Some(scores.len()) });
+            return Err(Error::Lengths {
+                i: pairs.len(),
+                j: pairs.len(),
+                score: Some(scores.len()),
+            });
         }
         check_scores(scores, |at| pairs[at])?;
         self.admit(scores, |at| pairs[at]);
@@ -109,7 +116,11 @@ impl TopK {
     /// As [`TopK::push`], and [`Error::IndexRange`] or [`Error::PairOrder`] for an entry that is no pair.
     pub fn push_columns(&mut self, i: &[i64], j: &[i64], scores: &[f32]) -> Result<(), Error> {
         if i.len() != scores.len() || j.len() != scores.len() {
-            return Err(Error::Lengths { i: i.len(), j: j.len(), score: Some(scores.len()) });
+            return Err(Error::Lengths {
+                i: i.len(),
+                j: j.len(),
+                score: Some(scores.len()),
+            });
         }
         Pair::check_columns(i, j)?;
         let pair_at = |at| Pair::of_checked(i[at], j[at]);
@@ -152,7 +163,10 @@ impl TopK {
     /// The `k` best, or all that had a positive score if they are fewer. The selector is empty afterwards.
     pub fn finish(&mut self) -> Selection {
         Selection::from_ranks(match &mut self.store {
-            Store::Heap(heap) => std::mem::take(heap).into_iter().map(|Reverse(rank)| rank).collect(),
+            Store::Heap(heap) => std::mem::take(heap)
+                .into_iter()
+                .map(|Reverse(rank)| rank)
+                .collect(),
             Store::Buffer(buffer) => std::mem::replace(buffer, Buffer::new(self.k)).into_ranks(),
         })
     }
@@ -201,7 +215,9 @@ const fn at_least(score: f32, bar: u32) -> bool {
 }
 
 fn reaches(block: &[f32], bar: u32) -> bool {
-    block.iter().fold(false, |any, &score| any | at_least(score, bar))
+    block
+        .iter()
+        .fold(false, |any, &score| any | at_least(score, bar))
 }
 
 fn check_scores(scores: &[f32], pair_at: impl Fn(usize) -> Pair) -> Result<(), Error> {
@@ -209,7 +225,9 @@ fn check_scores(scores: &[f32], pair_at: impl Fn(usize) -> Pair) -> Result<(), E
     if !scores.iter().fold(false, |bad, &score| bad | wrong(score)) {
         return Ok(());
     }
-    let Some(at) = scores.iter().position(|&score| wrong(score)) else { return Ok(()) };
+    let Some(at) = scores.iter().position(|&score| wrong(score)) else {
+        return Ok(());
+    };
     let (pair, score) = (pair_at(at), scores[at]);
     let (i, j) = (pair.i(), pair.j());
     Err(if score.is_finite() {

@@ -8,8 +8,10 @@ const VERSION_1: &[u8] = include_bytes!("data/history-v1.tkoh");
 /// Evictions, empty selections, gaps between steps and several anchors, in a few hundred bytes.
 fn small() -> PairHistory {
     let mut history = PairHistory::new(3, 0.75).unwrap();
-    for step in 0..7_u32 {
-        let pairs: Vec<_> = (0..step % 4).map(|n| Pair::try_new(n, 10 + step * n % 3).unwrap()).collect();
+    for step in 0..11_u32 {
+        let pairs: Vec<_> = (0..step % 4)
+            .map(|n| Pair::try_new(n, 10 + step * n % 5).unwrap())
+            .collect();
         history.observe(u64::from(step) * 10, &pairs).unwrap();
     }
     history
@@ -29,11 +31,17 @@ fn body() -> Vec<u8> {
 fn every_truncation_is_refused_with_or_without_a_right_checksum() {
     let bytes = small().to_bytes();
     for end in 0..bytes.len() {
-        assert!(PairHistory::from_bytes(&bytes[..end]).is_err(), "{end} bytes");
+        assert!(
+            PairHistory::from_bytes(&bytes[..end]).is_err(),
+            "{end} bytes"
+        );
     }
     let body = body();
     for end in 0..body.len() {
-        assert!(PairHistory::from_bytes(&sealed(body[..end].to_vec())).is_err(), "{end} bytes, sealed");
+        assert!(
+            PairHistory::from_bytes(&sealed(body[..end].to_vec())).is_err(),
+            "{end} bytes, sealed"
+        );
     }
 }
 
@@ -43,7 +51,10 @@ fn every_change_of_a_single_byte_is_refused() {
     for at in 0..bytes.len() {
         for flip in 1..=255 {
             bytes[at] ^= flip;
-            assert!(PairHistory::from_bytes(&bytes).is_err(), "byte {at} ^ {flip}");
+            assert!(
+                PairHistory::from_bytes(&bytes).is_err(),
+                "byte {at} ^ {flip}"
+            );
             bytes[at] ^= flip;
         }
     }
@@ -76,24 +87,47 @@ fn forged_lengths_allocate_nothing() {
         let mut body = empty[..empty.len() - 4].to_vec();
         body[records_at..].copy_from_slice(&count.to_le_bytes());
         let refused = PairHistory::from_bytes(&sealed(body)).err();
-        assert_eq!(refused, Some(Error::Truncated { needed: count.saturating_mul(64), left: 0 }));
+        assert_eq!(
+            refused,
+            Some(Error::Truncated {
+                needed: count.saturating_mul(64),
+                left: 0
+            })
+        );
     }
 }
 
 #[test]
 fn errors_say_what_is_wrong() {
     let bytes = small().to_bytes();
-    assert_eq!(PairHistory::from_bytes(b"PK").err(), Some(Error::Magic { given: *b"PK\0\0" }));
+    assert_eq!(
+        PairHistory::from_bytes(b"PK").err(),
+        Some(Error::Magic { given: *b"PK\0\0" })
+    );
     let mut newer = bytes.clone();
     newer[4] = 2;
-    assert_eq!(PairHistory::from_bytes(&newer).err(), Some(Error::Version { given: 2, newest: 1 }));
+    assert_eq!(
+        PairHistory::from_bytes(&newer).err(),
+        Some(Error::Version {
+            given: 2,
+            newest: 1
+        })
+    );
     let mut damaged = bytes.clone();
     damaged[100] ^= 1;
-    assert!(matches!(PairHistory::from_bytes(&damaged), Err(Error::Checksum { .. })));
+    assert!(matches!(
+        PairHistory::from_bytes(&damaged),
+        Err(Error::Checksum { .. })
+    ));
     let mut longer = body();
     longer.push(0);
     let refused = PairHistory::from_bytes(&sealed(longer)).err();
-    assert_eq!(refused, Some(Error::Corrupt { what: "bytes after the last record" }));
+    assert_eq!(
+        refused,
+        Some(Error::Corrupt {
+            what: "bytes after the last record"
+        })
+    );
 }
 
 #[test]
@@ -103,7 +137,9 @@ fn bytes_come_back_for_every_length_of_run() {
         let bytes = history.to_bytes();
         let mut back = PairHistory::from_bytes(&bytes).unwrap();
         assert_eq!(back.to_bytes(), bytes);
-        let pairs: Vec<_> = (0..step % 9).map(|n| Pair::try_new(n, 20 + step % 5).unwrap()).collect();
+        let pairs: Vec<_> = (0..step % 9)
+            .map(|n| Pair::try_new(n, 20 + step % 5).unwrap())
+            .collect();
         back.observe(u64::from(step), &pairs).unwrap();
         history.observe(u64::from(step), &pairs).unwrap();
         assert_eq!(back.to_bytes(), history.to_bytes());
@@ -113,6 +149,11 @@ fn bytes_come_back_for_every_length_of_run() {
 #[test]
 fn version_1_stays_readable() {
     let history = PairHistory::from_bytes(VERSION_1).unwrap();
+    let top = history.top(9);
+    assert!(
+        top.ema_high > top.ema_low,
+        "the stored history has an error bound"
+    );
     assert_eq!(history.to_bytes(), VERSION_1);
     assert_eq!(small().to_bytes(), VERSION_1);
 }

@@ -24,7 +24,13 @@ fn run(most: usize) -> impl Strategy<Value = Vec<Selected>> {
 }
 
 fn decay() -> impl Strategy<Value = f64> {
-    prop_oneof![Just(0.001), Just(0.3), Just(0.9), Just(0.99), Just(1.0 - 1e-9)]
+    prop_oneof![
+        Just(0.001),
+        Just(0.3),
+        Just(0.9),
+        Just(0.99),
+        Just(1.0 - 1e-9)
+    ]
 }
 
 fn observe(history: &mut PairHistory, step: u64, selected: &Selected) {
@@ -42,7 +48,8 @@ impl Oracle {
             self.0.entry(*pair).or_insert(0.0);
         }
         for (pair, average) in &mut self.0 {
-            *average = *average * decay + (1.0 - decay) * f64::from(u8::from(selected.contains(pair)));
+            *average =
+                *average * decay + (1.0 - decay) * f64::from(u8::from(selected.contains(pair)));
         }
     }
 
@@ -58,12 +65,18 @@ impl Oracle {
         assert!(order.is_sorted());
         for (at, pair) in pairs.iter().enumerate() {
             let (low, high, truth) = (top.ema_low[at], top.ema_high[at], self.0[pair]);
-            assert!(low <= truth + ROUNDING && truth <= high + ROUNDING, "{pair:?}: {low} {truth} {high}");
+            assert!(
+                low <= truth + ROUNDING && truth <= high + ROUNDING,
+                "{pair:?}: {low} {truth} {high}"
+            );
             assert!(high - low <= history.max_error() + ROUNDING);
         }
         let held: BTreeSet<_> = pairs.into_iter().collect();
         for (pair, &truth) in &self.0 {
-            assert!(truth <= bound || held.contains(pair), "{pair:?}: {truth} > {bound}");
+            assert!(
+                truth <= bound || held.contains(pair),
+                "{pair:?}: {truth} > {bound}"
+            );
             assert!(truth <= history.max_error() + ROUNDING || held.contains(pair));
         }
     }
@@ -154,7 +167,11 @@ proptest! {
 
 fn jaccard(a: &Selected, b: &Selected) -> f64 {
     let union = a.union(b).count();
-    if union == 0 { 1.0 } else { a.intersection(b).count() as f64 / union as f64 }
+    if union == 0 {
+        1.0
+    } else {
+        a.intersection(b).count() as f64 / union as f64
+    }
 }
 
 fn lifetimes(run: &[Selected]) -> [u64; 32] {
@@ -177,21 +194,36 @@ fn a_refused_observation_changes_nothing() {
     history.observe(5, &[pair(0), pair(1)]).unwrap();
     let before = history.to_bytes();
     let twice = Error::DuplicatePair { i: 2, j: 8 };
-    assert_eq!(history.observe(5, &[]), Err(Error::StepOrder { given: 5, last: 5 }));
-    assert_eq!(history.observe(1 << 63, &[]), Err(Error::StepRange { given: 1 << 63 }));
+    assert_eq!(
+        history.observe(5, &[]),
+        Err(Error::StepOrder { given: 5, last: 5 })
+    );
+    assert_eq!(
+        history.observe(1 << 63, &[]),
+        Err(Error::StepRange { given: 1 << 63 })
+    );
     assert_eq!(history.observe(6, &[pair(2), pair(1), pair(2)]), Err(twice));
-    assert_eq!(history.observe_columns(6, &[0, 2], &[1, 2]), Err(Error::PairOrder { i: 2, j: 2 }));
+    assert_eq!(
+        history.observe_columns(6, &[0, 2], &[1, 2]),
+        Err(Error::PairOrder { i: 2, j: 2 })
+    );
     assert_eq!(history.to_bytes(), before);
 }
 
 #[test]
 fn configurations_that_hold_nothing_are_refused() {
     for capacity in [0, usize::MAX] {
-        let error = Error::Capacity { given: capacity, largest: 1 << 30 };
+        let error = Error::Capacity {
+            given: capacity,
+            largest: 1 << 30,
+        };
         assert_eq!(PairHistory::new(capacity, 0.5).err(), Some(error));
     }
     for decay in [0.0, 1.0, -0.5, f64::INFINITY] {
-        assert_eq!(PairHistory::new(1, decay).err(), Some(Error::Decay { given: decay }));
+        assert_eq!(
+            PairHistory::new(1, decay).err(),
+            Some(Error::Decay { given: decay })
+        );
     }
     assert!(PairHistory::new(1, f64::NAN).is_err());
     assert_eq!(PairHistory::new(1 << 30, 0.5).unwrap().len(), 0);
@@ -200,13 +232,22 @@ fn configurations_that_hold_nothing_are_refused() {
 #[test]
 fn empty_selections_are_observations() {
     let mut history = PairHistory::new(4, 0.5).unwrap();
-    assert_eq!((history.last_step(), history.stability().last), (None, None));
+    assert_eq!(
+        (history.last_step(), history.stability().last),
+        (None, None)
+    );
     for step in 0..3 {
         history.observe(step, &[]).unwrap();
     }
     let last = history.stability().last.unwrap();
-    assert_eq!((last.size, last.jaccard, last.mean_ema, last.stable_share), (0, Some(1.0), 0.0, 0.0));
-    assert_eq!((history.observations(), history.last_step(), history.len()), (3, Some(2), 0));
+    assert_eq!(
+        (last.size, last.jaccard, last.mean_ema, last.stable_share),
+        (0, Some(1.0), 0.0, 0.0)
+    );
+    assert_eq!(
+        (history.observations(), history.last_step(), history.len()),
+        (3, Some(2), 0)
+    );
     assert_eq!(history.hubs(3), (vec![], vec![]));
 }
 
@@ -222,6 +263,8 @@ fn a_streak_whose_record_was_evicted_ends_unknown() {
 #[test]
 fn hubs_are_ordered_by_degree_then_feature() {
     let mut history = PairHistory::new(10, 0.5).unwrap();
-    history.observe_columns(0, &[0, 2, 2, 5], &[2, 3, 9, 9]).unwrap();
+    history
+        .observe_columns(0, &[0, 2, 2, 5], &[2, 3, 9, 9])
+        .unwrap();
     assert_eq!(history.hubs(3), (vec![2, 9, 0], vec![3, 2, 1]));
 }

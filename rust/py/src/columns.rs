@@ -1,6 +1,9 @@
 //! One-dimensional numpy arrays of exactly one dtype as slices.
 
-use numpy::{Element, PyArray1, PyArrayDescrMethods, PyArrayMethods, PyReadonlyArray1, PyUntypedArray, PyUntypedArrayMethods, dtype};
+use numpy::{
+    Element, PyArray1, PyArrayDescrMethods, PyArrayMethods, PyReadonlyArray1, PyUntypedArray,
+    PyUntypedArrayMethods, dtype,
+};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
@@ -33,7 +36,12 @@ impl<'py, T: Element> Column<'py, T> {
         if array.is_contiguous() && array.is_aligned() {
             return Ok(Self(array.try_readonly()?));
         }
-        Ok(Self(array.call_method0("copy")?.cast_into::<PyArray1<T>>()?.try_readonly()?))
+        Ok(Self(
+            array
+                .call_method0("copy")?
+                .cast_into::<PyArray1<T>>()?
+                .try_readonly()?,
+        ))
     }
 
     pub(crate) fn slice(&self) -> PyResult<&[T]> {

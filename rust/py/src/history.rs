@@ -1,7 +1,7 @@
 //! `PairHistory`.
 
 use crate::columns::Column;
-use crate::{detached, locked, whole};
+use crate::{detached, locked, real, whole};
 use numpy::{IntoPyArray, PyArray1};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -32,9 +32,15 @@ pub(crate) struct PairHistory(Mutex<core::PairHistory>);
 impl PairHistory {
     #[new]
     #[pyo3(signature = (*, capacity, decay))]
-    fn new(py: Python<'_>, capacity: &Bound<'_, PyAny>, decay: f64) -> PyResult<Self> {
+    fn new(
+        py: Python<'_>,
+        capacity: &Bound<'_, PyAny>,
+        decay: &Bound<'_, PyAny>,
+    ) -> PyResult<Self> {
+        let decay = real("decay", decay)?;
         let capacity = usize::try_from(whole("capacity", capacity)?).unwrap_or(usize::MAX);
-        detached(py, || core::PairHistory::new(capacity, decay)).map(|history| Self(Mutex::new(history)))
+        detached(py, || core::PairHistory::new(capacity, decay))
+            .map(|history| Self(Mutex::new(history)))
     }
 
     /// Takes one selection of distinct pairs i < j.
@@ -60,7 +66,9 @@ impl PairHistory {
     ) -> PyResult<Floats<'py>> {
         let (i, j) = (Column::new("i", i)?, Column::new("j", j)?);
         let (i, j) = (i.slice()?, j.slice()?);
-        let ema = locked(py, &self.0, |history| Ok(history.ema(&core::Pair::from_columns(i, j)?)))?;
+        let ema = locked(py, &self.0, |history| {
+            Ok(history.ema(&core::Pair::from_columns(i, j)?))
+        })?;
         Ok(ema.into_pyarray(py))
     }
 
@@ -87,7 +95,11 @@ impl PairHistory {
     }
 
     /// The n features in most pairs of the latest selection, as (feature, degree).
-    fn hubs<'py>(&self, py: Python<'py>, n: &Bound<'py, PyAny>) -> PyResult<(Ints<'py>, Ints<'py>)> {
+    fn hubs<'py>(
+        &self,
+        py: Python<'py>,
+        n: &Bound<'py, PyAny>,
+    ) -> PyResult<(Ints<'py>, Ints<'py>)> {
         let n = usize::try_from(whole("n", n)?).unwrap_or(usize::MAX);
         let (feature, degree) = locked(py, &self.0, |history| Ok(history.hubs(n)))?;
         Ok((feature.into_pyarray(py), degree.into_pyarray(py)))
@@ -109,7 +121,8 @@ impl PairHistory {
             )));
         };
         let bytes = bytes.as_bytes();
-        detached(py, || core::PairHistory::from_bytes(bytes)).map(|history| Self(Mutex::new(history)))
+        detached(py, || core::PairHistory::from_bytes(bytes))
+            .map(|history| Self(Mutex::new(history)))
     }
 
     fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
@@ -149,13 +162,19 @@ impl PairHistory {
 
 fn report<'py>(py: Python<'py>, report: &Report) -> PyResult<Bound<'py, PyDict>> {
     let lifetimes = PyDict::new(py);
-    lifetimes.set_item("bins", std::array::from_fn::<u64, LIFETIME_BINS, _>(|bin| 1 << bin))?;
+    lifetimes.set_item(
+        "bins",
+        std::array::from_fn::<u64, LIFETIME_BINS, _>(|bin| 1 << bin),
+    )?;
     lifetimes.set_item("counts", report.lifetimes.counts)?;
     lifetimes.set_item("unknown", report.lifetimes.unknown)?;
     let dict = PyDict::new(py);
     dict.set_item("observations", report.observations)?;
     dict.set_item("last_step", report.last.map(|last| last.step))?;
-    dict.set_item("last", report.last.map(|last| observed(py, &last)).transpose()?)?;
+    dict.set_item(
+        "last",
+        report.last.map(|last| observed(py, &last)).transpose()?,
+    )?;
     dict.set_item("mean_jaccard", report.mean_jaccard)?;
     let survival = report.survival.map(|at| (at.lag, (at.kept, at.anchored)));
     dict.set_item("survival", survival.into_py_dict(py)?)?;

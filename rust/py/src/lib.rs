@@ -36,8 +36,12 @@ fn locked<T: Send, R: Send>(
 }
 
 /// Runs `call` without the GIL.
-fn detached<R: Send>(py: Python<'_>, call: impl FnOnce() -> Result<R, Error> + Send) -> PyResult<R> {
-    py.detach(call).map_err(|error| PyValueError::new_err(error.to_string()))
+fn detached<R: Send>(
+    py: Python<'_>,
+    call: impl FnOnce() -> Result<R, Error> + Send,
+) -> PyResult<R> {
+    py.detach(call)
+        .map_err(|error| PyValueError::new_err(error.to_string()))
 }
 
 /// A whole number of zero or more; numpy integers count, booleans and floats do not.
@@ -49,6 +53,18 @@ fn whole(name: &str, value: &Bound<'_, PyAny>) -> PyResult<u64> {
         )));
     }
     value.extract().map_err(|_| {
-        PyValueError::new_err(format!("{name} is {value}; expected 0 <= {name} < 2^64; pass a whole number in range"))
+        PyValueError::new_err(format!(
+            "{name} is {value}; expected 0 <= {name} < 2^64; pass a whole number in range"
+        ))
+    })
+}
+
+/// A real number; numpy scalars and whole numbers count.
+fn real(name: &str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
+    let given = value.get_type().name()?;
+    value.extract().map_err(|_| {
+        PyTypeError::new_err(format!(
+            "{name} is of type {given}; expected float; pass a real number"
+        ))
     })
 }

@@ -7,11 +7,19 @@ use pyo3::prelude::*;
 use std::sync::Mutex;
 use topk_ortho_core as core;
 
-type Selected<'py> = (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<f32>>);
+type Selected<'py> = (
+    Bound<'py, PyArray1<i64>>,
+    Bound<'py, PyArray1<i64>>,
+    Bound<'py, PyArray1<f32>>,
+);
 
 fn into_arrays(py: Python<'_>, selection: (Vec<i64>, Vec<i64>, Vec<f32>)) -> Selected<'_> {
     let (i, j, score) = selection;
-    (i.into_pyarray(py), j.into_pyarray(py), score.into_pyarray(py))
+    (
+        i.into_pyarray(py),
+        j.into_pyarray(py),
+        score.into_pyarray(py),
+    )
 }
 
 /// Exact streaming top-k of scored pairs; see the type stub.
@@ -23,7 +31,10 @@ impl TopK {
     #[new]
     fn new(py: Python<'_>, k: &Bound<'_, PyAny>) -> PyResult<Self> {
         let k = whole("k", k)?;
-        detached(py, || core::TopK::new(usize::try_from(k).unwrap_or(usize::MAX))).map(|best| Self(Mutex::new(best)))
+        detached(py, || {
+            core::TopK::new(usize::try_from(k).unwrap_or(usize::MAX))
+        })
+        .map(|best| Self(Mutex::new(best)))
     }
 
     /// Offers one block of candidates.
@@ -66,6 +77,8 @@ pub(crate) fn top_products<'py>(
     let k = usize::try_from(whole("k", k)?).unwrap_or(usize::MAX);
     let m = Column::new("m", m)?;
     let m = m.slice()?;
-    let columns = detached(py, || core::top_products(m, k).map(core::Selection::into_columns))?;
+    let columns = detached(py, || {
+        core::top_products(m, k).map(core::Selection::into_columns)
+    })?;
     Ok(into_arrays(py, columns))
 }

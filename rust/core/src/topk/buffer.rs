@@ -30,7 +30,13 @@ pub(super) struct Buffer {
 
 impl Buffer {
     pub(super) const fn new(k: usize) -> Self {
-        Self { k, bar: SMALLEST_POSITIVE, settled: false, scores: Vec::new(), pairs: Vec::new() }
+        Self {
+            k,
+            bar: SMALLEST_POSITIVE,
+            settled: false,
+            scores: Vec::new(),
+            pairs: Vec::new(),
+        }
     }
 
     pub(super) const fn len(&self) -> usize {
@@ -64,7 +70,10 @@ impl Buffer {
 
     pub(super) fn into_ranks(mut self) -> Vec<Rank> {
         self.settle();
-        self.scores.into_iter().zip(self.pairs.into_iter().map(Reverse)).collect()
+        self.scores
+            .into_iter()
+            .zip(self.pairs.into_iter().map(Reverse))
+            .collect()
     }
 
     /// A bar above the present one that about `k` candidates and some to spare should pass.
@@ -73,8 +82,11 @@ impl Buffer {
             return None;
         }
         let stride = scores.len() / SAMPLE;
-        let mut sample: Vec<i32> =
-            scores.iter().step_by(stride).map(|score| score.to_bits() as i32).collect();
+        let mut sample: Vec<i32> = scores
+            .iter()
+            .step_by(stride)
+            .map(|score| score.to_bits() as i32)
+            .collect();
         let expected = self.k as f64 / stride as f64;
         let place = (expected + 4.0 * expected.sqrt() + 4.0) as usize;
         let guess = *sample.select_nth_unstable_by(place, |a, b| b.cmp(a)).1;
@@ -83,35 +95,41 @@ impl Buffer {
 
     /// Takes the candidates at the bar or above; tells how many they were.
     fn gather(&mut self, scores: &[f32], pair_at: &impl Fn(usize) -> Pair) -> usize {
-        let full = self.k.saturating_mul(2);
-        let (mut lanes, mut passing) = ([0_u16; BLOCK / LANE], [0_u16; BLOCK]);
+        let (lanes, tail) = scores.as_chunks();
         let mut gathered = 0;
-        for (start, block) in (0..).step_by(BLOCK).zip(scores.chunks(BLOCK)) {
-            let bar = self.bar;
-            let mut reached = 0;
-            for (first, lane) in (0..).step_by(LANE).zip(block.chunks(LANE)) {
-                lanes[reached] = first;
-                reached += usize::from(reaches(lane, bar));
-            }
-            let mut passed = 0;
-            for &first in &lanes[..reached] {
-                let lane = block[usize::from(first)..].iter().take(LANE);
-                for (at, score) in (first..).zip(lane) {
-                    passing[passed] = at;
-                    passed += usize::from(at_least(*score, bar));
-                }
-            }
-            for at in passing[..passed].iter().map(|&at| usize::from(at)) {
-                self.scores.push(block[at].to_bits());
-                self.pairs.push(pair_at(start + at));
-            }
-            gathered += passed;
-            self.settled &= passed == 0;
-            if self.len() > full {
-                self.settle();
+        for (start, block) in (0..).step_by(BLOCK).zip(lanes.chunks(BLOCK / LANE)) {
+            gathered += self.gather_block(block, |at| pair_at(start + at));
+        }
+        let mut last = [0.0; LANE];
+        last[..tail.len()].copy_from_slice(tail);
+        gathered + self.gather_block(&[last], |at| pair_at(lanes.len() * LANE + at))
+    }
+
+    fn gather_block(&mut self, block: &[[f32; LANE]], pair_at: impl Fn(usize) -> Pair) -> usize {
+        let bar = self.bar;
+        let (mut reached, mut reaching) = (0, [0_u16; BLOCK / LANE]);
+        for (place, lane) in (0..).zip(block) {
+            reaching[reached] = place;
+            reached += usize::from(reaches(lane, bar));
+        }
+        let (mut passed, mut passing) = (0, [0_u16; BLOCK]);
+        for &place in &reaching[..reached] {
+            let first = place * LANE as u16;
+            for (at, score) in block[usize::from(place)].iter().enumerate() {
+                passing[passed] = first + at as u16;
+                passed += usize::from(at_least(*score, bar));
             }
         }
-        gathered
+        let scores = block.as_flattened();
+        let places = passing[..passed].iter().map(|&at| usize::from(at));
+        self.scores
+            .extend(places.clone().map(|at| scores[at].to_bits()));
+        self.pairs.extend(places.map(pair_at));
+        self.settled &= passed == 0;
+        if self.len() > self.k.saturating_mul(2) {
+            self.settle();
+        }
+        passed
     }
 
     /// Cuts back to the `k` best and raises the bar to the worst of them.
@@ -120,7 +138,11 @@ impl Buffer {
             return;
         }
         let (bar, above) = self.kth_best();
-        let at_bar = self.scores.iter().zip(&self.pairs).filter(|&(&score, _)| score == bar);
+        let at_bar = self
+            .scores
+            .iter()
+            .zip(&self.pairs)
+            .filter(|&(&score, _)| score == bar);
         let mut tied: Vec<Pair> = at_bar.map(|(_, &pair)| pair).collect();
         let room = self.k - above;
         tied.select_nth_unstable(room - 1);
@@ -149,8 +171,17 @@ impl Buffer {
             above += counts[last];
             last -= 1;
         }
-        let mut rest: Vec<u32> = self.scores.iter().copied().filter(|&score| bin(score) == last).collect();
-        let (better, &mut bar, _) = rest.select_nth_unstable_by(self.k - above - 1, |a, b| b.cmp(a));
-        (bar, above + better.iter().filter(|&&score| score > bar).count())
+        let mut rest: Vec<u32> = self
+            .scores
+            .iter()
+            .copied()
+            .filter(|&score| bin(score) == last)
+            .collect();
+        let (better, &mut bar, _) =
+            rest.select_nth_unstable_by(self.k - above - 1, |a, b| b.cmp(a));
+        (
+            bar,
+            above + better.iter().filter(|&&score| score > bar).count(),
+        )
     }
 }

@@ -6,11 +6,17 @@ fn pair(n: u32) -> Pair {
 }
 
 fn with_heap(k: usize) -> TopK {
-    TopK { k, store: Store::Heap(BinaryHeap::new()) }
+    TopK {
+        k,
+        store: Store::Heap(BinaryHeap::new()),
+    }
 }
 
 fn with_buffer(k: usize) -> TopK {
-    TopK { k, store: Store::Buffer(Buffer::new(k)) }
+    TopK {
+        k,
+        store: Store::Buffer(Buffer::new(k)),
+    }
 }
 
 /// The definition: sort everything, best first, ties to the smaller pair.
@@ -18,7 +24,10 @@ fn naive(candidates: &[(Pair, f32)], k: usize) -> Selection {
     let mut all: Vec<_> = candidates.iter().copied().filter(|c| c.1 > 0.0).collect();
     all.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     all.truncate(k);
-    Selection { pairs: all.iter().map(|c| c.0).collect(), scores: all.iter().map(|c| c.1).collect() }
+    Selection {
+        pairs: all.iter().map(|c| c.0).collect(),
+        scores: all.iter().map(|c| c.1).collect(),
+    }
 }
 
 fn score() -> impl Strategy<Value = f32> {
@@ -65,9 +74,17 @@ proptest! {
 #[test]
 fn a_guessed_bar_is_never_trusted() {
     let n = 40_000_u32;
-    let shapes: [fn(u32) -> u32; 6] =
-        [|n| n, |n| 40_000 - n, |_| 7, |n| u32::from(n % 9 == 0), |n| n % 9 * 100, |n| n.wrapping_mul(0x9e37_79b9) >> 20];
-    let pairs: Vec<_> = (0..n).map(|n| Pair::try_new(n / 256, 256 + n % 256).expect("ordered")).collect();
+    let shapes: [fn(u32) -> u32; 6] = [
+        |n| n,
+        |n| 40_000 - n,
+        |_| 7,
+        |n| u32::from(n % 9 == 0),
+        |n| n % 9 * 100,
+        |n| n.wrapping_mul(0x9e37_79b9) >> 20,
+    ];
+    let pairs: Vec<_> = (0..n)
+        .map(|n| Pair::try_new(n / 256, 256 + n % 256).expect("ordered"))
+        .collect();
     for shape in shapes {
         let scores: Vec<f32> = (0..n).map(|n| shape(n) as f32).collect();
         let all: Vec<_> = pairs.iter().copied().zip(scores.iter().copied()).collect();
@@ -90,7 +107,14 @@ fn a_refused_block_changes_nothing() {
         let infinite = best.push_columns(&[3], &[4], &[f32::INFINITY]);
         assert!(matches!(infinite, Err(Error::ScoreNotFinite { .. })));
         let negative = best.push_columns(&[3], &[4], &[-1e-40]);
-        assert_eq!(negative, Err(Error::ScoreNegative { i: 3, j: 4, score: -1e-40 }));
+        assert_eq!(
+            negative,
+            Err(Error::ScoreNegative {
+                i: 3,
+                j: 4,
+                score: -1e-40
+            })
+        );
         assert!(best.push_columns(&[4], &[4], &[1.0]).is_err());
         assert!(best.push_columns(&[4], &[5], &[]).is_err());
         assert!(best.push(&[pair(0)], &[]).is_err());
@@ -102,7 +126,10 @@ fn a_refused_block_changes_nothing() {
 fn an_absurd_k_allocates_nothing_and_zero_is_refused() {
     let mut best = TopK::new(usize::MAX).expect("positive");
     best.push_columns(&[0], &[1], &[1.0]).expect("finite");
-    assert_eq!((best.threshold(), best.len(), best.k()), (None, 1, usize::MAX));
+    assert_eq!(
+        (best.threshold(), best.len(), best.k()),
+        (None, 1, usize::MAX)
+    );
     assert_eq!(best.finish().scores, [1.0]);
     assert_eq!(TopK::new(0).err(), Some(Error::ZeroK));
 }

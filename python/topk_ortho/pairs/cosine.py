@@ -1,0 +1,53 @@
+"""Cosines of chosen decoder rows in float64, without a `[pairs, d_in]` block."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+ROWS_AT_ONCE = 4096
+# One row of a tile costs as much as the gathered dot products of about so many pairs.
+GATHERED_PER_CELL = 16
+
+
+class Cosine:
+    """`cos_ij` of rows of `W_dec` `[d_sae, d_in]`, normalised in float64; 0 for a zero row."""
+
+    def __init__(self, W_dec: Tensor, *, memory_budget: int):
+        self.W = W_dec.detach()
+        self.memory_budget = memory_budget
+        norms = [
+            torch.linalg.vector_norm(rows.double(), dim=1) for rows in self.W.split(ROWS_AT_ONCE)
+        ]
+        norm = torch.cat(norms)
+        bad = ~torch.isfinite(norm)
+        if bool(bad.any()):
+            raise ValueError(
+                f"row {int(bad.nonzero()[0])} of W_dec is not finite, but cosines need finite "
+                "decoder rows; stop before the step that broke it."
+            )
+        self.inverse_norm = torch.where(norm > 0, 1 / norm, 0.0)
+
+    def __call__(self, i: Tensor, j: Tensor) -> Tensor:
+        """`[n]` float64 cosines; `i` rises, as blocks of candidates do, or is in any order."""
+        if i.numel() == 0:
+            return torch.empty(0, dtype=torch.float64, device=i.device)
+        first, last = int(i.min()), int(i.max()) + 1
+        d_sae, d_in = self.W.shape
+        cells = (last - first) * d_sae
+        tile_bytes = 8 * (cells + (last - first + d_sae) * d_in)
+        if i.numel() * GATHERED_PER_CELL >= cells and tile_bytes <= self.memory_budget // 4:
+            tile = self.W[first:last].double() @ self.W.double().T
+            dot = tile[i - first, j]
+        else:
+            dot = self._gathered(i, j)
+        return dot * self.inverse_norm[i] * self.inverse_norm[j]
+
+    def _gathered(self, i: Tensor, j: Tensor) -> Tensor:
+        at_once = max(1, self.memory_budget // (8 * 32 * self.W.shape[1]))
+        return torch.cat(
+            [
+                torch.linalg.vecdot(self.W[a].double(), self.W[b].double())
+                for a, b in zip(i.split(at_once), j.split(at_once), strict=True)
+            ]
+        )

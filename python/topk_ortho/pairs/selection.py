@@ -1,0 +1,43 @@
+"""The answer to "which pairs", and how many they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PairSelection:
+    """Chosen pairs, best first, ties to the smaller (i, j).
+
+    Attributes:
+        i: `[k]` int64, the smaller feature index of each pair.
+        j: `[k]` int64, the larger one.
+        score: `[k]` float32, above 0.
+        requested: k as asked for, before it is limited by the number of positive scores.
+        positive: pairs with a positive score in this batch.
+        unsupported: pairs that the support floor kept out of the candidates.
+        path: the way they were computed, for the log.
+    """
+
+    i: Tensor
+    j: Tensor
+    score: Tensor
+    requested: int
+    positive: int
+    unsupported: int = 0
+    path: str = ""
+
+    def __len__(self) -> int:
+        return self.i.numel()
+
+    @property
+    def saturation(self) -> float:
+        """Taken / positive; above 0.5 hardly anything is being selected."""
+        return len(self) / self.positive if self.positive else 0.0
+
+
+def n_pairs(d_sae: int) -> int:
+    """Unordered pairs of `d_sae` features."""
+    return d_sae * (d_sae - 1) // 2

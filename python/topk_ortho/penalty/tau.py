@@ -1,0 +1,51 @@
+"""Threshold policies: `(cosine, score, ...) -> (τ, w)` per pair, all detached (method 3)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+SAMPLED_PAIRS = 100_000
+
+
+def fixed(threshold: float, cosine: Tensor) -> tuple[Tensor, Tensor]:
+    """One threshold for every pair."""
+    return torch.full_like(cosine, threshold), torch.ones_like(cosine)
+
+
+def mean_std(cosine: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean + standard deviation of the selected pairs' own cosines."""
+    return torch.full_like(cosine, 1.0) * _mean_std(cosine), torch.ones_like(cosine)
+
+
+def mean_std_all(cosine: Tensor, sampled: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean + standard deviation of `|cos|` over a fixed random sample of all pairs."""
+    return torch.full_like(cosine, 1.0) * _mean_std(sampled.abs()), torch.ones_like(cosine)
+
+
+def strength(cosine: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
+    """No threshold; a pair weighs as much as its share of the mean score."""
+    return torch.zeros_like(cosine), (score / score.mean()).to(cosine.dtype)
+
+
+def strength_threshold(threshold: float, cosine: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
+    """Stronger pairs are held to a lower threshold: τ0 (1 - score / max score)."""
+    relative = (score / score.max()).to(cosine.dtype)
+    return threshold * (1 - relative), torch.ones_like(cosine)
+
+
+def stability(threshold: float, cosine: Tensor, ema: Tensor) -> tuple[Tensor, Tensor]:
+    """A pair weighs as much as its moving average of "selected" against the mean one."""
+    return torch.full_like(cosine, threshold), (ema / ema.mean()).to(cosine.dtype)
+
+
+def sample_pairs(d_sae: int, *, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The fixed sample of `mean_std_all`: `SAMPLED_PAIRS` pairs of different features."""
+    generator = torch.Generator().manual_seed(seed)
+    i = torch.randint(d_sae, (SAMPLED_PAIRS,), generator=generator)
+    j = (i + torch.randint(1, d_sae, (SAMPLED_PAIRS,), generator=generator)) % d_sae
+    return i.to(device), j.to(device)
+
+
+def _mean_std(cosine: Tensor) -> Tensor:
+    return cosine.mean() + cosine.std(correction=0)

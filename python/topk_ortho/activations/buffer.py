@@ -1,0 +1,112 @@
+"""The shuffling buffer: batches in an order that is a function of the seed and a cursor.
+
+Blocks are taken in a new random order every epoch; as many as fill the buffer are put together,
+their rows shuffled, and cut into batches. A source that never ends is read in order: its blocks
+are independent already. The position is three numbers, so a checkpoint holds it and resuming is
+exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from topk_ortho.activations.hierarchy import stream_seed
+from topk_ortho.activations.source import Source
+from topk_ortho.config import ConfigError
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """Position in the data: epoch, first block of the buffer's filling, next row in it."""
+
+    epoch: int = 0
+    block: int = 0
+    row: int = 0
+
+
+class ShuffleBuffer:
+    """Batches of shuffled training activations.
+
+    Args:
+        source: where blocks come from.
+        batch_size: rows per batch.
+        rows: rows that are shuffled together.
+        seed: of both orders.
+    """
+
+    def __init__(self, source: Source, *, batch_size: int, rows: int, seed: int):
+        self.source = source
+        self.batch_size = batch_size
+        self.rows = max(rows, batch_size)
+        self.seed = seed
+        self.cursor = Cursor()
+        self._filling: tuple[Tensor, int] | None = None
+        self._order: tuple[int, list[int]] | None = None
+
+    def next(self) -> Tensor:
+        """The next batch `[batch_size, d_in]`; the rest of a filling that is too short is left."""
+        for _ in range(3):
+            x, next_block = self._filled()
+            start = self.cursor.row
+            if start + self.batch_size <= len(x):
+                self.cursor = Cursor(self.cursor.epoch, self.cursor.block, start + self.batch_size)
+                return x[start : start + self.batch_size]
+            self._advance(next_block)
+        raise ConfigError(
+            f"--batch-size {self.batch_size} was given, but the data has only {len(x)} training "
+            "activations; lower --batch-size or give more data."
+        )
+
+    def fork(self) -> ShuffleBuffer:
+        """A buffer of its own that goes on from the same position."""
+        other = ShuffleBuffer(
+            self.source, batch_size=self.batch_size, rows=self.rows, seed=self.seed
+        )
+        other.cursor, other._filling, other._order = self.cursor, self._filling, self._order
+        return other
+
+    def state_dict(self) -> dict[str, Any]:
+        """The cursor as plain numbers."""
+        return {"epoch": self.cursor.epoch, "block": self.cursor.block, "row": self.cursor.row}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a stored position."""
+        self.cursor = Cursor(state["epoch"], state["block"], state["row"])
+        self._filling = None
+
+    def _filled(self) -> tuple[Tensor, int]:
+        if self._filling is None:
+            parts: list[Tensor] = []
+            index, limit = self.cursor.block, self.source.n_blocks("train")
+            while sum(map(len, parts)) < self.rows and (limit is None or index < limit):
+                parts.append(self.source.block(self._block_at(index, limit), "train").x)
+                index += 1
+            x = torch.cat(parts)
+            generator = torch.Generator().manual_seed(
+                stream_seed(self.seed, 21, self.cursor.epoch, self.cursor.block)
+            )
+            self._filling = x[torch.randperm(len(x), generator=generator)], index
+        return self._filling
+
+    def _advance(self, next_block: int) -> None:
+        limit = self.source.n_blocks("train")
+        at_end = limit is not None and next_block >= limit
+        self._filling = None
+        self.cursor = (
+            Cursor(self.cursor.epoch + 1, 0, 0)
+            if at_end
+            else Cursor(self.cursor.epoch, next_block, 0)
+        )
+
+    def _block_at(self, index: int, limit: int | None) -> int:
+        if limit is None:
+            return index
+        if self._order is None or self._order[0] != self.cursor.epoch:
+            generator = torch.Generator().manual_seed(stream_seed(self.seed, 20, self.cursor.epoch))
+            order = torch.randperm(limit, generator=generator).tolist()
+            self._order = (self.cursor.epoch, order)
+        return self._order[1][index]

@@ -1,0 +1,225 @@
+"""Activations from a folder of shards, memory-mapped: `.npy` or `.safetensors`, sorted by name.
+
+A shard is one tensor `[rows, d_in]` of float16, float32 or float64 (`.safetensors` also bfloat16);
+reading a block costs its own rows, whatever the size of the folder. Refused, by name of the file:
+pickled or damaged shards, other widths or types, empty shards, rows that are not finite.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from topk_ortho.activations.source import Block, GroundTruth, Split
+from topk_ortho.config import ConfigError
+
+SUFFIXES = (".npy", ".safetensors")
+DESCRIPTION = "source.json"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of activations.
+
+    Attributes:
+        path: the file.
+        rows: number of rows.
+        d_in: width.
+        read: `(start, stop)` -> float32 `[stop - start, d_in]`.
+    """
+
+    path: Path
+    rows: int
+    d_in: int
+    read: Callable[[int, int], Tensor]
+
+
+class FilesSource:
+    """A `Source` of the rows in a folder's shards, in order.
+
+    Blocks never span shards, so the last block of a shard may be short. The eval split is the last
+    twentieth (`eval_fraction`) of the blocks: at least one, at most a fifth. A folder with fewer
+    than five blocks is read in smaller ones.
+
+    Args:
+        folder: folder of shards.
+        rows_per_block: rows of a block, but for the last of a shard.
+        eval_fraction: share of the blocks kept for evaluation.
+
+    Attributes:
+        described: what `source.json` says about the rows (`hook`, `model`, ...), {} without it.
+
+    Raises:
+        ConfigError: no usable shards; the message names the file.
+    """
+
+    truth: GroundTruth | None = None
+
+    def __init__(
+        self, folder: str | Path, *, rows_per_block: int = 4096, eval_fraction: float = 0.05
+    ) -> None:
+        if rows_per_block < 1 or not 0 < eval_fraction < 1:
+            raise ConfigError(
+                f"rows_per_block is {rows_per_block} and eval_fraction {eval_fraction}; expected "
+                "at least 1, and a share between 0 and 1."
+            )
+        self._shards = _open_folder(Path(folder))
+        self.d_in = self._shards[0].d_in
+        self.rows = sum(shard.rows for shard in self._shards)
+        self.described = _description(Path(folder), rows=self.rows, d_in=self.d_in)
+        if self.rows < 2:
+            raise ConfigError(f"{str(folder)!r} holds one row; expected enough to train on.")
+        self._per_block = min(rows_per_block, max(1, self.rows // 5))
+        self._ends = list(accumulate(-(-s.rows // self._per_block) for s in self._shards))
+        blocks = self._ends[-1]
+        held_out = max(1, min(round(blocks * eval_fraction), blocks // 5))
+        self._n_blocks = {"train": blocks - held_out, "eval": held_out}
+
+    def n_blocks(self, split: Split) -> int:
+        """Number of blocks in a split."""
+        return self._n_blocks[split]
+
+    def block(self, index: int, split: Split) -> Block:
+        """The rows of one block, float32.
+
+        Raises:
+            IndexError: no such block.
+            ConfigError: a row is not finite; the message names file and row.
+        """
+        if not 0 <= index < self._n_blocks[split]:
+            raise IndexError(f"block {index} of {split}: there are {self._n_blocks[split]}")
+        at = index + (self._n_blocks["train"] if split == "eval" else 0)
+        which = bisect_right(self._ends, at)
+        shard = self._shards[which]
+        start = (at - (self._ends[which - 1] if which else 0)) * self._per_block
+        x = shard.read(start, min(start + self._per_block, shard.rows))
+        finite = x.isfinite().all(dim=1)
+        if not finite.all():
+            row = start + int((~finite).nonzero()[0])
+            raise ConfigError(
+                f"{str(shard.path)!r}: row {row} is not finite in float32; expected finite "
+                "activations: remove the row or write the shard again."
+            )
+        return Block(x=x, fired=None)
+
+
+def _open_folder(folder: Path) -> list[Shard]:
+    if not folder.is_dir():
+        raise ConfigError(
+            f"no folder {str(folder)!r}: give a folder of .npy or .safetensors files."
+        )
+    paths = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
+    if not paths:
+        raise ConfigError(f"{str(folder)!r} holds no shards; expected .npy or .safetensors files.")
+    shards = [_open_npy(path) if path.suffix == ".npy" else _open_tensors(path) for path in paths]
+    first = shards[0]
+    for shard in shards:
+        if shard.d_in != first.d_in:
+            raise ConfigError(
+                f"{str(shard.path)!r} has width {shard.d_in}; expected {first.d_in}, the width of "
+                f"{first.path.name!r}: keep shards of one width in a folder."
+            )
+    return shards
+
+
+def _open_npy(path: Path) -> Shard:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        dtype, shape = array.dtype, array.shape
+    except Exception as error:
+        raise _unreadable(path, error) from error
+    if dtype.kind != "f" or dtype.itemsize not in (2, 4, 8):
+        raise _wrong_dtype(path, str(dtype))
+    rows, d_in = _two_dimensions(path, shape)
+
+    def read(start: int, stop: int) -> Tensor:
+        with np.errstate(over="ignore"):
+            return torch.from_numpy(np.array(array[start:stop], dtype=np.float32, order="C"))
+
+    return Shard(path, rows, d_in, read)
+
+
+def _open_tensors(path: Path) -> Shard:
+    try:
+        file: Any = safe_open(path, framework="pt")
+        names = list(file.keys())
+        name = "activations" if "activations" in names else names[0] if len(names) == 1 else None
+        tensor = file.get_slice(name) if name is not None else None
+    except Exception as error:
+        raise _unreadable(path, error) from error
+    if tensor is None:
+        raise ConfigError(
+            f"{str(path)!r} holds the tensors {sorted(names)}; expected a single one, or one named "
+            "`activations`."
+        )
+    if tensor.get_dtype() not in ("F16", "BF16", "F32", "F64"):
+        raise _wrong_dtype(path, tensor.get_dtype())
+    rows, d_in = _two_dimensions(path, tuple(tensor.get_shape()))
+
+    def read(start: int, stop: int) -> Tensor:
+        return tensor[start:stop].to(torch.float32).contiguous()
+
+    return Shard(path, rows, d_in, read)
+
+
+def _two_dimensions(path: Path, shape: tuple[int, ...]) -> tuple[int, int]:
+    if len(shape) != 2:
+        raise ConfigError(
+            f"{str(path)!r} has shape {list(shape)}; expected two dimensions, [rows, d_in]: "
+            "flatten contexts and positions into rows."
+        )
+    if 0 in shape:
+        raise ConfigError(
+            f"{str(path)!r} is empty, shape {list(shape)}; expected rows: remove the file."
+        )
+    return shape[0], shape[1]
+
+
+def _wrong_dtype(path: Path, given: str) -> ConfigError:
+    return ConfigError(
+        f"{str(path)!r} is of type {given}; expected float16, float32 or float64 "
+        "(bfloat16 in .safetensors): convert it."
+    )
+
+
+def _unreadable(path: Path, error: Exception) -> ConfigError:
+    cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return ConfigError(
+        f"{str(path)!r} cannot be read ({cause}); expected a whole {path.suffix} file without "
+        "pickled objects: write it again."
+    )
+
+
+def _description(folder: Path, *, rows: int, d_in: int) -> dict[str, Any]:
+    path = folder / DESCRIPTION
+    if not path.exists():
+        return {}
+    try:
+        described = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    if not isinstance(described, dict):
+        raise ConfigError(f"{str(path)!r} holds no JSON object: write it again or remove it.")
+    for name, found in (("rows", rows), ("d_in", d_in)):
+        if described.get(name, found) != found:
+            raise ConfigError(
+                f"{str(path)!r} says {name} = {described[name]}, the shards hold {found}: restore "
+                "the missing shards, or remove the file."
+            )
+    if described.get("version", VERSION) != VERSION:
+        raise ConfigError(
+            f"{str(path)!r} has version {described['version']}; expected {VERSION}: "
+            "read it with the topk_ortho that wrote it."
+        )
+    return described

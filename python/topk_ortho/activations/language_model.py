@@ -1,0 +1,283 @@
+"""Activations of a language model at one hook point, through the bridge of transformer_lens.
+
+Importing transformer_lens takes seconds, so it happens in `LanguageModel.load`. A block costs one
+forward pass up to the hook's layer; computed blocks stay in memory up to a byte budget. Refused:
+models that need remote code or pickled weights, hooks that do not exist or do not fire, text too
+short for five contexts, activations that are not finite.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from topk_ortho.activations.source import Block, GroundTruth, Split
+from topk_ortho.activations.text import bos_token
+from topk_ortho.config import ConfigError
+
+CONTEXTS_PER_BLOCK = 32
+# Tokens per forward pass on CPU: at 128 per context the fastest of 512 ... 32,768.
+CPU_TOKENS = 2048
+
+
+class LanguageModel:
+    """A causal language model with named hook points.
+
+    Attributes:
+        name: the name or folder it was loaded from.
+        tokenizer: its Hugging Face tokenizer.
+        bos: id of the token that every context starts with and that separates documents.
+        max_context: longest context in tokens.
+        d_vocab: number of token ids.
+        hooks: names of all hook points, sorted.
+        device: where it runs; tokens may come from anywhere.
+    """
+
+    def __init__(self, bridge: Any, *, name: str) -> None:
+        if bridge.tokenizer is None:
+            raise ConfigError(f"{name!r} has no tokenizer: add its tokenizer files to the folder.")
+        self.name = name
+        self.tokenizer = bridge.tokenizer
+        self.bos = bos_token(bridge.tokenizer)
+        self.max_context = int(bridge.cfg.n_ctx)
+        self.d_vocab = int(bridge.cfg.d_vocab)
+        self.hooks = tuple(sorted(bridge.hook_dict))
+        self._bridge = bridge
+        self.device = next(bridge.original_model.parameters()).device
+
+    @classmethod
+    def load(cls, name_or_dir: str | Path, *, device: str | torch.device = "cpu") -> LanguageModel:
+        """Loads float32 weights; a local folder needs no network, remote code is never run.
+
+        Raises:
+            ConfigError: the folder or model cannot be loaded.
+        """
+        name = str(name_or_dir)
+        folder = Path(name).expanduser()
+        if folder.is_dir():
+            if not any(folder.glob("*.safetensors")):
+                raise ConfigError(
+                    f"{name!r} holds no .safetensors weights; expected a Hugging Face model folder "
+                    "(config.json, *.safetensors, tokenizer.json)."
+                )
+            name = str(folder)
+        elif folder.exists() or name.startswith((".", "/", "~")) or not name:
+            raise ConfigError(
+                f"no model folder {name!r}: give an existing folder or a Hugging Face model name."
+            )
+        from transformer_lens.model_bridge import TransformerBridge
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        try:
+            bridge = TransformerBridge.boot_transformers(
+                name, device=str(device), trust_remote_code=False
+            )
+        except Exception as error:
+            cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ConfigError(
+                f"the language model {name!r} cannot be loaded ({cause}); expected a folder in "
+                "Hugging Face layout, or a model name and a network connection."
+            ) from error
+        return cls(bridge, name=name)
+
+    def activations(self, tokens: Tensor, hook: str) -> Tensor:
+        """What passes `hook`, `[batch, position, d_in]` float32 on the model's device.
+
+        A hook with a head dimension is flattened, `d_in = head * d_head`. The model runs only up
+        to the hook's layer.
+
+        Args:
+            tokens: `[batch, position]` int64.
+            hook: name of a hook point, such as `blocks.3.hook_resid_post`.
+
+        Raises:
+            ConfigError: the hook does not exist, does not fire, or is not one row per token.
+        """
+        seen: list[Tensor] = []
+
+        def keep(x: Tensor, hook: Any) -> None:
+            seen.append(x)
+
+        layer = re.match(r"blocks\.(\d+)\.", hook)
+        stop = int(layer[1]) + 1 if layer else None
+        self._run(tokens, hook, keep, return_type=None, stop_at_layer=stop)
+        if not seen:
+            raise ConfigError(
+                f"hook {hook!r} never fires in {self.name!r}; choose one that does, such as "
+                f"{self._like('blocks.0.hook_resid_post')}."
+            )
+        return self._rows(seen[0], tokens, hook).float()
+
+    def run_with_hooks(
+        self,
+        tokens: Tensor,
+        hook: str | None = None,
+        replace: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """Logits `[batch, position, d_vocab]`, with the activations at `hook` replaced if given.
+
+        Args:
+            tokens: `[batch, position]` int64.
+            hook: hook point to replace at; None runs the model as it is.
+            replace: `[batch, position, d_in]` float32 -> the same shape.
+        """
+        if hook is None or replace is None:
+            with torch.no_grad():
+                return self._bridge(tokens.to(self.device), return_type="logits")
+
+        name = hook
+
+        def splice(x: Tensor, hook: Any) -> Tensor:
+            new = replace(self._rows(x, tokens, name).float())
+            return new.reshape(x.shape).to(x.dtype)
+
+        return self._run(tokens, hook, splice, return_type="logits", stop_at_layer=None)
+
+    def _run(self, tokens: Tensor, hook: str, act: Callable[..., Any], **how: Any) -> Any:
+        if hook not in self.hooks:
+            raise ConfigError(
+                f"{self.name!r} has no hook point {hook!r}: perhaps {self._like(hook)}. "
+                "A hook point looks like `blocks.3.hook_resid_post`."
+            )
+        try:
+            with torch.no_grad():
+                return self._bridge.run_with_hooks(
+                    tokens.to(self.device), fwd_hooks=[(hook, act)], **how
+                )
+        except ValueError as error:
+            if "Cannot add hook" not in str(error):
+                raise
+            raise ConfigError(
+                f"hook {hook!r} is switched off in {self.name!r}; choose one that fires, such as "
+                f"{self._like('blocks.0.hook_resid_post')}."
+            ) from error
+
+    def _like(self, hook: str) -> str:
+        near = difflib.get_close_matches(hook, self.hooks, n=3, cutoff=0.5)
+        return ", ".join(near or [name for name in self.hooks if name.endswith("resid_post")][:3])
+
+    def _rows(self, x: Tensor, tokens: Tensor, hook: str) -> Tensor:
+        if x.shape[:2] != tokens.shape or x.ndim not in (3, 4) or not x.is_floating_point():
+            raise ConfigError(
+                f"hook {hook!r} gives {x.dtype} of shape {list(x.shape)}; expected one row per "
+                f"token, {[*tokens.shape, 'd_in']}, with or without a head dimension."
+            )
+        return x.flatten(2)
+
+
+class LanguageModelSource:
+    """A `Source` of the activations of packed contexts, without BOS positions.
+
+    The eval split is the last twentieth (`eval_fraction`) of the contexts: at least one block, at
+    most a fifth. With fewer than five blocks of contexts, blocks are made smaller.
+
+    Args:
+        model: the language model.
+        contexts: `[n, context]` int64 from `pack_contexts`.
+        hook: hook point.
+        contexts_per_block: contexts whose rows make a block.
+        eval_fraction: share of the contexts kept for evaluation.
+        cache_bytes: memory for computed blocks, so that a second epoch runs no model.
+
+    Raises:
+        ConfigError: unusable hook, fewer than five contexts, context too long for the model.
+    """
+
+    truth: GroundTruth | None = None
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        contexts: Tensor,
+        hook: str,
+        *,
+        contexts_per_block: int = CONTEXTS_PER_BLOCK,
+        eval_fraction: float = 0.05,
+        cache_bytes: int = 1 << 30,
+    ) -> None:
+        _check_contexts(model, contexts)
+        if contexts_per_block < 1 or not 0 < eval_fraction < 1:
+            raise ConfigError(
+                f"contexts_per_block is {contexts_per_block} and eval_fraction {eval_fraction}; "
+                "expected at least 1, and a share between 0 and 1."
+            )
+        self.model, self.hook = model, hook
+        self.d_in = int(model.activations(contexts[:1], hook).shape[-1])
+        self._per_block = min(contexts_per_block, len(contexts) // 5)
+        blocks = len(contexts) // self._per_block
+        held_out = max(1, min(round(blocks * eval_fraction), blocks // 5))
+        self._n_blocks = {"train": blocks - held_out, "eval": held_out}
+        used = contexts[: blocks * self._per_block]
+        cut = (blocks - held_out) * self._per_block
+        self._contexts = {"train": used[:cut], "eval": used[cut:]}
+        self._kept: dict[tuple[Split, int], Tensor] = {}
+        self._room = cache_bytes
+
+    def contexts(self, split: Split) -> Tensor:
+        """The contexts of a split, `[n, context]` int64, in the order of its blocks."""
+        return self._contexts[split]
+
+    def n_blocks(self, split: Split) -> int:
+        """Number of blocks in a split."""
+        return self._n_blocks[split]
+
+    def block(self, index: int, split: Split) -> Block:
+        """Rows of one block: `[contexts_per_block * (context - 1) - BOS separators, d_in]`.
+
+        Raises:
+            IndexError: no such block.
+            ConfigError: an activation is not finite.
+        """
+        if not 0 <= index < self._n_blocks[split]:
+            raise IndexError(f"block {index} of {split}: there are {self._n_blocks[split]}")
+        kept = self._kept.get((split, index))
+        if kept is None:
+            kept = self._compute(index, split)
+            size = kept.numel() * kept.element_size()
+            if size <= self._room:
+                self._room -= size
+                self._kept[split, index] = kept
+        return Block(x=kept.clone(), fired=None)
+
+    def _compute(self, index: int, split: Split) -> Tensor:
+        start = index * self._per_block
+        parts = []
+        contexts = self._contexts[split][start : start + self._per_block]
+        on_cpu = self.model.device.type == "cpu"
+        together = max(1, CPU_TOKENS // contexts.shape[1]) if on_cpu else len(contexts)
+        for tokens in contexts.split(together):
+            x = self.model.activations(tokens, self.hook).cpu()
+            parts.append(x[tokens != self.model.bos])
+        rows = torch.cat(parts)
+        finite = rows.isfinite().all(dim=1)
+        if not finite.all():
+            raise ConfigError(
+                f"{self.hook} of {self.model.name!r}: row {int((~finite).nonzero()[0])} of {split} "
+                f"block {index} is not finite; expected finite activations, check the weights."
+            )
+        return rows
+
+
+def _check_contexts(model: LanguageModel, contexts: Tensor) -> None:
+    if contexts.ndim != 2 or len(contexts) < 5:
+        raise ConfigError(
+            f"the text gives contexts of shape {list(contexts.shape)}; expected at least 5 "
+            "contexts: add text, or set a smaller `context`."
+        )
+    if contexts.shape[1] > model.max_context:
+        raise ConfigError(
+            f"`context` is {contexts.shape[1]}, but {model.name!r} reads at most "
+            f"{model.max_context} tokens: set `context` to that or less."
+        )
+    if int(contexts.max()) >= model.d_vocab:
+        raise ConfigError(
+            f"token id {int(contexts.max())} is outside the {model.d_vocab} of {model.name!r}: "
+            "use the model's own tokenizer."
+        )

@@ -1,0 +1,98 @@
+"""From a configuration to a source that is scaled, planted and measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from topk_ortho.activations.plant import PlantedSource
+from topk_ortho.activations.scaling import (
+    TARGET_VARIANCE,
+    ScaledSource,
+    first_rows,
+    total_variance,
+)
+from topk_ortho.activations.source import Source
+from topk_ortho.activations.synthetic import SyntheticSource
+from topk_ortho.config import ConfigError, TrainConfig
+
+if TYPE_CHECKING:
+    from topk_ortho.activations.language_model import LanguageModelSource
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Data that is ready to train on.
+
+    Attributes:
+        source: blocks in the SAE's units.
+        scale: the constant that the data was multiplied by; 1 on synthetic data.
+        variance: total variance of `source`, the penalty's unit.
+        mean: `[d_in]`, where `b_dec` starts.
+        language: where the activations come from a language model, its source of blocks.
+    """
+
+    source: Source
+    scale: float
+    variance: float
+    mean: Tensor
+    language: LanguageModelSource | None = None
+
+
+def prepare(
+    config: TrainConfig, *, device: str = "cpu", language: LanguageModelSource | None = None
+) -> Activations:
+    """Build, scale (unless synthetic) and plant the source that `config` asks for.
+
+    Args:
+        config: a checked configuration.
+        device: where a language model runs.
+        language: the source of an earlier call with the same model, text and hook point, so that
+            the model does not run again.
+
+    Raises:
+        ConfigError: data, model or hook point cannot be used; the message says why.
+    """
+    source: Source
+    if config.activations == "synthetic":
+        source = SyntheticSource(config.synthetic, seed=config.seed)
+    elif config.activations == "files":
+        from topk_ortho.activations.files import FilesSource
+
+        assert config.data is not None
+        source = FilesSource(config.data)
+    else:
+        source = language = language or open_language_model(config, device=device)
+    x = first_rows(source)
+    variance = total_variance(x)
+    if not variance > 0:
+        raise ConfigError(
+            f"the first {len(x)} activations have a total variance of {variance}, but data that "
+            "varies was expected; check the hook point or the shards."
+        )
+    scale = 1.0
+    if config.activations != "synthetic":
+        scale = (TARGET_VARIANCE / variance) ** 0.5
+        source, variance = ScaledSource(source, scale), variance * scale**2
+    if config.plant.enabled:
+        source = PlantedSource(source, config.plant, variance=variance, seed=config.seed)
+        x = first_rows(source)
+        variance = total_variance(x)
+    else:
+        x = x * scale
+    return Activations(source, scale, variance, x.double().mean(0).float(), language)
+
+
+def open_language_model(config: TrainConfig, *, device: str) -> LanguageModelSource:
+    """The model, text and hook point of a `language-model` configuration."""
+    from topk_ortho.activations.language_model import LanguageModel, LanguageModelSource
+    from topk_ortho.activations.text import dataset_documents, pack_contexts, text_documents
+
+    documents = text_documents(config.text) if config.text else dataset_documents(config.dataset)
+    documents = chain([next(documents, "")], documents)  # a missing file is told before loading
+    model = LanguageModel.load(config.model, device=device)
+    contexts = pack_contexts(model.tokenizer, documents, config.context)
+    return LanguageModelSource(model, contexts, config.hook)

@@ -1,0 +1,57 @@
+"""Where `x` comes from: the one interface of synthetic data, language models and files.
+
+A source is a deterministic function of (split, block index): asking for a block twice gives the
+same rows, so that the position in the data is a number and resuming is exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+from torch import Tensor
+
+Split = Literal["train", "eval"]
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """The features that are known to be in the data.
+
+    Attributes:
+        directions: `[n_true, d_in]` float32, unit rows.
+        parent: `[n_true]` int64, the index of each feature's parent, -1 for none.
+    """
+
+    directions: Tensor
+    parent: Tensor
+
+
+class Block(NamedTuple):
+    """Rows of activations that are produced together.
+
+    Attributes:
+        x: `[rows, d_in]` float32 on CPU.
+        fired: `[rows, n_true]` bool, which true features are on; None without ground truth.
+    """
+
+    x: Tensor
+    fired: Tensor | None
+
+
+class Source(Protocol):
+    """Activations by block.
+
+    Attributes:
+        d_in: width of an activation.
+        truth: what is known about the data, None on plain real activations.
+    """
+
+    d_in: int
+    truth: GroundTruth | None
+
+    def n_blocks(self, split: Split) -> int | None:
+        """Number of blocks in a split; None where the data never ends."""
+
+    def block(self, index: int, split: Split) -> Block:
+        """The rows of one block, the same at every call."""

@@ -1,0 +1,151 @@
+"""Text in, packed contexts out: files or a dataset, tokenised and cut into rows of equal length.
+
+Refused: files that are missing or not UTF-8, datasets without a text column, less text than one
+context.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from topk_ortho.config import ConfigError
+
+DOCUMENTS_PER_CALL = 256
+DATASET_CHARACTERS = 100_000_000
+
+
+def bos_token(tokenizer: Any) -> int:
+    """Id of the token that starts a text: BOS, else EOS, else CLS, as the tokenizer has it."""
+    for name in ("bos_token_id", "eos_token_id", "cls_token_id"):
+        token = getattr(tokenizer, name, None)
+        if token is not None:
+            return int(token)
+    raise ConfigError("the tokenizer has no BOS, EOS or CLS token: set its `bos_token`.")
+
+
+def pack_contexts(
+    tokenizer: Any,
+    documents: Iterable[str],
+    context: int,
+    bos: int | None = None,
+    *,
+    max_tokens: int | None = None,
+) -> Tensor:
+    """Tokenised documents one after another in rows of equal length, `[n, context]` int64.
+
+    Every row starts with BOS, and BOS stands between documents. Special tokens spelled out in the
+    text (`<unk>` of WikiText) become a space. The remainder is dropped.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        documents: texts.
+        context: tokens per row, BOS included.
+        bos: id of the first token of a row; the tokenizer's own unless given.
+        max_tokens: stop reading documents after so many tokens; None reads them all.
+
+    Raises:
+        ConfigError: `context` below 2, or less text than one row.
+    """
+    if context < 2:
+        raise ConfigError(f"`context` is {context}; expected at least 2, BOS and one token.")
+    bos = bos_token(tokenizer) if bos is None else bos
+    spelled = {"<unk>", *tokenizer.all_special_tokens}
+    special = re.compile("|".join(map(re.escape, sorted(spelled, key=len, reverse=True))))
+    stream = array("q")
+    texts = (special.sub(" ", text) for text in documents)
+    while max_tokens is None or len(stream) < max_tokens:
+        some = list(islice(texts, DOCUMENTS_PER_CALL))
+        if not some:
+            break
+        for ids in tokenizer(some, add_special_tokens=False, verbose=False)["input_ids"]:
+            stream.extend([*ids, bos])
+    body = torch.from_numpy(np.array(stream[:-1][:max_tokens], dtype=np.int64))
+    rows = len(body) // (context - 1)
+    if rows == 0:
+        raise ConfigError(
+            f"the text has {len(body)} tokens; expected at least the {context - 1} of one context: "
+            "add text, or set a smaller `context`."
+        )
+    body = body[: rows * (context - 1)].view(rows, context - 1)
+    return torch.cat([torch.full((rows, 1), bos), body], dim=1)
+
+
+def text_documents(paths: Sequence[str | Path]) -> Iterator[str]:
+    """Documents of UTF-8 text files, one after another; blank lines separate documents.
+
+    Raises:
+        ConfigError: a file that is missing or not UTF-8; the message names it.
+    """
+    for path in map(Path, paths):
+        lines: list[str] = []
+        try:
+            with path.open(encoding="utf-8") as file:
+                for line in file:
+                    if line.strip():
+                        lines.append(line)
+                    elif lines:
+                        yield "".join(lines).strip("\n")
+                        lines = []
+        except OSError as error:
+            raise ConfigError(
+                f"cannot read the text file {str(path)!r} ({error.strerror}): give existing files."
+            ) from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{str(path)!r} is not UTF-8 text: convert it first.") from error
+        if lines:
+            yield "".join(lines).strip("\n")
+
+
+def dataset_documents(
+    name: str, *, split: str = "train", max_characters: int = DATASET_CHARACTERS
+) -> Iterator[str]:
+    """Documents of a Hugging Face dataset, streamed; `name:configuration` where it has several.
+
+    No more are read after `max_characters` (the default is about 25 million tokens of English).
+
+    Raises:
+        ConfigError: `datasets` is not installed, the dataset cannot be read, or has no text column.
+    """
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise ConfigError(
+            "a dataset by name needs the package `datasets`: pip install 'topk-ortho[datasets]', "
+            "or give text files."
+        ) from error
+    path, _, configuration = name.partition(":")
+    try:
+        rows = load_dataset(path, configuration or None, split=split, streaming=True)
+        for row in rows:
+            text = row["text"] if isinstance(row.get("text"), str) else _only_text(row, name)
+            yield text
+            max_characters -= len(text)
+            if max_characters <= 0:
+                return
+    except ConfigError:
+        raise
+    except Exception as error:
+        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(
+            f"the dataset {name!r} cannot be read ({cause}); expected a Hugging Face dataset as "
+            "`name` or `name:configuration`, and a network connection."
+        ) from error
+
+
+def _only_text(row: dict[str, Any], name: str) -> str:
+    texts = [value for value in row.values() if isinstance(value, str)]
+    if len(texts) != 1:
+        raise ConfigError(
+            f"the dataset {name!r} has the columns {sorted(row)}; expected one named `text`, or a "
+            "single column of strings."
+        )
+    return texts[0]

@@ -1,0 +1,34 @@
+"""Matryoshka BatchTopK: nested prefixes that each reconstruct (Bussmann et al. 2025)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from topk_ortho.config import SAEConfig
+from topk_ortho.sae.batch_topk import BatchTopKSAE
+
+
+class MatryoshkaSAE(BatchTopKSAE):
+    """BatchTopK whose first features also have to reconstruct without the later ones.
+
+    Attributes:
+        prefixes: numbers of features, rising; the last one is `d_sae`.
+    """
+
+    def __init__(self, config: SAEConfig, *, d_in: int, seed: int):
+        super().__init__(config, d_in=d_in, seed=seed)
+        self.prefixes = config.prefixes or default_prefixes(config.d_sae)
+
+    def reconstructions(self, acts: Tensor) -> tuple[Tensor, ...]:
+        x_hat: Tensor = self.b_dec
+        start, parts = 0, []
+        for stop in self.prefixes:
+            x_hat = x_hat + acts[:, start:stop] @ self.W_dec[start:stop]
+            parts.append(x_hat)
+            start = stop
+        return tuple(parts)
+
+
+def default_prefixes(d_sae: int) -> tuple[int, ...]:
+    """1/8, 3/8 and all of the features: 32/96/256 at 256."""
+    return tuple(sorted({max(1, d_sae // 8), max(1, 3 * d_sae // 8), d_sae}))

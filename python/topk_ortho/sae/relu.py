@@ -1,0 +1,15 @@
+"""ReLU: every positive pre-activation; an L1 term in the loss keeps them few."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from topk_ortho.sae.sae import SAE
+
+
+class ReLUSAE(SAE):
+    """The L1 SAE of Bricken et al. 2023, with unit decoder rows."""
+
+    def activate(self, pre: Tensor) -> Tensor:
+        return torch.relu(pre)

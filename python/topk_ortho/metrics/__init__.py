@@ -1,0 +1,1 @@
+"""Pure: tensors in, numbers out; nothing that is measured changes."""

@@ -1,0 +1,161 @@
+"""What a reconstruction does to the language model it is spliced into: cross-entropy and KL.
+
+Costs five forward passes per context (activations, original, reconstructed, zero, mean). BOS
+positions are never spliced and never counted. Refused: a reconstruction of another shape, and
+logits that are not finite.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class SpliceModel(Protocol):
+    """A language model whose activations at one hook point can be read and replaced."""
+
+    def run_with_hooks(
+        self,
+        tokens: Tensor,
+        hook: str | None = None,
+        replace: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """Logits `[batch, position, d_vocab]`; `replace` maps `[batch, position, d_in]`."""
+
+    def activations(self, tokens: Tensor, hook: str) -> Tensor:
+        """What passes the hook, `[batch, position, d_in]` float32."""
+
+
+def behaviour(
+    model: SpliceModel,
+    contexts: Tensor,
+    hook: str,
+    reconstruct: Callable[[Tensor], Tensor],
+    *,
+    batch: int = 16,
+) -> dict[str, float | None]:
+    """Losses and scores of `x_hat` in place of `x`, beside zero and mean ablation.
+
+    Cross-entropy (nats per token) is over predictions from a position that is not BOS of a token
+    that is not BOS; KL(original || spliced) (nats) over positions that are not BOS. A score is 1
+    for the original and 0 for the ablation; None where the ablation changes nothing.
+
+    Args:
+        model: the language model.
+        contexts: `[n, context]` int64; the first column is BOS throughout.
+        hook: hook point to splice at.
+        reconstruct: `[rows, d_in]` float32 in the model's own units -> the same shape.
+        batch: contexts per forward pass.
+
+    Returns:
+        `ce_original`; `ce_*` and `kl_*` of `reconstructed`, `zero`, `mean`; `ce_score`, `kl_score`
+        (against zero ablation); `ce_score_mean`, `kl_score_mean` (against mean ablation).
+
+    Raises:
+        ValueError: contexts that do not start with one BOS token, no position to count,
+            a reconstruction of another shape, or a loss that is not finite.
+    """
+    bos = _bos(contexts)
+    mean = _mean_activation(model, contexts, hook, bos=bos, batch=batch)
+    arms: dict[str, Callable[[Tensor], Tensor]] = {
+        "reconstructed": reconstruct,
+        "zero": torch.zeros_like,
+        "mean": lambda x: mean.to(x).expand_as(x),
+    }
+    sums = dict.fromkeys(["ce_original", *(f"{m}_{a}" for a in arms for m in ("ce", "kl"))], 0.0)
+    predictions = positions = 0
+    with torch.no_grad():
+        for tokens in contexts.split(batch):
+            keep = tokens != bos
+            original = model.run_with_hooks(tokens)
+            counted = keep[:, :-1] & keep[:, 1:]
+            predictions += int(counted.sum())
+            positions += int(keep.sum())
+            sums["ce_original"] += _cross_entropy(original, tokens, counted)
+            for arm, replace in arms.items():
+                spliced = model.run_with_hooks(tokens, hook, _splice(replace, keep))
+                sums[f"ce_{arm}"] += _cross_entropy(spliced, tokens, counted)
+                sums[f"kl_{arm}"] += _kl(original, spliced, keep)
+    if not predictions:
+        raise ValueError("the contexts hold no prediction to count: expected 3 tokens or more each")
+    out = {k: v / (predictions if k[:2] == "ce" else positions) for k, v in sums.items()}
+    broken = [name for name, value in out.items() if not math.isfinite(value)]
+    if broken:
+        raise ValueError(f"{', '.join(broken)} not finite at {hook!r}: check the reconstruction")
+    return {**out, **_scores(out)}
+
+
+def _scores(out: dict[str, float]) -> dict[str, float | None]:
+    scores = {}
+    for suffix, arm in (("", "zero"), ("_mean", "mean")):
+        ce, kl = out[f"ce_{arm}"], out[f"kl_{arm}"]
+        scores[f"ce_score{suffix}"] = _ratio(ce - out["ce_reconstructed"], ce - out["ce_original"])
+        scores[f"kl_score{suffix}"] = _ratio(kl - out["kl_reconstructed"], kl)
+    return scores
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
+
+
+def _bos(contexts: Tensor) -> int:
+    if contexts.ndim != 2 or not len(contexts) or (contexts[:, 0] != contexts[0, 0]).any():
+        raise ValueError(
+            f"contexts of shape {list(contexts.shape)} do not all start with the same BOS token: "
+            "expected [n, context] as pack_contexts returns them"
+        )
+    return int(contexts[0, 0])
+
+
+def _mean_activation(
+    model: SpliceModel, contexts: Tensor, hook: str, *, bos: int, batch: int
+) -> Tensor:
+    total, rows = torch.zeros((), dtype=torch.float64), 0
+    for tokens in contexts.split(batch):
+        x = model.activations(tokens, hook)
+        x = x[(tokens != bos).to(x.device)]
+        total = total.to(x.device) + x.sum(dim=0, dtype=torch.float64)
+        rows += len(x)
+    return (total / max(rows, 1)).float()
+
+
+def _splice(replace: Callable[[Tensor], Tensor], keep: Tensor) -> Callable[[Tensor], Tensor]:
+    """Replaces the rows of `[batch, position, d_in]` at the positions `keep`, no others."""
+
+    def splice(x: Tensor) -> Tensor:
+        where = keep.to(x.device)
+        rows = x[where]
+        new = replace(rows)
+        if new.shape != rows.shape:
+            raise ValueError(
+                f"reconstruct gives shape {list(new.shape)}; expected {list(rows.shape)}"
+            )
+        out = x.clone()
+        out[where] = new.to(x)
+        return out
+
+    return splice
+
+
+def _cross_entropy(logits: Tensor, tokens: Tensor, counted: Tensor) -> float:
+    """Sum of -log p(next token) over `counted` `[batch, position - 1]`; one context at a time."""
+    total = 0.0
+    for row, ids, on in zip(logits, tokens.to(logits.device), counted, strict=True):
+        log_p = row[:-1][on.to(row.device)].float().log_softmax(dim=-1)
+        ids = ids[1:][on.to(row.device), None]
+        total -= float(log_p.gather(-1, ids).sum(dtype=torch.float64))
+    return total
+
+
+def _kl(original: Tensor, spliced: Tensor, keep: Tensor) -> float:
+    """Sum of KL(original || spliced) over `keep` `[batch, position]`; one context at a time."""
+    total = 0.0
+    for row, other, on in zip(original, spliced, keep.to(original.device), strict=True):
+        log_p = row[on].float().log_softmax(dim=-1)
+        log_q = other[on].float().log_softmax(dim=-1)
+        total += float((log_p.exp() * (log_p - log_q)).sum(dtype=torch.float64))
+    return total

@@ -1,0 +1,217 @@
+"""What is exported reads back bit for bit; SAELens, where installed, computes the same codes."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from topk_ortho.checkpoint import atomic
+from topk_ortho.checkpoint.saelens import export, read
+from topk_ortho.config import ConfigError
+
+KINDS = ("topk", "relu", "batch-topk", "matryoshka")
+WEIGHTS = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
+D_IN, D_SAE = 6, 20
+
+
+def sae(kind: str) -> dict:
+    rng = torch.Generator().manual_seed(0)
+    jump = kind in ("batch-topk", "matryoshka")
+    return {
+        "kind": kind,
+        "W_enc": torch.randn(D_IN, D_SAE, generator=rng),
+        "b_enc": torch.randn(D_SAE, generator=rng) * 0.1,
+        "W_dec": torch.randn(D_SAE, D_IN, generator=rng),  # not unit: the scale is folded in
+        "b_dec": torch.randn(D_IN, generator=rng),
+        "threshold": torch.rand(D_SAE, generator=rng) if jump else None,
+        "k": 3 if kind == "topk" else 2.5,
+        "hook": "blocks.3.hook_resid_post",
+        "model": "tiny",
+    }
+
+
+def codes(given: dict, x: Tensor) -> Tensor:
+    pre = (x - given["b_dec"]) @ given["W_enc"] + given["b_enc"]
+    if given["kind"] == "topk":
+        keep = torch.zeros_like(pre).scatter_(1, pre.topk(given["k"]).indices, 1.0)
+        return pre.relu() * keep
+    if given["threshold"] is None:
+        return pre.relu()
+    return pre.relu() * (pre > given["threshold"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_reads_back_bit_for_bit(kind: str, tmp_path: Path) -> None:
+    given = sae(kind)
+    folder = export(tmp_path / "sae", **given, metadata={"prepend_bos": True})
+    assert sorted(p.name for p in folder.iterdir()) == ["cfg.json", "sae_weights.safetensors"]
+    got = read(folder)
+    for name in WEIGHTS:
+        assert got[name] is None if given[name] is None else torch.equal(got[name], given[name])
+    for name in ("kind", "k", "hook", "model"):
+        assert got[name] == given[name]
+    assert (got["d_in"], got["d_sae"], got["dtype"]) == (D_IN, D_SAE, "float32")
+    assert got["metadata"]["prepend_bos"] is True
+
+
+@pytest.mark.parametrize(
+    ("kind", "architecture"),
+    [
+        ("topk", "topk"),
+        ("relu", "standard"),
+        ("batch-topk", "jumprelu"),
+        ("matryoshka", "jumprelu"),
+    ],
+)
+def test_the_configuration_is_that_of_saelens_6(
+    kind: str, architecture: str, tmp_path: Path
+) -> None:
+    config = json.loads((export(tmp_path / "sae", **sae(kind)) / "cfg.json").read_text())
+    assert config["architecture"] == architecture
+    assert config["apply_b_dec_to_input"] is True
+    assert config["normalize_activations"] == "none"
+    assert config["metadata"]["sae_lens_version"] == "6.0.0"
+    assert config["metadata"]["hook_name"] == "blocks.3.hook_resid_post"
+    assert (config.get("k"), config.get("rescale_acts_by_decoder_norm")) == (
+        (3, False) if kind == "topk" else (None, None)
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_saelens_computes_the_same(kind: str, tmp_path: Path) -> None:
+    sae_lens = pytest.importorskip("sae_lens", reason="SAELens is not installed")
+    given = sae(kind)
+    loaded = sae_lens.SAE.load_from_disk(export(tmp_path / "sae", **given))
+    x = torch.randn(64, D_IN, generator=torch.Generator().manual_seed(1))
+    if given["threshold"] is not None:
+        # rows on which a pre-activation is its threshold exactly, which is off on both sides
+        pre = (x - given["b_dec"]) @ given["W_enc"] + given["b_enc"]
+        given["threshold"] = pre.amax(0)
+        loaded = sae_lens.SAE.load_from_disk(export(tmp_path / "sae", **given))
+        assert int((pre == given["threshold"]).sum()) >= D_SAE
+        assert not bool(codes(given, x).any())
+        x = torch.cat([x, 2 * x])
+    with torch.no_grad():
+        acts = loaded.encode(x)
+        assert torch.equal(acts, codes(given, x))
+        assert torch.allclose(loaded.decode(acts), acts @ given["W_dec"] + given["b_dec"])
+    assert bool((acts > 0).any())
+    assert loaded.cfg.metadata.hook_name == "blocks.3.hook_resid_post"
+
+    loaded.save_model(tmp_path / "theirs")
+    got = read(tmp_path / "theirs")
+    assert torch.equal(got["W_dec"], given["W_dec"])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
+def test_other_dtypes(dtype: str, tmp_path: Path) -> None:
+    given = sae("batch-topk")
+    got = read(export(tmp_path / "sae", **given, dtype=dtype))
+    assert got["dtype"] == dtype
+    assert torch.equal(got["threshold"], given["threshold"].to(getattr(torch, dtype)))
+
+
+def test_a_feature_may_be_off_by_an_infinite_threshold(tmp_path: Path) -> None:
+    given = sae("batch-topk")
+    given["threshold"][3] = float("inf")
+    assert read(export(tmp_path / "sae", **given))["threshold"][3] == float("inf")
+
+
+def test_an_export_replaces_only_an_export(tmp_path: Path) -> None:
+    given = sae("relu")
+    export(tmp_path / "sae", **given)
+    given["b_dec"] = given["b_dec"] + 1
+    assert torch.equal(read(export(tmp_path / "sae", **given))["b_dec"], given["b_dec"])
+    assert [p.name for p in tmp_path.iterdir()] == ["sae"]
+    (tmp_path / "sae" / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"notes\.txt"):
+        export(tmp_path / "sae", **given)
+    assert (tmp_path / "sae" / "notes.txt").read_text() == "mine"
+
+
+def test_an_export_cut_short_leaves_a_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = sae("relu")
+    export(tmp_path / "sae", **given)
+    calls = 0
+
+    def rename(source: Path, target: Path) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:  # the old one is aside, the new one not yet there
+            raise KeyboardInterrupt
+        os.rename(source, target)
+
+    monkeypatch.setattr(atomic, "rename", rename)
+    with pytest.raises(KeyboardInterrupt):
+        export(tmp_path / "sae", **{**given, "b_dec": given["b_dec"] + 1})
+    monkeypatch.undo()
+    assert torch.equal(read(tmp_path / "sae")["b_dec"], given["b_dec"])
+    export(tmp_path / "sae", **given)
+    assert [p.name for p in tmp_path.iterdir()] == ["sae"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"kind": "gated"}, "kind is 'gated'"),
+        ({"dtype": "int8"}, "dtype is 'int8'"),
+        ({"kind": "topk", "k": 2.5}, "k is 2.5"),
+        ({"kind": "topk", "k": 0}, "k is 0"),
+        ({"kind": "topk", "k": None}, "k is None"),
+        ({"kind": "topk", "k": float("inf")}, "k is inf"),
+        ({"kind": "batch-topk"}, "takes a threshold"),
+        ({"threshold": torch.zeros(D_SAE)}, "takes no threshold"),
+        ({"W_enc": torch.zeros(D_SAE, D_IN)}, r"b_enc has shape \(20,\), expected \(6,\)"),
+        ({"W_enc": torch.zeros(3)}, "W_enc has shape"),
+        ({"b_dec": torch.full((D_IN,), float("nan"))}, "b_dec holds"),
+        ({"metadata": {"x": float("nan")}}, "metadata cannot"),
+    ],
+)
+def test_what_is_no_sae_is_refused(change: dict, words: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=words):
+        export(tmp_path / "sae", **{**sae("relu"), **change})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"architecture": "gated"}, "'gated'"),
+        ({"normalize_activations": "layer_norm"}, "normalize_activations = 'layer_norm'"),
+        ({"apply_b_dec_to_input": False}, "apply_b_dec_to_input = False"),
+        ({"rescale_acts_by_decoder_norm": True}, "rescale_acts_by_decoder_norm = True"),
+        ({"metadata": None}, "SAELens 6"),
+        ({"architecture": "jumprelu"}, "expected .*threshold"),
+    ],
+)
+def test_an_sae_that_computes_something_else_is_refused(
+    change: dict, words: str, tmp_path: Path
+) -> None:
+    path = export(tmp_path / "sae", **sae("relu")) / "cfg.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ConfigError, match=words):
+        read(tmp_path / "sae")
+
+
+def test_damage_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no readable SAE"):
+        read(tmp_path)
+    path = export(tmp_path / "sae", **sae("relu")) / "sae_weights.safetensors"
+    raw = bytearray(path.read_bytes())
+    raw[-3] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(ConfigError, match="is not the file"):
+        read(tmp_path / "sae")
+    path.write_bytes(raw[:50])
+    with pytest.raises(ConfigError, match="no readable SAE"):
+        read(tmp_path / "sae")
+    (tmp_path / "sae" / "cfg.json").write_text("[")
+    with pytest.raises(ConfigError, match="no readable SAE"):
+        read(tmp_path / "sae")

@@ -1,0 +1,135 @@
+"""`topk-ortho`: one command for everything that is not a single training run, and for that too."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import tyro
+
+from topk_ortho.command_line import fail
+from topk_ortho.config import ConfigError, TrainConfig
+from topk_ortho.config_file import nearest
+from topk_ortho.train import main as train_main
+
+
+@dataclass(frozen=True)
+class CacheOptions:
+    """Write a language model's activations to a folder that `--activations files` trains on."""
+
+    out: Path
+    """Folder of the shards; it must not exist, or be empty."""
+    model: str
+    """Model name or local folder."""
+    hook: str
+    """Hook point, such as `blocks.3.hook_resid_post`."""
+    text: tuple[Path, ...] = ()
+    """Text files; blank lines separate documents."""
+    dataset: str = ""
+    """Name of a Hugging Face dataset instead of text files."""
+    context: int = 128
+    """Tokens per context, BOS included."""
+    rows_per_shard: int = 65_536
+    """Activations per shard."""
+    max_rows: int | None = None
+    """Stop after so many activations."""
+    dtype: Literal["float16", "float32"] = "float16"
+    """Type of the stored activations."""
+    device: str = "auto"
+    """Where the model runs."""
+
+
+@dataclass(frozen=True)
+class BarsOptions:
+    """Train the arms of a setting over paired seeds, print their means, and check the bars."""
+
+    setting: Annotated[str, tyro.conf.Positional]
+    """forest-240, forest-256, planted-6 or planted-12."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Paired seeds."""
+    arms: tuple[str, ...] = ()
+    """Some of the setting's arms; all unless given."""
+    out: Path = Path("runs/bars")
+    """Run folders; finished ones are reused, interrupted ones go on."""
+    model: str = ""
+    """Language model of the planted settings."""
+    text: tuple[Path, ...] = ()
+    """Text files of the planted settings."""
+    hook: str = "blocks.3.hook_resid_post"
+    """Hook point of the planted settings."""
+
+
+def _train(arguments: list[str]) -> int:
+    return train_main(arguments, prog="topk-ortho train")
+
+
+def _cache(arguments: list[str]) -> int:
+    o = tyro.cli(CacheOptions, args=arguments, prog="topk-ortho cache")
+    config = TrainConfig(
+        activations="language-model",
+        model=o.model,
+        hook=o.hook,
+        text=o.text,
+        dataset=o.dataset,
+        context=o.context,
+        device=o.device,
+    ).check()
+    from topk_ortho.activations.cache import write_cache
+    from topk_ortho.activations.prepare import open_language_model
+    from topk_ortho.training.hardware import choose_device
+
+    written = write_cache(
+        open_language_model(config, device=str(choose_device(o.device))),
+        o.out,
+        rows_per_shard=o.rows_per_shard,
+        dtype=o.dtype,
+        max_rows=o.max_rows,
+        describe={"model": o.model, "hook": o.hook, "context": o.context},
+    )
+    print(f"{written['rows']} activations of width {written['d_in']} in {o.out}")
+    return 0
+
+
+def _bars(arguments: list[str]) -> int:
+    o = tyro.cli(BarsOptions, args=arguments, prog="topk-ortho bars")
+    from topk_ortho.experiments.bars import run_bars
+
+    return run_bars(
+        o.setting, seeds=o.seeds, arms=o.arms, out=o.out, model=o.model, text=o.text, hook=o.hook
+    )
+
+
+COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
+    "train": (_train, "train one run (the same as python -m topk_ortho.train)"),
+    "cache": (_cache, "write a language model's activations to files"),
+    "bars": (_bars, "train the arms of a setting over seeds and check the bars"),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        lines = [f"  {name:<8}{help_}" for name, (_, help_) in COMMANDS.items()]
+        print("usage: topk-ortho COMMAND [OPTIONS]\n\n" + "\n".join(lines))
+        print("\n`topk-ortho COMMAND --help` shows a command's options.")
+        return 0 if arguments else 2
+    name, *rest = arguments
+    if name not in COMMANDS:
+        near = nearest(name, list(COMMANDS))
+        return fail(f"the command {name} was given, but there is none of that name{near}; "
+                    "see topk-ortho --help.")  # fmt: skip
+    try:
+        return COMMANDS[name][0](rest)
+    except ConfigError as error:
+        return fail(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

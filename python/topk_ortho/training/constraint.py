@@ -1,0 +1,108 @@
+"""The constraint as one step sees it: when to select, what to remember, what it costs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from topk_ortho import schedules
+from topk_ortho.codes import Codes
+from topk_ortho.config import TrainConfig
+from topk_ortho.history import HistoryRecorder, PairHistory
+from topk_ortho.pairs import PairSelection, PairSelector
+from topk_ortho.penalty import OrthogonalityPenalty
+
+LEAST_CAPACITY = 1 << 20
+PAIRS_PER_ENTRY = 32
+
+
+class Constraint:
+    """Selector, penalty and history of one run.
+
+    Attributes:
+        selection: the pairs that are being penalised, None before the first selection.
+        selected_at: the step they were chosen on.
+    """
+
+    def __init__(self, config: TrainConfig, *, variance: float):
+        self.config = config
+        pairs, penalty = config.pairs, config.penalty
+        self.weight = config.coefficient() * (variance if penalty.units == "variance" else 1.0)
+        self.selector = PairSelector(
+            pairs.criterion,
+            fraction=pairs.fraction,
+            per_feature=pairs.per_feature,
+            of=pairs.of,
+            max_pairs=pairs.max_pairs,
+            min_support=pairs.min_support,
+            memory_budget=pairs.memory_budget,
+            seed=config.seed,
+        )
+        self.penalty = OrthogonalityPenalty(
+            penalty.tau,
+            threshold=penalty.threshold,
+            sign=penalty.sign,
+            gradient=penalty.gradient,
+            n=penalty.n,
+            seed=config.seed,
+        )
+        self.recorder: HistoryRecorder | None = None
+        self.selection: PairSelection | None = None
+        self.selected_at = -1
+        self.ema: Tensor | None = None
+
+    def __call__(self, codes: Codes, W_dec: Tensor, firing_rate: Tensor, step: int) -> Tensor:
+        """`coefficient * orthogonality` of this step; 0 where `every_n` leaves the step out."""
+        c = self.config.penalty
+        if step % c.every_n:
+            return W_dec.new_zeros(())
+        if self.selection is None or step - self.selected_at >= c.refresh_every:
+            self._select(codes, W_dec, step)
+        assert self.selection is not None
+        ramp = schedules.ramp(step, steps=self.config.steps, share=c.ramp)
+        value = self.penalty(W_dec, self.selection, firing_rate=firing_rate, ema=self.ema)
+        return self.weight * ramp * c.every_n * value
+
+    def settled_history(self) -> PairHistory | None:
+        """The history with every selection so far observed."""
+        return self.recorder.settled() if self.recorder else None
+
+    def _select(self, codes: Codes, W_dec: Tensor, step: int) -> None:
+        self.selection = self.selector(
+            codes, W_dec=W_dec.detach(), fraction=self._fraction(step), step=step
+        )
+        self.selected_at = step
+        history = self.config.history
+        if history.enabled and self.recorder is None:
+            capacity = history.capacity or max(
+                LEAST_CAPACITY, PAIRS_PER_ENTRY * self.selection.requested
+            )
+            self.start_history(PairHistory(capacity=capacity, decay=history.decay))
+        i, j = self.selection.i.cpu(), self.selection.j.cpu()
+        if self.config.penalty.tau == "stability":
+            self.ema = self._weights_from_history(i, j, W_dec)
+        if self.recorder is not None:
+            self.recorder.record(step, i, j)
+
+    def start_history(self, history: PairHistory) -> None:
+        """Go on with a history, fresh or from a checkpoint."""
+        self.recorder = HistoryRecorder(history, queue_size=self.config.history.queue)
+
+    def _weights_from_history(self, i: Tensor, j: Tensor, W_dec: Tensor) -> Tensor:
+        """`β EMA_before + (1 - β)`: the present selection counted, whatever the thread's timing."""
+        assert self.recorder is not None
+        beta = self.config.history.decay
+        before = torch.from_numpy(self.recorder.ema(i, j)).to(W_dec.device)
+        return beta * before + (1 - beta)
+
+    def _fraction(self, step: int) -> float | None:
+        pairs = self.config.pairs
+        if pairs.fraction is None:
+            return None
+        return schedules.fraction(
+            step,
+            kind=pairs.schedule,
+            start=pairs.fraction,
+            end=pairs.final_fraction,
+            steps=pairs.schedule_steps or self.config.steps,
+        )

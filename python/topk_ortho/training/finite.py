@@ -1,0 +1,47 @@
+"""A number that is not finite stops the run before the optimiser step."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from topk_ortho.sae import Forward
+from topk_ortho.training.state import TrainState
+
+
+class NotFiniteError(ArithmeticError):
+    """A NaN or an infinity; the message names the tensor.
+
+    Attributes:
+        batch: `[batch, d_in]`, the activations of the step, for whoever wants to look.
+    """
+
+    def __init__(self, message: str, batch: Tensor):
+        super().__init__(message)
+        self.batch = batch
+
+
+def check_finite(state: TrainState, x: Tensor, out: Forward, value: Tensor) -> None:
+    """Raise if `value`, which all tensors of the step go into, is not finite.
+
+    Raises:
+        NotFiniteError: it names the first tensor at fault.
+    """
+    if bool(torch.isfinite(value)):
+        return
+    tensors = {"x (the activations)": x}
+    for name, parameter in state.sae.named_parameters():
+        tensors[name] = parameter
+    tensors |= {"pre (encoder output)": out.pre, "acts": out.acts, "x_hat": out.x_hat[-1]}
+    for name, parameter in state.sae.named_parameters():
+        if parameter.grad is not None:
+            tensors[f"the gradient of {name}"] = parameter.grad
+    culprit = next(
+        (name for name, t in tensors.items() if not bool(torch.isfinite(t).all())),
+        "the loss",
+    )
+    raise NotFiniteError(
+        f"step {state.step}: {culprit} is not finite, but every number of a step has to be; "
+        "nothing was changed by this step. Lower --lr, or look at the activations.",
+        x.detach(),
+    )

@@ -1,0 +1,105 @@
+"""A run folder: one configuration, one arm."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from topk_ortho.config import ConfigError, TrainConfig
+from topk_ortho.config_file import config_hash, read_config, write_config
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside a run folder."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path, config: TrainConfig) -> RunFolder:
+        """Make the folder and write its `config.toml`.
+
+        Raises:
+            ConfigError: it exists, or cannot be written.
+        """
+        if path.exists():
+            raise ConfigError(
+                f"--out {path} was given, but it exists already and a run never overwrites; "
+                f"take another folder, or go on with --resume {path}."
+            )
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+            temporary.chmod(0o755)
+            write_config(config, temporary / "config.toml")
+            temporary.rename(path)
+        except OSError as error:
+            raise ConfigError(
+                f"--out {path} was given, but the folder cannot be written ({error.strerror}); "
+                "take a folder that can."
+            ) from None
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> tuple[RunFolder, TrainConfig]:
+        """An existing run and its configuration.
+
+        Raises:
+            ConfigError: not a run folder.
+        """
+        if not (path / "config.toml").is_file():
+            raise ConfigError(
+                f"--resume {path} was given, but a run folder with a config.toml was expected; "
+                "check the path, or start with --out."
+            )
+        return cls(path), read_config(path / "config.toml").check()
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def sae(self) -> Path:
+        return self.path / "sae"
+
+    @property
+    def baseline(self) -> Path:
+        return self.path / "baseline"
+
+    def result(self) -> dict[str, Any] | None:
+        """The figures of a finished run, None before."""
+        path = self.path / "result.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a file as a whole or not at all."""
+        self.write_bytes(name, (json.dumps(value, indent=2) + "\n").encode())
+
+    def write_bytes(self, name: str, value: bytes) -> None:
+        """Write a file as a whole or not at all."""
+        temporary = self.path / f".{name}.tmp"
+        with temporary.open("wb") as file:
+            file.write(value)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.path / name)
+
+
+def new_run_path(config: TrainConfig, root: Path = Path("runs")) -> Path:
+    """A folder under `runs/` that does not exist yet, named by time and configuration."""
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    base = root / f"{stamp}-{config.activations}-{config_hash(config)[:6]}"
+    path, n = base, 1
+    while path.exists():
+        n += 1
+        path = base.with_name(f"{base.name}-{n}")
+    return path

@@ -1,0 +1,92 @@
+"""Where a run computes: device, threads, and what the manifest says of both."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from topk_ortho.config import ConfigError, TrainConfig
+
+# Below about so many multiply-adds a step, a second thread costs more than it brings.
+ONE_THREAD_STEP = 2e9
+PACKAGES = ("topk-ortho", "torch", "numpy", "scipy", "safetensors", "transformers",
+            "transformer_lens")  # fmt: skip
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of `--device`.
+
+    Raises:
+        ConfigError: not a device, or CUDA where there is none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(
+            f"--device {name} was given, but auto, cpu or cuda was expected; correct it."
+        )
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"--device {name} was given, but torch sees no CUDA device; take --device cpu."
+        )
+    return device
+
+
+def choose_threads(config: TrainConfig, d_in: int) -> int:
+    """`--threads`, or one for small steps and all cores for large ones."""
+    if config.threads:
+        return config.threads
+    work = 6.0 * config.batch_size * d_in * config.sae.d_sae
+    return 1 if work < ONE_THREAD_STEP else (os.cpu_count() or 1)
+
+
+def describe(config: TrainConfig, device: torch.device, threads: int) -> dict[str, Any]:
+    """Versions, hardware and commit, for `manifest.json`."""
+    return {
+        "seed": config.seed,
+        "versions": {"python": platform.python_version()} | {n: _version(n) for n in PACKAGES},
+        "hardware": {
+            "platform": platform.platform(),
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "threads": threads,
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        },
+        "git_commit": _git_commit(),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _git_commit() -> str | None:
+    """Commit of the checkout that the package runs from, None outside one."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,208 @@
+"""When things happen: steps, log lines, checkpoints, interruptions, and the end of a run."""
+
+from __future__ import annotations
+
+import signal
+import time
+import warnings
+from typing import Any
+
+import torch
+
+from topk_ortho.checkpoint import saelens, store
+from topk_ortho.training import evaluation
+from topk_ortho.training.events import EventLog
+from topk_ortho.training.finite import NotFiniteError
+from topk_ortho.training.folder import RunFolder
+from topk_ortho.training.interrupt import Interrupted, SignalWatch
+from topk_ortho.training.memory import memory_in_use
+from topk_ortho.training.progress import Progress
+from topk_ortho.training.state import TrainState
+from topk_ortho.training.step import Step, train_step
+
+SATURATED = 0.5
+
+
+class Loop:
+    """One arm in one run folder.
+
+    Args:
+        folder: where everything goes.
+        state: a fresh state; a stored one is loaded into it by `resume`.
+        name: shown beside the progress.
+        shown: whether to show progress at all.
+        run: what `--resume` goes on with; the folder around it where the arm is a baseline.
+    """
+
+    def __init__(
+        self, folder: RunFolder, state: TrainState, *, name: str, shown: bool, run: RunFolder
+    ):
+        self.folder, self.state, self.name, self.shown = folder, state, name, shown
+        self.run_folder = run
+        self.seconds = 0.0
+        self._warned = False
+
+    def resume(self) -> None:
+        """Go to the newest valid checkpoint, if there is one."""
+        newest = store.newest(self.folder.checkpoints)
+        if newest is not None:
+            self.state.restore(newest.tensors, newest.state, newest.blobs.get("history.bin"))
+            self.seconds = newest.state["seconds"]
+
+    def run(self, *, stop_at: int | None = None) -> dict[str, Any]:
+        """Train to the end, or to step `stop_at`, and return the figures.
+
+        Raises:
+            Interrupted: stopped before the end; a checkpoint holds the state.
+            NotFiniteError: a number that is not finite.
+        """
+        state, config = self.state, self.state.config
+        log = EventLog(self.folder.metrics, keep_until=state.step)
+        progress = Progress(self.name, step=state.step, steps=config.steps, shown=self.shown)
+        device = state.sae.W_dec.device
+        logged, logged_step = time.perf_counter(), state.step
+        started = logged - self.seconds
+        try:
+            with SignalWatch() as watch:
+                while state.step < config.steps:
+                    step = self._step(device)
+                    progress.advance()
+                    self.seconds = time.perf_counter() - started
+                    if state.step % config.log_every == 0 or state.step == config.steps:
+                        now = time.perf_counter()
+                        event = self._event(step, state.step - logged_step, now - logged)
+                        logged, logged_step = now, state.step
+                        log.write(event)
+                        progress.show(event)
+                    stopping = watch.number is not None or state.step == stop_at
+                    if stopping and (watch.number is not None or state.step < config.steps):
+                        self._checkpoint()
+                        raise Interrupted(
+                            step=state.step,
+                            steps=config.steps,
+                            folder=self.run_folder.path,
+                            number=watch.number or signal.SIGINT,
+                        )
+                    if state.step % config.checkpoint_every == 0 or state.step == config.steps:
+                        self._checkpoint()
+        finally:
+            progress.close()
+            log.close()
+        return self._finish()
+
+    def _step(self, device: torch.device) -> Step:
+        x = self.state.buffer.next().to(device, non_blocking=True)
+        try:
+            return train_step(self.state, x)
+        except NotFiniteError as error:
+            from safetensors.torch import save
+
+            self.folder.write_bytes("bad_batch.safetensors", save({"x": error.batch.cpu()}))
+            raise
+
+    def _event(self, step: Step, steps: int, seconds: float) -> dict[str, Any]:
+        state = self.state
+        allocated, reserved = memory_in_use(step.x.device)
+        variance = float(step.x.var(0, correction=0).sum())
+        l2 = float((step.x - step.out.x_hat[-1]).detach().pow(2).sum(1).mean())
+        event: dict[str, Any] = {
+            "step": state.step,
+            "loss": float(step.loss),
+            "l2": l2,
+            "l1": float(step.out.acts.detach().sum(1).mean()),
+            "l0": float((step.out.acts > 0).sum() / len(step.x)),
+            "orthogonality": float(step.orthogonality),
+            "aux": float(step.aux),
+            "explained_variance": 1 - l2 / variance if variance > 0 else None,
+            "dead": int(state.firing.dead(state.config.sae.dead_after).numel()),
+            "lr": step.lr,
+            "sparsity_penalty": step.sparsity_weight,
+            "tokens_per_second": steps * len(step.x) / seconds,
+            "memory_allocated": allocated,
+            "memory_reserved": reserved,
+        }
+        return event | self._selection_event()
+
+    def _selection_event(self) -> dict[str, Any]:
+        constraint = self.state.constraint
+        event: dict[str, Any] = {"pairs": 0, "pairs_requested": 0, "jaccard": None}
+        if constraint is None or constraint.selection is None:
+            return event
+        selection = constraint.selection
+        event |= {
+            "pairs": len(selection),
+            "pairs_requested": selection.requested,
+            "pairs_positive": selection.positive,
+            "pairs_unsupported": selection.unsupported,
+            "saturation": selection.saturation,
+            "path": selection.path,
+        }
+        if selection.saturation > SATURATED and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{len(selection)} of {selection.positive} pairs with a positive score were taken, "
+                "so hardly anything is being selected; lower --pairs.per-feature or "
+                "--pairs.fraction.",
+                stacklevel=2,
+            )
+        history = constraint.settled_history()
+        if history is not None:
+            last = history.stability()["last"]
+            event |= {k: last[k] for k in ("jaccard", "entered", "left", "kept", "mean_ema",
+                                           "stable_share")}  # fmt: skip
+        return event
+
+    def _checkpoint(self) -> None:
+        history = self.state.history()
+        store.save(
+            self.folder.checkpoints,
+            self.state.step,
+            tensors={k: v.detach() for k, v in self.state.tensors().items()},
+            state=self.state.numbers() | {"seconds": self.seconds},
+            blobs={} if history is None else {"history.bin": history},
+            keep=self.state.config.keep_checkpoints,
+        )
+
+    def _finish(self) -> dict[str, Any]:
+        state, config = self.state, self.state.config
+        if state.step == 0:
+            raise RuntimeError("0 steps executed, but a run has to train; see --steps.")
+        evaluation.calibrate_threshold(state.sae, state.buffer.fork())
+        figures = evaluation.evaluate(state.sae, state.data, samples=config.eval_samples)
+        history = state.history()
+        if history is not None:
+            self.folder.write_bytes("history.bin", history)
+        self._export()
+        result = {
+            "steps": state.step,
+            "seconds": round(self.seconds, 3),
+            "step_ms": round(1000 * self.seconds / state.step, 4),
+            "seed": config.seed,
+            "criterion": config.pairs.criterion,
+            "coefficient": config.coefficient() if config.constrained else 0.0,
+            "variance": state.data.variance,
+            "scale": state.data.scale,
+        } | figures
+        self.folder.write_json("result.json", result)
+        return result
+
+    def _export(self) -> None:
+        """The trained SAE in the units of the model, as SAELens reads it.
+
+        With `x = scale * x_model`, dividing `b_enc`, `b_dec` and the thresholds by the scale keeps
+        `W_enc` and the unit rows of `W_dec` and divides the codes by it.
+        """
+        sae, config, scale = self.state.sae, self.state.config, self.state.data.scale
+        thresholds = sae.thresholds()
+        saelens.export(
+            self.folder.sae,
+            kind=config.sae.kind,
+            W_enc=sae.W_enc.detach().cpu(),
+            b_enc=sae.b_enc.detach().cpu() / scale,
+            W_dec=sae.W_dec.detach().cpu(),
+            b_dec=sae.b_dec.detach().cpu() / scale,
+            threshold=None if thresholds is None else thresholds.detach().cpu() / scale,
+            k=config.sae.k,
+            hook=config.hook,
+            model=config.model,
+        )

@@ -1,0 +1,56 @@
+"""What a person sees while a run goes on."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+LINES_PER_RUN = 5
+
+
+class Progress:
+    """A bar on a terminal, a line every fifth of the run elsewhere."""
+
+    def __init__(self, name: str, *, step: int, steps: int, shown: bool):
+        self.name, self.steps, self.shown = name, steps, shown
+        self._said = step
+        self._bar = (
+            tqdm(total=steps, initial=step, desc=name, unit="step", dynamic_ncols=True)
+            if shown and sys.stderr.isatty()
+            else None
+        )
+
+    def advance(self) -> None:
+        """One step is done."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def show(self, event: dict[str, Any]) -> None:
+        """Show the figures of a logged step."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(_figures(event))
+        elif self.shown:
+            every = max(1, self.steps // LINES_PER_RUN)
+            if event["step"] // every > self._said // every:
+                self._said = event["step"]
+                line = f"{self.name}: step {event['step']}/{self.steps}  {_figures(event)}"
+                print(line, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _figures(e: dict[str, Any]) -> str:
+    explained = e["explained_variance"]
+    parts = [
+        f"loss {e['loss']:.4g}",
+        f"L0 {e['l0']:.3g}",
+        "EV -" if explained is None else f"EV {explained:.3f}",
+        f"penalty {e['orthogonality']:.3g}",
+        f"pairs {e['pairs']}",
+        f"{e['tokens_per_second']:,.0f} tok/s",
+    ]
+    return "  ".join(parts)

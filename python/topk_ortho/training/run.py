@@ -1,0 +1,143 @@
+"""`train`: a configuration becomes a run folder with one arm, or with its baseline beside it."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from topk_ortho.activations import Activations, prepare
+from topk_ortho.config import TrainConfig
+from topk_ortho.config_file import config_hash
+from topk_ortho.training import hardware
+from topk_ortho.training.folder import RunFolder, new_run_path
+from topk_ortho.training.interrupt import Interrupted
+from topk_ortho.training.loop import Loop
+from topk_ortho.training.state import TrainState
+
+
+def train(
+    config: TrainConfig,
+    out: str | Path | None = None,
+    *,
+    data: Activations | None = None,
+    stop_after: int | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Train one run to the end.
+
+    Args:
+        config: what to train.
+        out: a folder that does not exist yet; a new one under `runs/` unless given.
+        data: what `prepare` made of the same data settings and seed, to share between arms.
+        stop_after: stop so many steps later as Ctrl-C would.
+        progress: show a progress bar.
+
+    Returns:
+        The figures of `result.json`, and `folder`.
+
+    Raises:
+        ConfigError: a setting, file or model that cannot be used.
+        Interrupted: stopped before the end, with a checkpoint.
+    """
+    config = config.check()
+    path = new_run_path(config) if out is None else Path(out)
+    device = hardware.choose_device(config.device)
+    _refuse_existing(path, config)
+    data = data or prepare(config, device=str(device))
+    folder = RunFolder.create(path, config)
+    return _both_arms(folder, config, data, device, stop_after=stop_after, progress=progress)
+
+
+def resume(
+    folder: str | Path,
+    *,
+    data: Activations | None = None,
+    stop_after: int | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Go on with a run from its newest valid checkpoint, or from step 0 when there is none yet."""
+    run, config = RunFolder.open(Path(folder))
+    device = hardware.choose_device(config.device)
+    data = data or prepare(config, device=str(device))
+    return _both_arms(run, config, data, device, stop_after=stop_after, progress=progress)
+
+
+def _refuse_existing(path: Path, config: TrainConfig) -> None:
+    """Say so before the data is prepared, which may take long."""
+    if path.exists():
+        RunFolder.create(path, config)
+
+
+def _both_arms(
+    folder: RunFolder,
+    config: TrainConfig,
+    data: Activations,
+    device: torch.device,
+    *,
+    stop_after: int | None,
+    progress: bool,
+) -> dict[str, Any]:
+    def arm(where: RunFolder, what: TrainConfig, left: int | None) -> tuple[dict[str, Any], int]:
+        return _arm(where, what, data, device, run=folder, stop_after=left, progress=progress)
+
+    result, done = arm(folder, config, stop_after)
+    if config.with_baseline:
+        left = None if stop_after is None else stop_after - done
+        if left == 0:
+            raise Interrupted(
+                step=config.steps, steps=config.steps, folder=folder.path, number=signal.SIGINT
+            )
+        plain = config.without_constraint()
+        beside = (
+            RunFolder(folder.baseline)
+            if folder.baseline.exists()
+            else RunFolder.create(folder.baseline, plain)
+        )
+        baseline, _ = arm(beside, plain, left)
+        folder.write_json("comparison.json", compare(result, baseline))
+        result = result | {"baseline": baseline}
+    return result | {"folder": str(folder.path)}
+
+
+def _arm(
+    folder: RunFolder,
+    config: TrainConfig,
+    data: Activations,
+    device: torch.device,
+    *,
+    run: RunFolder,
+    stop_after: int | None,
+    progress: bool,
+) -> tuple[dict[str, Any], int]:
+    """Figures of one arm, and the steps that were executed for them now."""
+    finished = folder.result()
+    if finished is not None:
+        return finished, 0
+    threads = hardware.choose_threads(config, data.source.d_in)
+    torch.set_num_threads(threads)
+    folder.write_json(
+        "manifest.json",
+        hardware.describe(config, device, threads) | {"config_hash": config_hash(config)},
+    )
+    name = config.pairs.criterion if config.constrained else "none"
+    state = TrainState.fresh(config, data, device)
+    loop = Loop(folder, state, name=name, shown=progress, run=run)
+    loop.resume()
+    first = loop.state.step
+    result = loop.run(stop_at=None if stop_after is None else first + stop_after)
+    return result, loop.state.step - first
+
+
+def compare(constrained: dict[str, Any], baseline: dict[str, Any]) -> dict[str, Any]:
+    """Both arms and, where both have a figure, constrained - baseline."""
+    difference = {
+        key: value - baseline[key]
+        for key, value in constrained.items()
+        if isinstance(value, (int, float)) and isinstance(baseline.get(key), (int, float))
+    }
+    for key in ("seed", "steps", "variance", "scale", "rows"):
+        difference.pop(key, None)
+    return {"constrained": constrained, "baseline": baseline, "difference": difference}

@@ -1,0 +1,159 @@
+"""Everything that must survive a restart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from topk_ortho.activations import Activations, ShuffleBuffer
+from topk_ortho.config import ConfigError, TrainConfig
+from topk_ortho.history import PairHistory
+from topk_ortho.pairs import PairSelection
+from topk_ortho.sae import SAE, build
+from topk_ortho.training.constraint import Constraint
+from topk_ortho.training.firing import Firing
+
+FIRST_SPARSITY_WEIGHT = 0.1
+
+
+@dataclass
+class TrainState:
+    """One run between two steps.
+
+    Attributes:
+        step: steps executed.
+        sparsity_weight: weight of the L1 term, 0 for architectures without one.
+        data: activations, with the scale and variance that were measured once.
+    """
+
+    config: TrainConfig
+    sae: SAE
+    optimizer: torch.optim.Optimizer
+    buffer: ShuffleBuffer
+    data: Activations
+    firing: Firing
+    constraint: Constraint | None
+    step: int
+    sparsity_weight: float
+
+    @classmethod
+    def fresh(cls, config: TrainConfig, data: Activations, device: torch.device) -> TrainState:
+        """Step 0 of a run: the same weights and data order for every arm of a seed."""
+        sae = build(config.sae, d_in=data.source.d_in, seed=config.seed).to(device)
+        with torch.no_grad():
+            sae.b_dec.copy_(data.mean)
+        optimizer = torch.optim.Adam(
+            sae.parameters(), lr=config.lr, betas=(config.beta1, config.beta2), fused=True
+        )
+        return cls(
+            config=config,
+            sae=sae,
+            optimizer=optimizer,
+            buffer=ShuffleBuffer(
+                data.source,
+                batch_size=config.batch_size,
+                rows=config.buffer_rows,
+                seed=config.seed,
+            ),
+            data=data,
+            firing=Firing.zeros(config.sae.d_sae, device),
+            constraint=Constraint(config, variance=data.variance) if config.constrained else None,
+            step=0,
+            sparsity_weight=(
+                FIRST_SPARSITY_WEIGHT * data.variance**0.5 if config.sae.kind == "relu" else 0.0
+            ),
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Tensors of a checkpoint, by name."""
+        out = {f"sae.{name}": value for name, value in self.sae.state_dict().items()}
+        for name, parameter in self.sae.named_parameters():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                out[f"adam.{name}.{key}"] = value
+        out |= {"firing.rate": self.firing.rate, "firing.silent": self.firing.silent}
+        if self.constraint is not None and self.constraint.selection is not None:
+            selection = self.constraint.selection
+            out |= {f"selection.{key}": getattr(selection, key) for key in ("i", "j", "score")}
+            if self.constraint.ema is not None:
+                out["selection.ema"] = self.constraint.ema
+        return out
+
+    def numbers(self) -> dict[str, Any]:
+        """Everything else of a checkpoint but the history, as JSON."""
+        out: dict[str, Any] = {
+            "step": self.step,
+            "sparsity_weight": self.sparsity_weight,
+            "firing_started": self.firing.started,
+            "cursor": self.buffer.state_dict(),
+            "scale": self.data.scale,
+            "variance": self.data.variance,
+        }
+        if self.constraint is not None and self.constraint.selection is not None:
+            s = self.constraint.selection
+            out["selection"] = {
+                "selected_at": self.constraint.selected_at,
+                "requested": s.requested,
+                "positive": s.positive,
+                "unsupported": s.unsupported,
+                "path": s.path,
+            }
+        return out
+
+    def history(self) -> bytes | None:
+        """The pair history's bytes, with every selection so far in it."""
+        history = self.constraint.settled_history() if self.constraint else None
+        return history.to_bytes() if history is not None else None
+
+    def restore(
+        self, tensors: dict[str, Tensor], numbers: dict[str, Any], history: bytes | None
+    ) -> None:
+        """Go to a stored state of the same configuration.
+
+        Raises:
+            ConfigError: the checkpoint has other shapes than this configuration.
+        """
+        names = {f"sae.{name}": value for name, value in self.sae.state_dict().items()}
+        for name, value in names.items():
+            stored = tensors.get(name)
+            if stored is None or stored.shape != value.shape:
+                raise ConfigError(
+                    f"the checkpoint's {name} is {None if stored is None else list(stored.shape)}, "
+                    f"but {list(value.shape)} was expected; resume with the run's own config.toml."
+                )
+        self.sae.load_state_dict({name[4:]: tensors[name] for name in names})
+        for name, parameter in self.sae.named_parameters():
+            prefix = f"adam.{name}."
+            stored_state = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+            if stored_state:
+                self.optimizer.state[parameter] = {
+                    key: value.to(parameter.device) for key, value in stored_state.items()
+                }
+        self.firing.rate.copy_(tensors["firing.rate"])
+        self.firing.silent.copy_(tensors["firing.silent"])
+        self.firing.started = numbers["firing_started"]
+        self.step = numbers["step"]
+        self.sparsity_weight = numbers["sparsity_weight"]
+        self.buffer.load_state_dict(numbers["cursor"])
+        if self.constraint is not None:
+            self._restore_constraint(self.constraint, tensors, numbers, history)
+
+    def _restore_constraint(
+        self,
+        constraint: Constraint,
+        tensors: dict[str, Tensor],
+        numbers: dict[str, Any],
+        history: bytes | None,
+    ) -> None:
+        if history is not None:
+            constraint.start_history(PairHistory.from_bytes(history))
+        if "selection" in numbers:
+            stored = dict(numbers["selection"])
+            constraint.selected_at = stored.pop("selected_at")
+            device = self.firing.rate.device
+            i, j, score = (tensors[f"selection.{key}"].to(device) for key in ("i", "j", "score"))
+            constraint.selection = PairSelection(i, j, score, **stored)
+            ema = tensors.get("selection.ema")
+            constraint.ema = None if ema is None else ema.to(device)

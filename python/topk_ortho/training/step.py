@@ -1,0 +1,83 @@
+"""One step: activations -> codes -> pairs -> penalty -> step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from topk_ortho import schedules
+from topk_ortho.codes import Codes
+from topk_ortho.sae import Forward
+from topk_ortho.training import losses
+from topk_ortho.training.finite import check_finite
+from topk_ortho.training.state import TrainState
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step computed, detached; scalars are tensors, read only by whoever logs them."""
+
+    x: Tensor
+    out: Forward
+    loss: Tensor
+    l2: Tensor
+    orthogonality: Tensor
+    aux: Tensor
+    lr: float
+    sparsity_weight: float
+
+
+def train_step(state: TrainState, x: Tensor) -> Step:
+    """Train on `x` `[batch, d_in]` and return what happened.
+
+    Raises:
+        NotFiniteError: before the optimiser moves anything; it names the tensor.
+    """
+    config, sae = state.config, state.sae
+    lr = schedules.learning_rate(
+        state.step,
+        peak=config.lr,
+        steps=config.steps,
+        warmup_steps=config.warmup_steps,
+        decay_fraction=config.decay_fraction,
+    )
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=x.device.type == "cuda"):
+        out = sae(x)
+        l2 = losses.reconstruction(x, out.x_hat)
+        loss = l2
+        weight = state.sparsity_weight
+        if weight:
+            loss = loss + weight * losses.sparsity(out.acts)
+        dead = state.firing.dead(config.sae.dead_after)
+        aux = l2.new_zeros(())
+        if config.sae.aux_k and dead.numel():
+            aux = losses.aux_k(sae, x, out, dead)
+            loss = loss + config.sae.aux_coefficient * aux
+
+    check_finite(state, x, out, loss)
+    codes = Codes.of(out.acts)
+    state.firing.update(codes.counts(), batch=codes.batch)
+    orthogonality = l2.new_zeros(())
+    if state.constraint is not None:
+        orthogonality = state.constraint(codes, sae.W_dec, state.firing.rate, state.step)
+        loss = loss + orthogonality
+
+    state.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    sae.remove_parallel_gradient_()
+    norm = torch.nn.utils.clip_grad_norm_(sae.parameters(), config.grad_clip or float("inf"))
+    check_finite(state, x, out, loss + norm)
+    for group in state.optimizer.param_groups:
+        group["lr"] = lr
+    state.optimizer.step()
+    sae.normalise_decoder_()
+    if weight:
+        state.sparsity_weight = losses.steer(
+            weight, l0=codes.nnz / codes.batch, target=config.sae.k
+        )
+    state.step += 1
+    return Step(
+        x, out, loss.detach(), l2.detach(), orthogonality.detach(), aux.detach(), lr, weight
+    )

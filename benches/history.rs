@@ -11,6 +11,9 @@ use topk_ortho_core::{Pair, PairHistory};
 const K: u64 = 134_209;
 const CAPACITY: usize = 5_000_000;
 
+/// The selection at a step, its new pairs numbered from the second argument on.
+type Select = fn(u64, u64) -> Vec<Pair>;
+
 /// SplitMix64: the same numbers on every run.
 fn random(n: u64) -> u64 {
     let mut x = n.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -35,9 +38,22 @@ fn distinct(mut pairs: Vec<Pair>) -> Vec<Pair> {
 fn selection(seed: u64, fresh: u64, chance: u64) -> Vec<Pair> {
     let pick = |n: u64| {
         let dice = random(seed << 32 | n);
-        if dice % 1024 < chance { pair(fresh + n) } else { pair((dice >> 10) % CAPACITY as u64) }
+        if dice % 1024 < chance {
+            pair(fresh + n)
+        } else {
+            pair((dice >> 10) % CAPACITY as u64)
+        }
     };
     distinct((0..K).map(pick).collect())
+}
+
+/// As in training: eighty thousand of a hundred thousand that persist, some that come back, one in ten new.
+fn training(seed: u64, fresh: u64) -> Vec<Pair> {
+    let dice = |n: u64| random(seed << 32 | n);
+    let persistent = (0..100_000).filter(|&n| dice(n) % 5 > 0);
+    let returning = (0..40_000).map(|n| dice(K + n) % CAPACITY as u64);
+    let new = fresh..fresh + 14_000;
+    distinct(persistent.chain(returning).chain(new).map(pair).collect())
 }
 
 /// The best pair first, as a selector gives them.
@@ -50,7 +66,9 @@ fn full() -> PairHistory {
     let mut history = PairHistory::new(CAPACITY, 0.99).unwrap();
     for (step, start) in (0..CAPACITY as u64).step_by(K as usize).enumerate() {
         let end = (start + K).min(CAPACITY as u64);
-        history.observe(step as u64, &distinct((start..end).map(pair).collect())).unwrap();
+        history
+            .observe(step as u64, &distinct((start..end).map(pair).collect()))
+            .unwrap();
     }
     history
 }
@@ -59,13 +77,17 @@ fn observe(c: &mut Criterion) {
     let start = full();
     let mut group = c.benchmark_group("observe 134k pairs, 5M records");
     group.throughput(Throughput::Elements(K));
-    let sorted: fn(Vec<Pair>) -> Vec<Pair> = |pairs| pairs;
-    for (name, chance, order) in [
-        ("hits only", 0, sorted),
-        ("hits only, not sorted", 0, shuffled),
-        ("one in eight new", 128, sorted),
-        ("half new", 512, sorted),
-    ] {
+    let cases: [(&str, Select); 4] = [
+        ("as in training", training),
+        ("as in training, best first", |seed, fresh| {
+            shuffled(training(seed, fresh))
+        }),
+        ("any of 5M", |seed, fresh| selection(seed, fresh, 0)),
+        ("any of 5M, half new", |seed, fresh| {
+            selection(seed, fresh, 512)
+        }),
+    ];
+    for (name, select) in cases {
         let mut history = start.clone();
         let mut fresh = CAPACITY as u64;
         group.bench_function(name, |b| {
@@ -73,7 +95,7 @@ fn observe(c: &mut Criterion) {
                 let mut spent = Duration::ZERO;
                 for _ in 0..rounds {
                     let step = history.last_step().unwrap() + 1;
-                    let pairs = order(selection(step, fresh, chance));
+                    let pairs = select(step, fresh);
                     fresh += K;
                     let began = Instant::now();
                     history.observe(step, black_box(&pairs)).unwrap();
@@ -90,11 +112,15 @@ fn observe(c: &mut Criterion) {
 fn queries(c: &mut Criterion, history: &PairHistory) {
     let mut group = c.benchmark_group("5M records");
     let pairs = selection(1, 0, 0);
-    group.bench_function("ema of 134k pairs", |b| b.iter(|| history.ema(black_box(&pairs))));
+    group.bench_function("ema of 134k pairs", |b| {
+        b.iter(|| history.ema(black_box(&pairs)));
+    });
     group.bench_function("top 1000", |b| b.iter(|| history.top(1000)));
     group.bench_function("to_bytes", |b| b.iter(|| history.to_bytes()));
     let bytes = history.to_bytes();
-    group.bench_function("from_bytes", |b| b.iter(|| PairHistory::from_bytes(&bytes).unwrap()));
+    group.bench_function("from_bytes", |b| {
+        b.iter(|| PairHistory::from_bytes(&bytes).unwrap());
+    });
     group.finish();
 }
 

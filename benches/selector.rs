@@ -27,14 +27,20 @@ fn uniform(n: u64) -> f32 {
 }
 
 fn candidates() -> (Vec<Pair>, Vec<f32>) {
-    let pairs = (0..CANDIDATES as u32).map(|n| Pair::try_new(n >> 12, 1 << 14 | (n & 4095)).unwrap());
-    (pairs.collect(), (0..CANDIDATES as u64).map(uniform).collect())
+    let pairs =
+        (0..CANDIDATES as u32).map(|n| Pair::try_new(n >> 12, 1 << 14 | (n & 4095)).unwrap());
+    (
+        pairs.collect(),
+        (0..CANDIDATES as u64).map(uniform).collect(),
+    )
 }
 
 fn topk(c: &mut Criterion) {
     let (pairs, scores) = candidates();
     let mut group = c.benchmark_group("topk");
-    group.throughput(Throughput::Elements(CANDIDATES as u64)).sample_size(20);
+    group
+        .throughput(Throughput::Elements(CANDIDATES as u64))
+        .sample_size(20);
     for (k, block) in [(100, BLOCK), (K, BLOCK), (K, CANDIDATES)] {
         group.bench_function(format!("{k} of 10M in blocks of {block}"), |b| {
             b.iter(|| {
@@ -54,7 +60,11 @@ fn topk(c: &mut Criterion) {
     group.bench_function("baseline: select_nth of 10M", |b| {
         b.iter_batched_ref(
             || scores.clone(),
-            |scores| *scores.select_nth_unstable_by(K - 1, |a, b| b.total_cmp(a)).1,
+            |scores| {
+                *scores
+                    .select_nth_unstable_by(K - 1, |a, b| b.total_cmp(a))
+                    .1
+            },
             BatchSize::LargeInput,
         );
     });

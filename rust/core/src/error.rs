@@ -1,6 +1,6 @@
 //! Every way to be refused, as one enum whose sentences say what was given, what was expected and what to do.
 //!
-//! Nothing here allocates except [`Error::to_string`]; no error leaves the object that refused half changed.
+//! Nothing here allocates except the message itself; no error leaves the object that refused half changed.
 
 use std::fmt;
 

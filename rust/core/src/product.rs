@@ -206,7 +206,7 @@ mod tests {
             Just(-0.0),
             (0_u8..4).prop_map(f32::from),
             // Neighbouring floats: distinct products that round to the same score.
-            (0_u32..6).prop_map(|ulps| f32::from_bits(1.3_f32.to_bits() + ulps)),
+            (0_u32..6).prop_map(|ulps| f32::from_bits(1.5_f32.to_bits() + ulps)),
             0.0_f32..1e19,
             (0_u32..1000).prop_map(f32::from_bits),
         ]
@@ -216,6 +216,16 @@ mod tests {
         #[test]
         fn equals_sorting_everything(m in prop::collection::vec(value(), 0..40), k in 1_usize..900) {
             prop_assert_eq!(top_products(&m, k), Ok(naive(&m, k)));
+        }
+    }
+
+    #[test]
+    fn ties_made_by_rounding_are_cut_in_order() {
+        let m: Vec<f32> = (0..12)
+            .map(|n| f32::from_bits(1.3_f32.to_bits() + n))
+            .collect();
+        for k in 1..=66 {
+            assert_eq!(top_products(&m, k), Ok(naive(&m, k)), "k = {k}");
         }
     }
 

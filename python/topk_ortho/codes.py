@@ -60,6 +60,10 @@ class Codes:
             value = acts[row, col]
         else:
             coo = acts.to_sparse_coo().coalesce()
+            if _out_of_order(coo):  # CSR whose rows are not sorted counts as coalesced
+                coo = torch.sparse_coo_tensor(
+                    coo.indices(), coo.values(), acts.shape, check_invariants=False
+                ).coalesce()
             row, col = coo.indices()
             value = coo.values()
             active = value != 0
@@ -86,3 +90,8 @@ class Codes:
     def counts(self) -> Tensor:
         """`[d_sae]` int64: on how many rows each feature is active."""
         return torch.bincount(self.col, minlength=self.d_sae)
+
+
+def _out_of_order(coo: Tensor) -> bool:
+    row, col = coo.indices()
+    return bool(((row[1:] == row[:-1]) & (col[1:] <= col[:-1])).any())

@@ -15,8 +15,11 @@ from torch import Tensor
 
 from topk_ortho.codes import Codes
 
-BYTES_PER_PRODUCT = 160
-BYTES_PER_CELL = 32
+# Measured peaks, the consumer's hold on the block before included.
+BYTES_PER_PRODUCT = 256
+BYTES_PER_CELL = 64
+# Index columns of the whole batch: sort order, float64 values, partners, and their temporaries.
+BYTES_PER_ENTRY = 72
 # A dense accumulator is swept as a whole: above so many cells a product, sorting is cheaper.
 CELLS_PER_PRODUCT = 8
 
@@ -41,8 +44,9 @@ def coactive_blocks(codes: Codes, value: Tensor, *, memory_budget: int) -> Itera
     products_before = partners_before[entries_before].cpu()
     entries_before = entries_before.cpu()
 
-    most_products = max(1, memory_budget // BYTES_PER_PRODUCT)
-    most_cells = max(codes.d_sae, memory_budget // BYTES_PER_CELL)
+    room = max(memory_budget // 4, memory_budget - BYTES_PER_ENTRY * codes.nnz)
+    most_products = max(1, room // BYTES_PER_PRODUCT)
+    most_cells = max(codes.d_sae, room // BYTES_PER_CELL)
     first = 0
     while first < codes.d_sae:
         last = _block_end(products_before, first, most_products)

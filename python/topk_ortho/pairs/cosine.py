@@ -44,10 +44,18 @@ class Cosine:
         return dot * self.inverse_norm[i] * self.inverse_norm[j]
 
     def _gathered(self, i: Tensor, j: Tensor) -> Tensor:
-        at_once = max(1, self.memory_budget // (8 * 32 * self.W.shape[1]))
-        return torch.cat(
-            [
-                torch.linalg.vecdot(self.W[a].double(), self.W[b].double())
-                for a, b in zip(i.split(at_once), j.split(at_once), strict=True)
-            ]
+        d_in = self.W.shape[1]
+        at_once = max(1, min(i.numel(), self.memory_budget // (8 * 32 * d_in)))
+        dot = torch.empty(i.numel(), dtype=torch.float64, device=i.device)
+        # Blocks that are used again: allocating per piece leaves a heap full of holes.
+        rows = self.W.new_empty(at_once, d_in)
+        left, right = (
+            torch.empty(at_once, d_in, dtype=torch.float64, device=i.device) for _ in "ij"
         )
+        for at in range(0, i.numel(), at_once):
+            a, b, out = i[at : at + at_once], j[at : at + at_once], dot[at : at + at_once]
+            n = len(a)
+            left[:n].copy_(torch.index_select(self.W, 0, a, out=rows[:n]))
+            right[:n].copy_(torch.index_select(self.W, 0, b, out=rows[:n]))
+            torch.sum(left[:n].mul_(right[:n]), 1, out=out)
+        return dot

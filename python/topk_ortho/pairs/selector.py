@@ -21,6 +21,7 @@ from topk_ortho.pairs.topk import collector
 from topk_ortho.pairs.uniform import random_pairs
 
 CRITERIA = (*COACTIVE, "decoder-cosine", "random")
+BYTES_PER_PAIR = 64  # in the collector, and once more in its answer
 WITH_DECODER = frozenset({"coactive-cosine", "decoder-cosine"})
 
 
@@ -149,7 +150,8 @@ class PairSelector:
 
         score_of = COACTIVE[self.criterion](codes, cosine)
         counts = codes.counts()
-        for i, j, sums in coactive_blocks(codes, codes.value, memory_budget=self.memory_budget):
+        room = max(self.memory_budget // 4, self.memory_budget - BYTES_PER_PAIR * k)
+        for i, j, sums in coactive_blocks(codes, codes.value, memory_budget=room):
             if self.criterion in WITH_SUPPORT_FLOOR:
                 supported = torch.minimum(counts[i], counts[j]) >= self.min_support
                 unsupported += int((~supported).sum())

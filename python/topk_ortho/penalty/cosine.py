@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 PIECE_BYTES = 16 * 2**20
 
@@ -33,22 +34,34 @@ class PairCosine(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows: Tensor, i: Tensor, j: Tensor, moves_i: Tensor, moves_j: Tensor):
         ctx.save_for_backward(rows, i, j, moves_i, moves_j)
-        piece = pairs_at_once(rows)
-        cosines = [
-            torch.linalg.vecdot(rows[a], rows[b])
-            for a, b in zip(i.split(piece), j.split(piece), strict=True)
-        ]
-        return torch.cat(cosines) if cosines else rows.new_empty(0)
+        cosines = rows.new_empty(i.numel())
+        # Blocks that are used again: allocating per piece leaves a heap full of holes.
+        left, right = _blocks(rows, i.numel(), 2)
+        for piece in _pieces(i.numel(), len(left)):
+            a = torch.index_select(rows, 0, i[piece], out=left[: piece.stop - piece.start])
+            b = torch.index_select(rows, 0, j[piece], out=right[: piece.stop - piece.start])
+            torch.sum(a.mul_(b), 1, out=cosines[piece])
+        return cosines
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor):
         rows, i, j, moves_i, moves_j = ctx.saved_tensors
         out = torch.zeros_like(rows)
+        (block,) = _blocks(rows, i.numel(), 1)
         for moving, fixed, moves in ((i, j, moves_i), (j, i, moves_j)):
             moving, fixed, weight = moving[moves], fixed[moves], grad[moves]
-            piece = pairs_at_once(rows)
-            for m, f, w in zip(
-                moving.split(piece), fixed.split(piece), weight.split(piece), strict=True
-            ):
-                out.index_add_(0, m, w[:, None] * rows[f])
+            for piece in _pieces(moving.numel(), len(block)):
+                a = torch.index_select(rows, 0, fixed[piece], out=block[: piece.stop - piece.start])
+                out.index_add_(0, moving[piece], a.mul_(weight[piece, None]))
         return out, None, None, None, None
+
+
+def _blocks(rows: Tensor, pairs: int, n: int) -> list[Tensor]:
+    """`n` blocks for the gathered rows of one piece."""
+    height = max(1, min(pairs, pairs_at_once(rows)))
+    return [rows.new_empty(height, rows.shape[1]) for _ in range(n)]
+
+
+def _pieces(pairs: int, height: int) -> list[slice]:
+    return [slice(at, min(at + height, pairs)) for at in range(0, pairs, height)]

@@ -1,0 +1,373 @@
+"""The language-model source, on a tiny random Llama and, where present, on stories260k."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests import tiny_llama
+from topk_ortho.activations import language_model as lm
+from topk_ortho.activations import text
+from topk_ortho.config import ConfigError
+
+HOOK = "blocks.0.hook_resid_post"
+CONTEXT = 16
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no {DATA}")
+
+
+@pytest.fixture(scope="session")
+def model() -> lm.LanguageModel:
+    return lm.LanguageModel.load(tiny_llama.shared())
+
+
+@pytest.fixture(scope="session")
+def stories260k() -> lm.LanguageModel:
+    return lm.LanguageModel.load(DATA / "stories260k")
+
+
+@pytest.fixture(scope="session")
+def contexts(model: lm.LanguageModel) -> torch.Tensor:
+    return text.pack_contexts(model.tokenizer, tiny_llama.stories(), CONTEXT)
+
+
+def hidden_states(folder: Path, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    from transformers import AutoModelForCausalLM
+
+    plain = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
+    with torch.no_grad():
+        return plain(tokens, output_hidden_states=True).hidden_states
+
+
+# --- the model ---------------------------------------------------------------------------------
+
+
+def test_a_local_folder_loads_without_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("network used")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    loaded = lm.LanguageModel.load(tiny_llama.shared())
+    assert (loaded.bos, loaded.max_context, loaded.d_vocab) == (1, 64, 63)
+
+
+def test_activations_are_the_plain_models_hidden_states(
+    model: lm.LanguageModel, contexts: torch.Tensor
+) -> None:
+    tokens = contexts[:3]
+    states = hidden_states(tiny_llama.shared(), tokens)
+    torch.testing.assert_close(
+        model.activations(tokens, "blocks.0.hook_resid_post"), states[1], atol=1e-5, rtol=1e-5
+    )
+    torch.testing.assert_close(
+        model.activations(tokens, "blocks.1.hook_resid_pre"), states[1], atol=1e-5, rtol=1e-5
+    )
+
+
+def test_only_the_layers_up_to_the_hook_run(
+    model: lm.LanguageModel, contexts: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    run = model._bridge.run_with_hooks
+    monkeypatch.setattr(
+        model._bridge,
+        "run_with_hooks",
+        lambda *a, **k: (asked.append(k["stop_at_layer"]), run(*a, **k))[1],
+    )
+    model.activations(contexts[:1], "blocks.0.hook_resid_post")
+    model.activations(contexts[:1], "ln_final.hook_normalized")
+    assert asked == [1, None]
+
+
+def test_heads_are_flattened(model: lm.LanguageModel, contexts: torch.Tensor) -> None:
+    z = model.activations(contexts[:2], "blocks.1.attn.hook_z")
+    assert z.shape == (2, CONTEXT, tiny_llama.D_MODEL)
+
+
+@pytest.mark.parametrize("hook", [HOOK, "blocks.1.hook_resid_post", "blocks.1.attn.hook_z"])
+def test_replacing_reaches_the_logits(
+    model: lm.LanguageModel, contexts: torch.Tensor, hook: str
+) -> None:
+    tokens = contexts[:2]
+    plain = model.run_with_hooks(tokens)
+    seen = []
+    same = model.run_with_hooks(tokens, hook, lambda x: seen.append(x) or x)
+    assert torch.equal(plain, same)
+    assert torch.equal(seen[0], model.activations(tokens, hook))
+    assert not torch.allclose(plain, model.run_with_hooks(tokens, hook, torch.zeros_like))
+    assert torch.equal(plain, model.run_with_hooks(tokens)), "a hook was left behind"
+
+
+@pytest.mark.parametrize(
+    ("hook", "says"),
+    [
+        ("blocks.0.hook_resid_pots", "perhaps blocks.0.hook_resid_post"),
+        ("blocks.7.hook_resid_post", "perhaps blocks.1.hook_resid_post"),
+        ("nothing", "looks like `blocks.3.hook_resid_post`"),
+        ("blocks.0.attn.hook_result", "switched off"),
+        ("blocks.0.attn.hook_pattern", "one row per token"),
+        ("embed.hook_in", "int64"),
+    ],
+)
+def test_hooks_that_cannot_be_used(
+    model: lm.LanguageModel, contexts: torch.Tensor, hook: str, says: str
+) -> None:
+    with pytest.raises(ConfigError, match=says):
+        lm.LanguageModelSource(model, contexts, hook)
+
+
+def test_folders_that_cannot_be_loaded(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no model folder '.*/missing'"):
+        lm.LanguageModel.load(tmp_path / "missing")
+    with pytest.raises(ConfigError, match=r"no \.safetensors weights"):
+        lm.LanguageModel.load(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"short")
+    with pytest.raises(ConfigError, match=r"cannot be loaded \("):
+        lm.LanguageModel.load(tmp_path)
+
+
+def test_damaged_weights_are_refused(tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_llama.shared(), tmp_path / "model")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(ConfigError, match=r"cannot be loaded \("):
+        lm.LanguageModel.load(folder)
+
+
+# --- contexts ----------------------------------------------------------------------------------
+
+
+def test_packing(model: lm.LanguageModel) -> None:
+    letter = {c: model.tokenizer.convert_tokens_to_ids(c) for c in "abcdef"}
+    rows = text.pack_contexts(model.tokenizer, ["ab", "cdef", "abc"], 4)
+    a, b, c, d, e, f = letter.values()
+    assert rows.dtype == torch.int64
+    assert rows.tolist() == [[1, a, b, 1], [1, c, d, e], [1, f, 1, a]]
+
+
+def test_special_tokens_in_the_text_are_text(model: lm.LanguageModel) -> None:
+    rows = text.pack_contexts(model.tokenizer, ["a<unk>b</s>c<s>d" * 3], 22)
+    assert model.tokenizer.decode(rows[0, 1:]) == "a b c d" * 3
+    assert rows[0, 1:].min() > 2
+
+
+def test_reading_stops_at_max_tokens(model: lm.LanguageModel) -> None:
+    taken = []
+    endless = (taken.append(i) or "abc" for i in range(10**9))
+    rows = text.pack_contexts(model.tokenizer, endless, 11, max_tokens=100)
+    assert rows.shape == (10, 11)
+    assert len(taken) <= text.DOCUMENTS_PER_CALL
+
+
+def test_blank_lines_separate_documents(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one\nmore\n\n \n\ntwo\n", encoding="utf-8")
+    (tmp_path / "b.txt").write_text("\n\nthree", encoding="utf-8")
+    paths = [tmp_path / "a.txt", tmp_path / "b.txt"]
+    assert list(text.text_documents(paths)) == ["one\nmore", "two", "three"]
+
+
+def test_text_that_cannot_be_used(model: lm.LanguageModel, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"absent\.txt"):
+        list(text.text_documents([tmp_path / "absent.txt"]))
+    (tmp_path / "latin.txt").write_bytes("é".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"latin\.txt' is not UTF-8"):
+        list(text.text_documents([tmp_path / "latin.txt"]))
+    (tmp_path / "empty.txt").write_text("\n \n")
+    with pytest.raises(ConfigError, match="has 0 tokens; expected at least the 15"):
+        text.pack_contexts(model.tokenizer, text.text_documents([tmp_path / "empty.txt"]), CONTEXT)
+    with pytest.raises(ConfigError, match="has 3 tokens; expected at least the 15"):
+        text.pack_contexts(model.tokenizer, ["abc"], CONTEXT)
+    with pytest.raises(ConfigError, match="`context` is 1"):
+        text.pack_contexts(model.tokenizer, ["abc"], 1)
+
+
+def test_the_start_token_falls_back_to_eos() -> None:
+    assert text.bos_token(types.SimpleNamespace(bos_token_id=0, eos_token_id=2)) == 0
+    assert text.bos_token(types.SimpleNamespace(bos_token_id=None, eos_token_id=2)) == 2
+    with pytest.raises(ConfigError, match="no BOS"):
+        text.bos_token(types.SimpleNamespace())
+
+
+def fake_datasets(monkeypatch: pytest.MonkeyPatch, rows: list[dict] | Exception) -> list:
+    asked: list = []
+
+    def load_dataset(*args: object, **kwargs: object) -> list[dict]:
+        asked.append((args, kwargs))
+        if isinstance(rows, Exception):
+            raise rows
+        return rows
+
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    return asked
+
+
+def test_datasets_are_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = fake_datasets(monkeypatch, [{"id": "x", "text": "one"}, {"id": "y", "text": "two"}])
+    assert list(text.dataset_documents("some/set:small")) == ["one", "two"]
+    assert list(text.dataset_documents("some/set", max_characters=3)) == ["one"]
+    assert asked[:1] == [(("some/set", "small"), {"split": "train", "streaming": True})]
+
+
+def test_datasets_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_datasets(monkeypatch, [{"story": "one", "n": 1}])
+    assert list(text.dataset_documents("a")) == ["one"]
+    fake_datasets(monkeypatch, [{"question": "q", "answer": "a"}])
+    with pytest.raises(ConfigError, match=r"\['answer', 'question'\]"):
+        list(text.dataset_documents("a"))
+    fake_datasets(monkeypatch, OSError("offline"))
+    with pytest.raises(ConfigError, match=r"'a' cannot be read \(offline\)"):
+        list(text.dataset_documents("a"))
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ConfigError, match="pip install"):
+        list(text.dataset_documents("a"))
+
+
+# --- the source --------------------------------------------------------------------------------
+
+
+def test_blocks_are_all_rows_but_bos(model: lm.LanguageModel, contexts: torch.Tensor) -> None:
+    source = lm.LanguageModelSource(model, contexts, HOOK, contexts_per_block=20)
+    tokens = contexts[20:40]
+    whole = model.activations(tokens, HOOK)
+    block = source.block(1, "train")
+    expected = torch.cat([x[t != model.bos] for x, t in zip(whole, tokens, strict=True)])
+    assert (tokens[:, 1:] == model.bos).any(), "no separator in the sample"
+    assert block.fired is None and source.truth is None
+    assert block.x.dtype == torch.float32 and block.x.shape == (len(expected), source.d_in)
+    torch.testing.assert_close(block.x, expected, atol=1e-5, rtol=1e-5)
+    bos_row = whole[0, 0]
+    assert (block.x - bos_row).abs().amax(dim=1).min() > 1e-3
+
+
+def test_splits_do_not_overlap_and_eval_comes_last(
+    model: lm.LanguageModel, contexts: torch.Tensor
+) -> None:
+    source = lm.LanguageModelSource(model, contexts, HOOK, contexts_per_block=4)
+    blocks = len(contexts) // 4
+    assert source.n_blocks("train") + source.n_blocks("eval") == blocks
+    assert source.n_blocks("eval") == max(1, round(blocks * 0.05))
+    held_out = source.contexts("eval")
+    assert torch.equal(held_out, contexts[: blocks * 4][-len(held_out) :])
+    torch.testing.assert_close(
+        source.block(0, "eval").x,
+        model.activations(held_out[:4], HOOK)[held_out[:4] != model.bos],
+        atol=1e-5,
+        rtol=1e-5,
+    )
+    with pytest.raises(IndexError):
+        source.block(source.n_blocks("eval"), "eval")
+    with pytest.raises(IndexError):
+        source.block(-1, "train")
+
+
+@pytest.mark.parametrize(("n", "train", "evaluation"), [(5, 4, 1), (9, 8, 1), (33, 4, 1)])
+def test_little_text_makes_smaller_blocks(
+    model: lm.LanguageModel, contexts: torch.Tensor, n: int, train: int, evaluation: int
+) -> None:
+    source = lm.LanguageModelSource(model, contexts[:n], HOOK)
+    assert (source.n_blocks("train"), source.n_blocks("eval")) == (train, evaluation)
+
+
+def test_eval_takes_at_most_a_fifth(model: lm.LanguageModel, contexts: torch.Tensor) -> None:
+    source = lm.LanguageModelSource(
+        model, contexts[:40], HOOK, contexts_per_block=4, eval_fraction=0.9
+    )
+    assert (source.n_blocks("train"), source.n_blocks("eval")) == (8, 2)
+
+
+def test_values_do_not_depend_on_the_cache(model: lm.LanguageModel, contexts: torch.Tensor) -> None:
+    kept = lm.LanguageModelSource(model, contexts, HOOK, contexts_per_block=4)
+    never = lm.LanguageModelSource(model, contexts, HOOK, contexts_per_block=4, cache_bytes=0)
+    first = kept.block(3, "train").x
+    expected = first.clone()
+    first.mul_(7)
+    assert torch.equal(kept.block(3, "train").x, expected), "a caller changed the cache"
+    assert torch.equal(never.block(3, "train").x, expected)
+    assert torch.equal(never.block(3, "train").x, expected)
+
+
+def test_a_second_epoch_does_not_run_the_model(
+    model: lm.LanguageModel, contexts: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = lm.LanguageModelSource(model, contexts, HOOK, contexts_per_block=4).block(0, "train").x
+    source = lm.LanguageModelSource(
+        model, contexts, HOOK, contexts_per_block=4, cache_bytes=size.numel() * 4 + 64
+    )
+    source.block(0, "train")
+    source.block(1, "train")
+    calls = []
+    run = model.activations
+    monkeypatch.setattr(model, "activations", lambda *a: (calls.append(1), run(*a))[1])
+    source.block(0, "train")
+    assert not calls
+    source.block(1, "train")
+    assert calls, "more was kept than cache_bytes"
+
+
+def test_rows_can_be_trained_on(model: lm.LanguageModel, contexts: torch.Tensor) -> None:
+    x = lm.LanguageModelSource(model, contexts, HOOK).block(0, "train").x
+    weight = torch.nn.Parameter(torch.ones(x.shape[1]))
+    (x * weight).sum().backward()
+    assert weight.grad is not None and not x.requires_grad
+
+
+def test_activations_that_are_not_finite(
+    model: lm.LanguageModel, contexts: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = lm.LanguageModelSource(model, contexts, HOOK, contexts_per_block=4)
+    run = model.activations
+
+    def broken(tokens: torch.Tensor, hook: str) -> torch.Tensor:
+        x = run(tokens, hook)
+        x[0, 6, 2] = float("nan")
+        return x
+
+    monkeypatch.setattr(model, "activations", broken)
+    with pytest.raises(ConfigError, match=r"row 5 of train block 2 is not finite"):
+        source.block(2, "train")
+
+
+def test_sources_that_cannot_be_built(model: lm.LanguageModel, contexts: torch.Tensor) -> None:
+    with pytest.raises(ConfigError, match="at least 5 contexts"):
+        lm.LanguageModelSource(model, contexts[:4], HOOK)
+    long = text.pack_contexts(model.tokenizer, tiny_llama.stories(), 65)
+    with pytest.raises(ConfigError, match=r"`context` is 65.*at most 64"):
+        lm.LanguageModelSource(model, long, HOOK)
+    with pytest.raises(ConfigError, match="token id 63 is outside the 63"):
+        lm.LanguageModelSource(model, contexts.clamp(min=63), HOOK)
+    with pytest.raises(ConfigError, match="contexts_per_block is 0"):
+        lm.LanguageModelSource(model, contexts, HOOK, contexts_per_block=0)
+
+
+# --- real data ---------------------------------------------------------------------------------
+
+
+@needs_data
+def test_stories260k_hidden_states(stories260k: lm.LanguageModel) -> None:
+    documents = text.text_documents([DATA / "text" / "stories.txt"])
+    rows = text.pack_contexts(stories260k.tokenizer, documents, 128, max_tokens=128 * 12)
+    source = lm.LanguageModelSource(stories260k, rows, "blocks.3.hook_resid_post")
+    assert source.d_in == 64
+    tokens = source.contexts("eval")
+    states = hidden_states(DATA / "stories260k", tokens)
+    torch.testing.assert_close(
+        source.block(0, "eval").x,
+        states[4][: source._per_block][tokens[: source._per_block] != 1],
+        atol=2e-4,
+        rtol=1e-4,
+    )
+
+
+@needs_data
+def test_unk_of_wikitext_is_no_token(stories260k: lm.LanguageModel) -> None:
+    documents = text.text_documents([DATA / "text" / "wikitext2-valid.txt"])
+    rows = text.pack_contexts(stories260k.tokenizer, documents, 128, max_tokens=20_000)
+    assert (rows != stories260k.tokenizer.unk_token_id).all()
+    assert (rows[:, 0] == 1).all()

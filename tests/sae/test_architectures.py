@@ -1,0 +1,236 @@
+"""Every architecture against a naive forward pass, and what they all share."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args, get_type_hints
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.sae import naive
+from topk_ortho.config import SAEConfig
+from topk_ortho.sae import ARCHITECTURES, SAE, build
+from topk_ortho.sae.matryoshka import default_prefixes
+
+Kind = Literal["topk", "batch-topk", "relu", "matryoshka"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+D_IN, D_SAE, BATCH = 7, 24, 11
+
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def make(kind: Kind, *, k: float = 3, prefixes: tuple[int, ...] = (), seed: int = 0) -> SAE:
+    config = SAEConfig(kind=kind, d_sae=D_SAE, k=k, prefixes=prefixes)
+    return build(config, d_in=D_IN, seed=seed)
+
+
+def trained(kind: Kind, **options: object) -> SAE:
+    """Weights that are no longer the initial ones."""
+    sae = make(kind, **options)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in sae.parameters():
+            parameter += torch.randn(parameter.shape, generator=generator) * 0.3
+    return sae
+
+
+def batch(rows: int = BATCH) -> Tensor:
+    return torch.randn(rows, D_IN, generator=torch.Generator().manual_seed(2))
+
+
+def weights(sae: SAE) -> dict[str, naive.Array]:
+    return {name: p.detach().double().numpy() for name, p in sae.named_parameters()}
+
+
+def close(got: Tensor, expected: naive.Array) -> None:
+    np.testing.assert_allclose(got.detach().numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_every_kind_of_the_configuration_is_built() -> None:
+    kinds = get_args(get_type_hints(SAEConfig)["kind"])
+    assert set(ARCHITECTURES) == set(kinds) == set(KINDS)
+
+
+@pytest.mark.parametrize(
+    ("kind", "k"),
+    [
+        ("topk", 1),
+        ("topk", 3),
+        ("topk", D_SAE),  # the negative ones among them stay out
+        ("batch-topk", 3),
+        ("batch-topk", 2.4),
+        ("batch-topk", D_SAE),
+        ("matryoshka", 2.4),
+        ("relu", 3),
+    ],
+)
+def test_forward_is_the_naive_one(kind: Kind, k: float) -> None:
+    prefixes = (4, 9, D_SAE)
+    sae, x = trained(kind, k=k, prefixes=prefixes), batch()
+    got, W = sae(x), weights(sae)
+    pre = naive.pre_acts(x.double().numpy(), W)
+    close(got.pre, pre)
+    if kind == "relu":
+        acts = naive.relu(pre)
+    elif kind == "topk":
+        acts = naive.topk(pre, int(k))
+    else:
+        acts = naive.batch_topk(pre, k)
+    close(got.acts, acts)
+    stops = prefixes if kind == "matryoshka" else (D_SAE,)
+    assert len(got.x_hat) == len(stops)
+    for x_hat, stop in zip(got.x_hat, stops, strict=True):
+        close(x_hat, naive.decode(acts, W, features=stop))
+    close(sae.decode(got.acts), naive.decode(acts, W, features=D_SAE))
+
+
+@every_kind
+def test_codes_are_never_negative(kind: Kind) -> None:
+    sae = trained(kind, k=D_SAE)
+    assert (sae(batch()).pre < 0).any()
+    assert (sae(batch()).acts >= 0).all()
+    assert (sae.encode(batch()) >= 0).all()
+    assert sae.activate(-torch.ones(4, D_SAE)).count_nonzero() == 0
+
+
+def test_topk_of_ties_keeps_k() -> None:
+    acts = make("topk", k=3).activate(torch.ones(5, D_SAE))
+    assert acts.count_nonzero(1).tolist() == [3] * 5
+    assert acts.max() == 1
+
+
+@pytest.mark.parametrize("kind", ["batch-topk", "matryoshka"])
+@pytest.mark.parametrize(
+    ("k", "rows", "kept"), [(3, 11, 33), (2.5, 7, 18), (0.01, 5, 1), (0.5, 4, 2), (24, 2, 48)]
+)
+def test_batch_topk_keeps_so_many_in_the_whole_batch(
+    kind: Kind, k: float, rows: int, kept: int
+) -> None:
+    sae = make(kind, k=k)
+    pre = torch.rand(rows, D_SAE, generator=torch.Generator().manual_seed(0)) + 0.1
+    assert sae.activate(pre).count_nonzero() == kept
+    assert sae.activate(torch.ones(rows, D_SAE)).count_nonzero() == kept
+
+
+def test_batch_topk_gives_rows_what_they_need() -> None:
+    pre = torch.rand(4, D_SAE, generator=torch.Generator().manual_seed(0)) + 0.1
+    pre[2] += 10
+    acts = make("batch-topk", k=3).activate(pre)
+    assert acts.count_nonzero(1).tolist() == [0, 0, 12, 0]
+
+
+@pytest.mark.parametrize("kind", ["batch-topk", "matryoshka"])
+def test_outside_training_one_threshold_decides(kind: Kind) -> None:
+    sae, x = trained(kind), batch()
+    pre = sae.pre_acts(x).detach()
+    assert torch.equal(sae.encode(x), torch.relu(pre))  # 0 until it is calibrated
+    sae.threshold.fill_(float(pre.flatten().sort().values[-20]))
+    code = sae.encode(x)
+    assert code.count_nonzero() == 19  # the threshold itself is not above it
+    assert torch.equal(code, pre * (pre > sae.threshold))
+    assert torch.equal(sae.thresholds(), sae.threshold.expand(D_SAE))
+    one_by_one = torch.cat([sae.encode(row) for row in x.split(1)])
+    torch.testing.assert_close(one_by_one, code)
+    sae.threshold.fill_(-5.0)
+    assert (sae.encode(x) >= 0).all()
+    assert "threshold" in sae.state_dict()
+
+
+@pytest.mark.parametrize("kind", ["topk", "relu"])
+def test_other_kinds_have_no_threshold(kind: Kind) -> None:
+    sae, x = trained(kind), batch()
+    assert sae.thresholds() is None
+    assert torch.equal(sae.encode(x), sae(x).acts)
+
+
+@every_kind
+def test_the_start(kind: Kind) -> None:
+    sae = make(kind)
+    assert torch.equal(sae.W_enc, sae.W_dec.T)
+    assert sae.W_enc.data_ptr() != sae.W_dec.data_ptr()
+    torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(D_SAE))
+    assert sae.b_enc.count_nonzero() == sae.b_dec.count_nonzero() == 0
+    assert {name: tuple(p.shape) for name, p in sae.named_parameters()} == {
+        "W_dec": (D_SAE, D_IN),
+        "W_enc": (D_IN, D_SAE),
+        "b_enc": (D_SAE,),
+        "b_dec": (D_IN,),
+    }
+
+
+def test_the_seed_alone_decides_the_start() -> None:
+    first = make("topk", seed=3)
+    before = torch.get_rng_state()
+    for kind in KINDS:
+        torch.rand(1)
+        other = make(kind, seed=3)
+        assert all(torch.equal(getattr(first, n), p) for n, p in other.named_parameters())
+        assert not torch.equal(make(kind, seed=4).W_dec, first.W_dec)
+    torch.set_rng_state(before)
+    make("relu")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@every_kind
+def test_the_gradient_along_a_row_is_removed_and_nothing_else(kind: Kind) -> None:
+    sae = make(kind)
+    sae.remove_parallel_gradient_()  # without a gradient there is nothing to do
+    (sae(batch()).x_hat[-1] - batch()).square().sum().backward()
+    before, row = sae.W_dec.grad.clone(), sae.W_dec.detach()
+    sae.remove_parallel_gradient_()
+    after = sae.W_dec.grad
+    assert (before * row).sum(1).abs().max() > 0.1
+    assert (after * row).sum(1).abs().max() < 1e-4
+    torch.testing.assert_close(before - after, (before * row).sum(1, keepdim=True) * row)
+    assert after.abs().max() > 0.1
+
+
+@every_kind
+def test_rows_come_back_to_unit_norm_and_zero_rows_stay(kind: Kind) -> None:
+    sae = trained(kind)
+    with torch.no_grad():
+        sae.W_dec[5] = 0
+        sae.W_dec[6] *= 1e4
+    direction = sae.W_dec.detach().clone()
+    sae.normalise_decoder_()
+    norm = sae.W_dec.norm(dim=1)
+    assert norm[5] == 0
+    norm = torch.cat([norm[:5], norm[6:]])
+    torch.testing.assert_close(norm, torch.ones(D_SAE - 1))
+    cosine = torch.nn.functional.cosine_similarity(sae.W_dec, direction)
+    torch.testing.assert_close(torch.cat([cosine[:5], cosine[6:]]), torch.ones(D_SAE - 1))
+    assert sae.W_dec.requires_grad
+    assert sae.W_dec.is_leaf
+
+
+@every_kind
+def test_only_active_features_get_a_gradient(kind: Kind) -> None:
+    sae = trained(kind, k=2)
+    got = sae(batch())
+    sum(x_hat.square().sum() for x_hat in got.x_hat).backward()
+    fired = (got.acts > 0).any(0)
+    assert not fired.all() or kind == "relu"
+    reached = sae.b_enc.grad != 0
+    assert torch.equal(reached, fired)
+
+
+@pytest.mark.parametrize(
+    ("d_sae", "expected"),
+    [(256, (32, 96, 256)), (512, (64, 192, 512)), (8, (1, 3, 8)), (3, (1, 3)), (2, (1, 2))],
+)
+def test_default_prefixes(d_sae: int, expected: tuple[int, ...]) -> None:
+    assert default_prefixes(d_sae) == expected
+    sae = build(SAEConfig(kind="matryoshka", d_sae=d_sae, k=1), d_in=D_IN, seed=0)
+    assert sae.prefixes == expected
+
+
+@every_kind
+def test_a_batch_of_one_and_half_precision(kind: Kind) -> None:
+    sae = make(kind)
+    assert sae(batch(1)).acts.shape == (1, D_SAE)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = sae(batch())
+    assert got.acts.dtype == got.pre.dtype == torch.bfloat16
+    assert torch.isfinite(got.x_hat[-1]).all()

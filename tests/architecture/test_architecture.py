@@ -1,0 +1,144 @@
+"""The walls of the house that `lint-imports` does not see, read from the source itself."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "python" / "topk_ortho"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+RUST_CORE = ROOT / "rust" / "core"
+
+# Third-party packages that take long to import or are optional, and the files that may name them.
+CONFINED = {
+    "transformer_lens": {"activations/language_model.py"},
+    "transformers": {"activations/language_model.py"},
+    "datasets": {"activations/text.py"},
+    "matplotlib": {"report/plots.py"},
+    "scipy": {"metrics/ground_truth.py"},
+    "tomli_w": {"config_file.py"},
+    "tyro": {"command_line.py", "cli.py"},
+    "sae_lens": set(),
+    "wandb": set(),
+    "triton": set(),
+    "huggingface_hub": set(),
+}
+# Of these, the ones that no import at the top of a module may name.
+LAZY = {"transformer_lens", "transformers", "datasets", "matplotlib", "tomli_w"}
+FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "base", "misc"}
+FORBIDDEN_CALLS = {"torch.load", "torch.save", "eval", "exec", "numpy.load", "np.load"}
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def imports(tree: ast.Module) -> list[tuple[str, bool]]:
+    """Every module a file imports, and whether at its top level."""
+    top = {id(node) for node in tree.body}
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, id(node) in top) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "relative imports hide where a name comes from"
+            module = node.module or ""
+            found.append((module, id(node) in top))
+            found += [(f"{module}.{alias.name}", id(node) in top) for alias in node.names]
+    return found
+
+
+def dotted(node: ast.expr) -> str:
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
+
+
+def test_the_source_is_found():
+    assert len(SOURCES) > 40
+    assert PACKAGE / "training" / "step.py" in TREES
+
+
+def test_the_extension_is_imported_in_one_file_of_a_package():
+    where = defaultdict(set)
+    for path, tree in TREES.items():
+        if any(name == "topk_ortho._core" for name, _ in imports(tree)):
+            where[path.parent.name].add(name_of(path))
+    assert set(where) == {"pairs", "history"}
+    for package, files in where.items():
+        assert len(files) == 1, f"{package} imports topk_ortho._core in {sorted(files)}"
+
+
+@pytest.mark.parametrize("package", CONFINED)
+def test_third_party_packages_stay_where_they_belong(package):
+    for path, tree in TREES.items():
+        for name, top in imports(tree):
+            if name.split(".")[0] == package:
+                assert name_of(path) in CONFINED[package], f"{name_of(path)} imports {name}"
+                assert not (top and package in LAZY), f"{name_of(path)} imports {name} at its top"
+
+
+def test_configuration_and_command_line_import_no_torch():
+    for name in ("__init__.py", "config.py", "config_file.py", "command_line.py", "train.py",
+                 "cli.py", "schedules.py", "report/plots.py", "report/table.py",
+                 "report/summary.py"):  # fmt: skip
+        tops = {n.split(".")[0] for n, top in imports(TREES[PACKAGE / name]) if top}
+        assert not tops & {"torch", "safetensors", "scipy"}, name
+
+
+def test_no_module_is_called_after_nothing():
+    for path in (*SOURCES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "rust").rglob("*.rs")):
+        assert path.stem not in FORBIDDEN_NAMES, path
+        assert not FORBIDDEN_NAMES & set(path.relative_to(ROOT).parts[:-1]), path
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_no_pickle_and_no_remote_code(path):
+    tree = TREES[path]
+    for name, _ in imports(tree):
+        assert name.split(".")[0] not in {"pickle", "cloudpickle", "dill", "joblib", "marshal"}
+        assert name not in {"torch.load", "torch.save"}
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        keywords = {k.arg: k.value for k in node.keywords}
+        called = dotted(node.func)
+        if called in FORBIDDEN_CALLS:
+            allow = keywords.get("allow_pickle")
+            safe = called.endswith("np.load") and isinstance(allow, ast.Constant)
+            assert safe, f"line {node.lineno}: {called}"
+            assert allow.value is False, f"line {node.lineno}: {called}"
+        remote = keywords.get("trust_remote_code")
+        assert remote is None or (isinstance(remote, ast.Constant) and remote.value is False), (
+            f"line {node.lineno}: trust_remote_code"
+        )
+
+
+def test_models_are_loaded_without_remote_code_on_purpose():
+    text = (PACKAGE / "activations" / "language_model.py").read_text(encoding="utf-8")
+    assert "trust_remote_code=False" in text
+
+
+def test_the_rust_core_knows_no_python():
+    manifest = (RUST_CORE / "Cargo.toml").read_text(encoding="utf-8")
+    assert "pyo3" not in manifest
+    sources = sorted((RUST_CORE / "src").rglob("*.rs"))
+    assert sources
+    for path in sources:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"\bpyo3\b|\bnumpy\b", text), path
+        assert not re.search(r"\bstd::(fs|net|time|process)\b", text), path
+    assert "forbid(unsafe_code)" in (RUST_CORE / "src" / "lib.rs").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_every_module_says_what_it_is(path):
+    assert ast.get_docstring(TREES[path])

@@ -1,0 +1,10 @@
+"""Runs inside a test process calibrate on few rows, so that they take half a second."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _short_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("topk_ortho.training.evaluation.CALIBRATION_ROWS", 2048)

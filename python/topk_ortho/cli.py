@@ -16,6 +16,7 @@ import tyro
 from topk_ortho.command_line import fail
 from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.config_file import nearest
+from topk_ortho.config_rules import check
 from topk_ortho.train import main as train_main
 
 
@@ -71,15 +72,17 @@ def _train(arguments: list[str]) -> int:
 
 def _cache(arguments: list[str]) -> int:
     o = tyro.cli(CacheOptions, args=arguments, prog="topk-ortho cache")
-    config = TrainConfig(
-        activations="language-model",
-        model=o.model,
-        hook=o.hook,
-        text=o.text,
-        dataset=o.dataset,
-        context=o.context,
-        device=o.device,
-    ).check()
+    config = check(
+        TrainConfig(
+            activations="language-model",
+            model=o.model,
+            hook=o.hook,
+            text=o.text,
+            dataset=o.dataset,
+            context=o.context,
+            device=o.device,
+        )
+    )
     from topk_ortho.activations.cache import write_cache
     from topk_ortho.activations.prepare import open_language_model
     from topk_ortho.training.hardware import choose_device

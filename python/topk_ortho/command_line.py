@@ -13,6 +13,7 @@ import tyro
 
 from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.config_file import nearest, option_types, read_config
+from topk_ortho.config_rules import check
 
 GO_WITH_RESUME = {"resume", "stop-after"}
 
@@ -65,7 +66,7 @@ def parse(arguments: list[str], *, prog: str = "python -m topk_ortho.train") -> 
         plant = dataclasses.replace(options.settings.plant, enabled=True)
         settings = dataclasses.replace(options.settings, plant=plant)
         options = dataclasses.replace(options, settings=settings)
-    options.settings.check()
+    check(options.settings)
     return options
 
 

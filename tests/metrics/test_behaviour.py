@@ -136,7 +136,8 @@ def check_ends(model, contexts: Tensor, hook: str, *, batch: int = 16) -> dict[s
 
 @pytest.mark.parametrize("hook", [HOOK, "blocks.1.attn.hook_z"])
 def test_identity_scores_one_and_zero_scores_zero(hook: str) -> None:
-    from topk_ortho.activations.language_model import LanguageModel, pack_contexts
+    from topk_ortho.activations.language_model import LanguageModel
+    from topk_ortho.activations.text import pack_contexts
 
     model = LanguageModel.load(tiny_llama.shared())
     contexts = pack_contexts(model.tokenizer, tiny_llama.stories(), 16)[:20]
@@ -145,7 +146,8 @@ def test_identity_scores_one_and_zero_scores_zero(hook: str) -> None:
 
 @needs_data
 def test_stories260k_on_its_own_stories() -> None:
-    from topk_ortho.activations.language_model import LanguageModel, pack_contexts, text_documents
+    from topk_ortho.activations.language_model import LanguageModel
+    from topk_ortho.activations.text import pack_contexts, text_documents
 
     model = LanguageModel.load(DATA / "stories260k")
     documents = text_documents([DATA / "text" / "stories.txt"])

@@ -10,6 +10,7 @@ from torch import Tensor
 from topk_ortho.activations import Activations
 from topk_ortho.activations.source import Block, GroundTruth, Split
 from topk_ortho.config_file import from_table
+from topk_ortho.config_rules import check
 from topk_ortho.training.state import TrainState
 
 D_IN, D_SAE, BATCH = 12, 24, 32
@@ -42,7 +43,7 @@ def state(**table: object) -> TrainState:
     for name, value in table.items():
         merged = {**defaults.get(name, {}), **value} if isinstance(value, dict) else value
         defaults[name] = merged
-    config = from_table(defaults).check()
+    config = check(from_table(defaults))
     data = Activations(Gaussian(), scale=1.0, variance=float(D_IN), mean=torch.zeros(D_IN))
     return TrainState.fresh(config, data, torch.device("cpu"))
 

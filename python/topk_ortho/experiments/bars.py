@@ -10,6 +10,7 @@ from typing import Any
 from topk_ortho.activations import Activations, prepare
 from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.config_file import config_hash
+from topk_ortho.config_rules import check
 from topk_ortho.experiments.settings import arms, setting
 from topk_ortho.report.table import comparison_table
 from topk_ortho.training import resume, train
@@ -85,7 +86,7 @@ def run_bars(
     hook: str,
 ) -> int:
     """Train what is missing, print the table and the bars; 1 if a bar is missed."""
-    base = setting(name, model=model, text=text, hook=hook).check()
+    base = check(setting(name, model=model, text=text, hook=hook))
     chosen = _chosen(base, arms)
     results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in chosen}
     data: Activations | None = None

@@ -97,7 +97,7 @@ def _cell(name: str, value: Any, *, marked: bool) -> str:
         text = str(value)
     elif name in _DECIMALS:
         text = f"{value:.{_DECIMALS[name]}f}"
-    elif value != 0 and not 0.001 <= abs(value) < 1000:
+    elif abs(value) >= 1000 or (value != 0 and abs(value) < 0.001 and not is_absorption(name)):
         text = f"{value:.3g}"
     else:
         text = f"{value:.3f}"

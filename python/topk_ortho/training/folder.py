@@ -12,6 +12,7 @@ from typing import Any
 
 from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.config_file import config_hash, read_config, write_config
+from topk_ortho.config_rules import check
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class RunFolder:
                 f"--resume {path} was given, but a run folder with a config.toml was expected; "
                 "check the path, or start with --out."
             )
-        return cls(path), read_config(path / "config.toml").check()
+        return cls(path), check(read_config(path / "config.toml"))
 
     @property
     def metrics(self) -> Path:

@@ -11,6 +11,7 @@ import torch
 from topk_ortho.activations import Activations, prepare
 from topk_ortho.config import TrainConfig
 from topk_ortho.config_file import config_hash
+from topk_ortho.config_rules import check
 from topk_ortho.training import hardware
 from topk_ortho.training.folder import RunFolder, new_run_path
 from topk_ortho.training.interrupt import Interrupted
@@ -42,7 +43,7 @@ def train(
         ConfigError: a setting, file or model that cannot be used.
         Interrupted: stopped before the end, with a checkpoint.
     """
-    config = config.check()
+    config = check(config)
     path = new_run_path(config) if out is None else Path(out)
     device = hardware.choose_device(config.device)
     _refuse_existing(path, config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,8 +114,14 @@ class TrainState:
         """Go to a stored state of the same configuration.
 
         Raises:
-            ConfigError: the checkpoint has other shapes than this configuration.
+            ConfigError: the checkpoint has other shapes, or was trained on other data.
         """
+        for name, value in (("scale", self.data.scale), ("variance", self.data.variance)):
+            if not math.isclose(value, numbers[name], rel_tol=1e-6):
+                raise ConfigError(
+                    f"the data has {name} {value:.6g}, but the checkpoint's data had "
+                    f"{numbers[name]:.6g}; resume with the files, model and text of the run."
+                )
         names = {f"sae.{name}": value for name, value in self.sae.state_dict().items()}
         for name, value in names.items():
             stored = tensors.get(name)

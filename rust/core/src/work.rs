@@ -1,0 +1,89 @@
+//! Work on a contiguous run of items, shared out among threads.
+//!
+//! Threads live for one call, some tens of microseconds each: no pool survives a fork or waits beside one of torch's.
+
+use crate::Error;
+use std::ops::Range;
+
+/// Cuts `0..items` into at most `parts` runs of about equal cost; none is empty.
+pub(crate) fn shares(
+    items: usize,
+    parts: usize,
+    cost: impl Fn(usize) -> u64,
+) -> Vec<Range<usize>> {
+    if parts <= 1 || items <= 1 {
+        return vec![0..items];
+    }
+    let total: u64 = (0..items).map(&cost).sum();
+    let (mut shares, mut start, mut spent) = (Vec::new(), 0, 0);
+    for item in 0..items {
+        spent += cost(item);
+        let due = total * (shares.len() as u64 + 1) / parts as u64;
+        if spent >= due && shares.len() + 1 < parts && item + 1 < items {
+            shares.push(start..item + 1);
+            start = item + 1;
+        }
+    }
+    shares.push(start..items);
+    shares
+}
+
+/// Runs every task, all but the last on threads of their own, and gives the answers in order.
+pub(crate) fn each<T: Send, R: Send>(tasks: Vec<T>, run: impl Fn(T) -> R + Sync) -> Vec<R> {
+    let mut tasks = tasks;
+    let Some(last) = tasks.pop() else {
+        return Vec::new();
+    };
+    if tasks.is_empty() {
+        return vec![run(last)];
+    }
+    let run = &run;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = tasks
+            .into_iter()
+            .map(|task| scope.spawn(move || run(task)))
+            .collect();
+        let last = run(last);
+        let mut answers: Vec<R> = threads
+            .into_iter()
+            .map(|thread| {
+                thread
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
+            .collect();
+        answers.push(last);
+        answers
+    })
+}
+
+pub(crate) const fn check_threads(threads: usize) -> Result<(), Error> {
+    if threads == 0 {
+        Err(Error::ZeroThreads)
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn shares_cover_everything_once(costs in prop::collection::vec(0_u64..9, 0..40), parts in 0_usize..9) {
+            let shares = shares(costs.len(), parts, |at| costs[at]);
+            prop_assert!(shares.len() <= parts.max(1));
+            let covered: Vec<usize> = shares.iter().cloned().flatten().collect();
+            prop_assert_eq!(covered, (0..costs.len()).collect::<Vec<_>>());
+            prop_assert!(shares.iter().all(|share| !share.is_empty()) || costs.is_empty());
+        }
+    }
+
+    #[test]
+    fn answers_keep_the_order_of_the_tasks() {
+        assert_eq!(each((0..5).collect(), |n| n * n), [0, 1, 4, 9, 16]);
+        assert_eq!(each(Vec::<u8>::new(), |n| n), []);
+    }
+}

@@ -91,6 +91,30 @@ class Codes:
         """`[d_sae]` int64: on how many rows each feature is active."""
         return torch.bincount(self.col, minlength=self.d_sae)
 
+    def column_sums(self, value: Tensor) -> Tensor:
+        """`[d_sae]` sums of `value` `[nnz]` by feature, in the order of the rows."""
+        total = torch.zeros(self.d_sae, dtype=value.dtype, device=self.device)
+        return total.index_add_(0, self.col, value)
+
+    def column_minima(self) -> Tensor:
+        """`[d_sae]` smallest activation of each feature, infinite where it is not active."""
+        least = torch.full((self.d_sae,), torch.inf, dtype=self.value.dtype, device=self.device)
+        return least.scatter_reduce_(0, self.col, self.value, "amin")
+
+    def dense(self, span: slice, value: Tensor | None = None) -> Tensor:
+        """`[batch, features]` of some features, 0 where they are not active.
+
+        Args:
+            span: features `start:stop`, without a step.
+            value: `[nnz]` in place of the activations.
+        """
+        start, stop, _ = span.indices(self.d_sae)
+        inside = (self.col >= start) & (self.col < stop)
+        value = self.value if value is None else value
+        out = torch.zeros(self.batch, stop - start, dtype=value.dtype, device=self.device)
+        out[self.row[inside], self.col[inside] - start] = value[inside]
+        return out
+
 
 def _out_of_order(coo: Tensor) -> bool:
     row, col = coo.indices()

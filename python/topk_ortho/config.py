@@ -11,7 +11,22 @@ from pathlib import Path
 from typing import Literal
 
 Criterion = Literal[
-    "none", "coactivation", "coactive-cosine", "decoder-cosine", "correlation", "random"
+    "none",
+    "coactivation",
+    "coactivation-cosine",
+    "correlation",
+    "conditional",
+    "gradient",
+    "gradient-accumulated",
+    "gradient-batchwise",
+    "magnitude",
+    "decoder-cosine",
+    "coactive-cosine",
+    "decoder-projection",
+    "suppressed",
+    "sign-discrepancy",
+    "preactivation",
+    "random",
 ]
 Tau = Literal["fixed", "mean-std", "mean-std-all", "strength", "strength-threshold", "stability"]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -10,10 +12,25 @@ from hypothesis import strategies as st
 
 from tests.pairs import naive
 from topk_ortho import PairSelector
-from topk_ortho.pairs import coactive, selector, topk
+from topk_ortho.pairs import coactive, paths, topk
+from topk_ortho.pairs.criteria import COACTIVE, PRODUCT
+from topk_ortho.pairs.selector import CRITERIA as ALL
+from topk_ortho.pairs.tiles import TILED
 
-CRITERIA = ("coactivation", "correlation", "coactive-cosine", "decoder-cosine")
+SUMS = tuple(COACTIVE)
+CRITERIA = tuple(name for name in ALL if name != "random")
 SMALLEST = 2**20
+Force = Callable[[str], None]
+
+
+@pytest.fixture
+def force(monkeypatch: pytest.MonkeyPatch) -> Force:
+    """Sends criteria over co-active pairs down the `sparse` or the `dense` path."""
+
+    def to(path: str) -> None:
+        monkeypatch.setattr(paths, "is_dense", lambda codes: path == "dense")
+
+    return to
 
 
 def codes(seed: int, *, batch: int = 64, d_sae: int = 40, density: float = 0.15) -> torch.Tensor:
@@ -22,14 +39,34 @@ def codes(seed: int, *, batch: int = 64, d_sae: int = 40, density: float = 0.15)
     return on * torch.rand(batch, d_sae, generator=generator)
 
 
+def evidence(acts: torch.Tensor, seed: int, d_in: int = 12) -> dict[str, torch.Tensor]:
+    """Everything that any criterion asks for."""
+    generator = torch.Generator().manual_seed(seed + 1000)
+    batch, d_sae = acts.shape
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    return {
+        "W_dec": normal(d_sae, d_in),
+        "W_enc": normal(d_in, d_sae),
+        "x": normal(batch, d_in),
+        "pre": normal(batch, d_sae),
+        "gradient": normal(batch, d_sae),
+        "threshold": normal(d_sae).abs(),
+        "energy": normal(d_sae) ** 2,
+    }
+
+
 def decoder(seed: int, d_sae: int = 40, d_in: int = 12) -> torch.Tensor:
     return torch.randn(d_sae, d_in, generator=torch.Generator().manual_seed(seed + 1000))
 
 
-def check(criterion: str, acts: torch.Tensor, W_dec: torch.Tensor, **options: object) -> None:
-    got = PairSelector(criterion, **options)(acts, W_dec=W_dec)
-    expected = naive.scores(criterion, acts.to_dense().numpy(), W_dec.numpy(), min_support=8)
-    i, j, score = naive.select(expected, got.requested)
+def check(criterion: str, acts: torch.Tensor, seed: int, **options: object) -> None:
+    given = evidence(acts, seed)
+    got = PairSelector(criterion, **options)(acts, **given)
+    arrays = {name: value.numpy() for name, value in given.items()} | {"acts": acts.numpy()}
+    i, j, score = naive.select(naive.scores(criterion, arrays, min_support=8), got.requested)
     assert got.i.tolist() == i.tolist()
     assert got.j.tolist() == j.tolist()
     assert got.score.dtype == torch.float32
@@ -38,22 +75,55 @@ def check(criterion: str, acts: torch.Tensor, W_dec: torch.Tensor, **options: ob
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10_000), k=st.sampled_from([0.001, 0.05, 0.5, 1.0]))
 def test_selection_is_the_definition(criterion: str, seed: int, k: float) -> None:
-    check(criterion, codes(seed), decoder(seed), fraction=k)
+    check(criterion, codes(seed), seed, fraction=k)
+
+
+@pytest.mark.parametrize("path", ["sparse", "dense"])
+@pytest.mark.parametrize("criterion", SUMS)
+def test_both_paths_of_sums_are_the_definition(criterion: str, path: str, force: Force) -> None:
+    force(path)
+    for seed in range(3):
+        check(criterion, codes(seed, density=0.4), seed, fraction=0.3, memory_budget=SMALLEST)
+
+
+def test_each_path_is_the_one_dispatched() -> None:
+    sparse, full = codes(1, d_sae=300, density=0.01), codes(1, density=0.9)
+    given = evidence(sparse, 1)
+    expected = dict.fromkeys(SUMS, "coactive") | dict.fromkeys(TILED, "tiles")
+    expected |= dict.fromkeys(PRODUCT, "product") | {"random": "uniform"}
+    for criterion in ALL:
+        assert PairSelector(criterion)(sparse, **given).path == expected[criterion]
+    for criterion in SUMS:
+        got = PairSelector(criterion)(full, **evidence(full, 1))
+        assert got.path == "dense tiles"
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
 @pytest.mark.parametrize("layout", ["csr", "coo"])
 def test_sparse_layouts_give_the_dense_selection(criterion: str, layout: str) -> None:
-    acts, W_dec = codes(3), decoder(3)
+    acts = codes(3)
+    given = evidence(acts, 3)
     sparse = acts.to_sparse_csr() if layout == "csr" else acts.to_sparse_coo()
-    a = PairSelector(criterion, per_feature=1)(acts, W_dec=W_dec)
-    b = PairSelector(criterion, per_feature=1)(sparse, W_dec=W_dec)
+    a = PairSelector(criterion, per_feature=1)(acts, **given)
+    b = PairSelector(criterion, per_feature=1)(sparse, **given)
     assert torch.equal(a.i, b.i)
     assert torch.equal(a.j, b.j)
     assert torch.equal(a.score, b.score)
+
+
+@pytest.mark.parametrize("criterion", ALL)
+def test_a_criterion_looks_at_what_it_says_it_needs(criterion: str) -> None:
+    acts = codes(3)
+    given = evidence(acts, 3)
+    select = PairSelector(criterion, per_feature=1)
+    needed = {name: given[name] for name in select.needs}
+    assert torch.equal(select(acts, **needed).i, select(acts, **given).i)
+    for name in select.needs:
+        with pytest.raises(ValueError, match=f"no {name} was given"):
+            select(acts, **{k: v for k, v in needed.items() if k != name})
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
@@ -62,17 +132,18 @@ def test_other_devices_collector_keeps_the_same(
 ) -> None:
     """CUDA has no Rust behind it: the torch collector has to agree, ties included."""
     acts = (codes(5) * 4).ceil()
-    W_dec = decoder(5)
-    W_dec[7] = W_dec[3]
-    rust = PairSelector(criterion, per_feature=2)(acts, W_dec=W_dec)
-    monkeypatch.setattr(selector, "collector", topk.TorchCollector)
-    torch_ = PairSelector(criterion, per_feature=2)(acts, W_dec=W_dec)
+    given = evidence(acts, 5)
+    given["W_dec"][7] = given["W_dec"][3]
+    rust = PairSelector(criterion, per_feature=2)(acts, **given)
+    monkeypatch.setattr(paths, "collector", topk.TorchCollector)
+    torch_ = PairSelector(criterion, per_feature=2)(acts, **given)
     assert torch.equal(rust.i, torch_.i)
     assert torch.equal(rust.j, torch_.j)
     assert torch.equal(rust.score, torch_.score)
 
 
-def test_blocks_go_through_the_rust_selector(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_go_through_the_rust_selector(monkeypatch: pytest.MonkeyPatch, force: Force) -> None:
+    force("sparse")
     pushed = []
     real = topk.RustCollector.push
 
@@ -90,8 +161,9 @@ def test_blocks_go_through_the_rust_selector(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("most_products", [1, 7, 100, 10**6])
 @pytest.mark.parametrize("dense", [True, False])
 def test_blocking_never_changes_a_bit(
-    most_products: int, dense: bool, monkeypatch: pytest.MonkeyPatch
+    most_products: int, dense: bool, monkeypatch: pytest.MonkeyPatch, force: Force
 ) -> None:
+    force("sparse")
     acts = codes(9)
     acts[:, 4] = torch.rand(64) + 0.1  # a hub that fires on every row
     whole = PairSelector("coactivation", fraction=1.0)(acts)
@@ -185,17 +257,10 @@ def test_a_zero_decoder_row_has_no_cosine() -> None:
     assert 11 not in got.i.tolist() + got.j.tolist()
 
 
-def test_decoder_cosine_over_many_tiles() -> None:
-    W_dec = decoder(2, d_sae=700, d_in=24)
-    acts = torch.zeros(2, 700)
-    tiled = PairSelector("decoder-cosine", per_feature=2.5, memory_budget=SMALLEST)(
-        acts, W_dec=W_dec
-    )
-    i, j, _ = naive.select(
-        naive.scores("decoder-cosine", acts.numpy(), W_dec.numpy(), min_support=8), 1750
-    )
-    assert tiled.i.tolist() == i.tolist()
-    assert tiled.j.tolist() == j.tolist()
+@pytest.mark.parametrize("criterion", list(TILED))
+def test_many_tiles_give_the_definition(criterion: str) -> None:
+    acts = codes(2, batch=16, d_sae=700, density=0.01)
+    check(criterion, acts, 2, per_feature=2.5, memory_budget=SMALLEST)
 
 
 @pytest.mark.parametrize("d_sae", [2, 3, 50])

@@ -57,6 +57,8 @@ VARIANTS = {
     "stability": "--penalty.tau stability",
     "refresh_every": "--penalty.refresh-every 3",
     "every_n": "--penalty.every-n 2",
+    "gradient-accumulated": "--pairs.criterion gradient-accumulated",
+    "suppressed": "--pairs.criterion suppressed",
     "stability, refreshed": "--penalty.tau stability --penalty.refresh-every 4",
     "random": "--pairs.criterion random",
     "coactive-cosine": "--pairs.criterion coactive-cosine --penalty.tau mean-std-all",

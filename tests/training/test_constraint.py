@@ -38,7 +38,7 @@ RATES = torch.linspace(0.1, 0.9, D_SAE)
 
 
 def cost(c: Constraint, *, step: int, seed: int = 0) -> float:
-    return float(c(codes(seed), rows(), RATES, step))
+    return float(c(codes(seed), rows(), RATES, step, {"W_dec": rows()}))
 
 
 @pytest.mark.parametrize(

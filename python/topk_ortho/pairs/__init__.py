@@ -1,8 +1,9 @@
 """Which pairs: criteria, exact selection, memory budget.
 
-`selector.py` is the way in: codes and weights go down to `coactive.py` (pairs that fire together,
-from the codes), `tiles.py` (all pairs, from the weights) or `uniform.py` (the random control);
-scores come from `criteria.py`, and `topk.py` keeps the best k.
+`selector.py` is the way in. It hands a batch's `evidence.py` to one of `paths.py`: pairs that fire
+together, from the codes (`coactive.py`, scored by `criteria.py`); all pairs, tile by tile
+(`tiles.py`); products of one value per feature; or random ones (`uniform.py`). `topk.py` keeps the
+best k.
 """
 
 from topk_ortho.pairs.selection import PairSelection

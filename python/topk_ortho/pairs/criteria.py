@@ -1,18 +1,19 @@
-"""Scores of pairs that fire together: from `Σ_b f_bi f_bj` to what a criterion ranks by.
+"""What a criterion ranks by, for pairs that fire together.
 
-Each entry of `COACTIVE` looks at the batch once and returns a function `(i, j, sums) -> score`
-in float64. `Support` says which pairs are candidates at all.
+Every criterion of `COACTIVE` is a sum over the batch of a product of two values, `Σ_b v_bi v_bj`,
+turned into a score. `value` says what is multiplied on the active entries, `score` looks at the
+batch once and returns a function `(i, j, sums) -> score`, all in float64.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from topk_ortho.codes import Codes
-from topk_ortho.pairs.cosine import Cosine
+from topk_ortho.pairs.evidence import Evidence
 
 Score = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -20,19 +21,61 @@ Score = Callable[[Tensor, Tensor, Tensor], Tensor]
 CONSTANT = 1e-12
 
 
-def coactivation(codes: Codes, cosine: Cosine | None) -> Score:
-    """`Σ_b f_bi f_bj` (method 2)."""
+@dataclass(frozen=True)
+class Coactive:
+    """One criterion over pairs that fire together.
+
+    Attributes:
+        value: `[nnz]`, what is multiplied.
+        score: from sums to scores.
+        supported: whether pairs of rarely firing features are left out (`min_support`).
+    """
+
+    value: Callable[[Evidence], Tensor]
+    score: Callable[[Evidence], Score]
+    supported: bool = False
+
+
+def activation(e: Evidence) -> Tensor:
+    """The activations themselves."""
+    return e.codes.value
+
+
+def one(e: Evidence) -> Tensor:
+    """Ones: sums become counts."""
+    return torch.ones_like(e.codes.value)
+
+
+def gradient(e: Evidence) -> Tensor:
+    """`|dL_rec/df|`."""
+    return e.entry_gradient.abs()
+
+
+def attribution(e: Evidence) -> Tensor:
+    """`|f dL_rec/df|`, divided by the batch's largest."""
+    value = (e.codes.value.double() * e.entry_gradient.double()).abs()
+    largest = value.max() if value.numel() else value.new_ones(())
+    return value / torch.where(largest > 0, largest, 1.0)
+
+
+def the_sum(e: Evidence) -> Score:
+    """The sum as it is."""
     return lambda i, j, sums: sums
 
 
-def correlation(codes: Codes, cosine: Cosine | None) -> Score:
+def column_cosine(e: Evidence) -> Score:
+    """The sum divided by the two column norms."""
+    norm = e.codes.column_sums(e.codes.value.double() ** 2).sqrt()
+    return lambda i, j, sums: sums / (norm[i] * norm[j])
+
+
+def correlation(e: Evidence) -> Score:
     """Pearson correlation over the batch from sparse moments; negative or undefined is 0."""
-    value = codes.value.double()
-    counts = codes.counts().double()
-    total = torch.zeros(codes.d_sae, dtype=torch.float64, device=codes.device)
-    mean = total.index_add(0, codes.col, value) / codes.batch
-    spread = total.index_add(0, codes.col, (value - mean[codes.col]) ** 2)
-    std = ((spread + (codes.batch - counts) * mean**2) / codes.batch).sqrt()
+    codes, value = e.codes, e.codes.value.double()
+    mean = codes.column_sums(value) / codes.batch
+    spread = codes.column_sums((value - mean[codes.col]) ** 2)
+    silent = codes.batch - codes.counts().double()
+    std = ((spread + silent * mean**2) / codes.batch).sqrt()
     std = torch.where(std > CONSTANT * mean, std, torch.inf)
 
     def score(i: Tensor, j: Tensor, sums: Tensor) -> Tensor:
@@ -41,15 +84,41 @@ def correlation(codes: Codes, cosine: Cosine | None) -> Score:
     return score
 
 
-def coactive_cosine(codes: Codes, cosine: Cosine | None) -> Score:
-    """`max(cos_ij, 0)` among pairs that fire together at least once in the batch."""
-    assert cosine is not None
+def conditional(e: Evidence) -> Score:
+    """`max(P(i on | j on), P(j on | i on))` from counts."""
+    count = e.codes.counts().double()
+    return lambda i, j, sums: sums / torch.minimum(count[i], count[j])
+
+
+def decoder_cosine(e: Evidence) -> Score:
+    """`max(cos_ij, 0)` of the decoder rows."""
+    cosine = e.decoder
     return lambda i, j, sums: cosine(i, j).clamp(min=0)
 
 
-COACTIVE: dict[str, Callable[[Codes, Cosine | None], Score]] = {
-    "coactivation": coactivation,
-    "correlation": correlation,
-    "coactive-cosine": coactive_cosine,
+COACTIVE: dict[str, Coactive] = {
+    "coactivation": Coactive(activation, the_sum),
+    "coactivation-cosine": Coactive(activation, column_cosine, supported=True),
+    "correlation": Coactive(activation, correlation, supported=True),
+    "conditional": Coactive(one, conditional, supported=True),
+    "gradient": Coactive(gradient, the_sum),
+    "gradient-batchwise": Coactive(attribution, the_sum),
+    "coactive-cosine": Coactive(one, decoder_cosine),
 }
-WITH_SUPPORT_FLOOR = frozenset({"correlation"})
+
+
+def mean_activation(e: Evidence) -> Tensor:
+    """`[d_sae]` float32, the vector of `magnitude`."""
+    return (e.codes.column_sums(e.codes.value.double()) / max(1, e.codes.batch)).float()
+
+
+def relative_energy(e: Evidence) -> Tensor:
+    """`[d_sae]` float32, the vector of `gradient-accumulated`: root energy over the largest."""
+    root = e.need("energy", (e.codes.d_sae,)).double().sqrt()
+    return (root / root.max().clamp_min(torch.finfo(torch.float64).tiny)).float()
+
+
+PRODUCT: dict[str, Callable[[Evidence], Tensor]] = {
+    "magnitude": mean_activation,
+    "gradient-accumulated": relative_energy,
+}

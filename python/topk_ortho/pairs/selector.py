@@ -12,17 +12,25 @@ from torch import Tensor
 
 from topk_ortho.codes import Codes
 from topk_ortho.config import DEFAULT_PER_FEATURE
-from topk_ortho.pairs.coactive import coactive_blocks
-from topk_ortho.pairs.cosine import Cosine
-from topk_ortho.pairs.criteria import COACTIVE, WITH_SUPPORT_FLOOR
+from topk_ortho.pairs import paths
+from topk_ortho.pairs.criteria import COACTIVE, PRODUCT
+from topk_ortho.pairs.evidence import Evidence
 from topk_ortho.pairs.selection import PairSelection, n_pairs
-from topk_ortho.pairs.tiles import cosine_blocks
-from topk_ortho.pairs.topk import collector
-from topk_ortho.pairs.uniform import random_pairs
+from topk_ortho.pairs.tiles import TILED
 
-CRITERIA = (*COACTIVE, "decoder-cosine", "random")
-BYTES_PER_PAIR = 64  # in the collector, and once more in its answer
-WITH_DECODER = frozenset({"coactive-cosine", "decoder-cosine"})
+CRITERIA = (*COACTIVE, *TILED, *PRODUCT, "random")
+NEEDS: dict[str, tuple[str, ...]] = {
+    "gradient": ("gradient",),
+    "gradient-batchwise": ("gradient",),
+    "gradient-accumulated": ("energy",),
+    "coactive-cosine": ("W_dec",),
+    "decoder-cosine": ("W_dec",),
+    "sign-discrepancy": ("W_dec", "W_enc"),
+    "preactivation": ("pre",),
+    "decoder-projection": ("W_dec", "x", "threshold"),
+    "suppressed": ("W_dec", "x", "threshold"),
+}
+"""What a criterion looks at besides the codes, by the names of `Evidence`."""
 
 
 class PairSelector:
@@ -34,7 +42,8 @@ class PairSelector:
         per_feature: k as a multiple of `d_sae`; 2.5 when neither is given.
         of: `"all"` pairs, or the `"active"` ones, with a positive score.
         max_pairs: an upper limit on k; none by default.
-        min_support: `correlation` leaves out pairs whose rarer feature fired on fewer rows.
+        min_support: `coactivation-cosine`, `correlation` and `conditional` leave out pairs whose
+            rarer feature fired on fewer rows.
         memory_budget: bytes for the temporaries of one selection.
         seed: of the `random` pairs.
 
@@ -85,95 +94,57 @@ class PairSelector:
         self.memory_budget = memory_budget
         self.seed = seed
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """Names of the evidence that the criterion looks at."""
+        return frozenset(NEEDS.get(self.criterion, ()))
+
     @torch.no_grad()
     def __call__(
         self,
         acts: Tensor | Codes,
         *,
-        W_dec: Tensor | None = None,
         fraction: float | None = None,
         step: int = 0,
+        **evidence: Tensor | None,
     ) -> PairSelection:
         """The selection of one batch.
 
         Args:
             acts: `[batch, d_sae]`, dense or sparse (CSR or COO), on any device; or `Codes`.
-            W_dec: `[d_sae, d_in]`, for criteria that look at the decoder.
             fraction: in place of the selector's own, for schedules.
             step: varies the `random` pairs.
+            evidence: what the criterion looks at besides the codes: `W_dec`, `W_enc`, `x`, `pre`,
+                `gradient`, `threshold`, `energy` (shapes at `Evidence`).
 
         Raises:
-            ValueError: activations that are negative or not finite, a missing or mismatched
-                decoder, or a score that is not finite (the message names the pair).
+            ValueError: activations that are negative or not finite, evidence that is missing or of
+                another shape, or a score that is not finite (the message names the pair).
         """
         codes = acts if isinstance(acts, Codes) else Codes.of(acts)
-        if self.criterion in WITH_DECODER:
-            _check_decoder(W_dec, codes)
+        e = Evidence(codes, self.memory_budget, **evidence)
         with torch.autocast(codes.device.type, enabled=False):
-            requested = self._requested(codes, W_dec, fraction)
-            if self.criterion == "random":
-                return self._random(codes, requested, step)
-            return self._select(codes, W_dec, requested)
+            return self._select(e, self._k(e, fraction), step)
 
-    def _requested(self, codes: Codes, W_dec: Tensor | None, fraction: float | None) -> int:
+    def _k(self, e: Evidence, fraction: float | None) -> int:
+        d_sae = e.codes.d_sae
         fraction = self.fraction if fraction is None else fraction
         if fraction is None:
-            k = round(self.per_feature * codes.d_sae)
-        elif self.of == "active" and self.criterion != "random":
-            k = round(fraction * self._select(codes, W_dec, 1).positive)
+            k = round(self.per_feature * d_sae)
+        elif self.of == "active":
+            k = round(fraction * self._select(e, 1, 0).positive)
         else:
-            k = round(fraction * n_pairs(codes.d_sae))
-        k = min(max(k, 1), n_pairs(codes.d_sae))
+            k = round(fraction * n_pairs(d_sae))
+        k = min(max(k, 1), n_pairs(d_sae))
         return k if self.max_pairs is None else min(k, self.max_pairs)
 
-    def _random(self, codes: Codes, k: int, step: int) -> PairSelection:
-        i, j, score = random_pairs(
-            codes.d_sae, k, seed=self.seed * 1_000_003 + step, device=codes.device
-        )
-        return PairSelection(i, j, score, k, n_pairs(codes.d_sae), path="uniform")
-
-    def _select(self, codes: Codes, W_dec: Tensor | None, k: int) -> PairSelection:
-        best = collector(k, codes.device)
-        positive = unsupported = 0
-        cosine = None
-        if self.criterion in WITH_DECODER and W_dec is not None:
-            cosine = Cosine(W_dec, memory_budget=self.memory_budget)
-        if self.criterion == "decoder-cosine":
-            assert W_dec is not None
-            assert cosine is not None
-            for i, j, score, above in cosine_blocks(
-                W_dec, cosine, best.threshold, k=k, memory_budget=self.memory_budget
-            ):
-                best.push(i, j, score.float())
-                positive += above
-            return PairSelection(*best.finish(), k, positive, path="tiles")
-
-        score_of = COACTIVE[self.criterion](codes, cosine)
-        counts = codes.counts()
-        room = max(self.memory_budget // 4, self.memory_budget - BYTES_PER_PAIR * k)
-        for i, j, sums in coactive_blocks(codes, codes.value, memory_budget=room):
-            if self.criterion in WITH_SUPPORT_FLOOR:
-                supported = torch.minimum(counts[i], counts[j]) >= self.min_support
-                unsupported += int((~supported).sum())
-                i, j, sums = i[supported], j[supported], sums[supported]
-            score = score_of(i, j, sums).float()
-            positive += int((score > 0).sum())
-            threshold = best.threshold()
-            if threshold is not None:
-                keep = ~(score < threshold)
-                i, j, score = i[keep], j[keep], score[keep]
-            best.push(i, j, score)
-        return PairSelection(*best.finish(), k, positive, unsupported, path="coactive")
-
-
-def _check_decoder(W_dec: Tensor | None, codes: Codes) -> None:
-    if W_dec is None:
-        raise ValueError(
-            "no W_dec was given, but this criterion looks at the decoder; "
-            "pass W_dec=sae.W_dec, [d_sae, d_in]."
-        )
-    if W_dec.dim() != 2 or W_dec.shape[0] != codes.d_sae:
-        raise ValueError(
-            f"W_dec of shape {list(W_dec.shape)} was given, but [d_sae, d_in] with "
-            f"d_sae = {codes.d_sae} was expected; transpose it if it is [d_in, d_sae]."
-        )
+    def _select(self, e: Evidence, k: int, step: int) -> PairSelection:
+        name = self.criterion
+        if name in COACTIVE:
+            path = paths.dense if paths.is_dense(e.codes) else paths.coactive
+            return path(name, e, k, min_support=self.min_support)
+        if name in TILED:
+            return paths.tiled(name, e, k)
+        if name in PRODUCT:
+            return paths.product(name, e, k)
+        return paths.uniform(e, k, seed=self.seed * 1_000_003 + step)

@@ -1,65 +1,194 @@
-"""All pairs, from the weights: upper-triangular tiles of `W_dec W_dec^T` with a filter behind them.
+"""All pairs, tile by tile: criteria that have no sparse form. The full matrix is never held.
 
-float32 products only discard: a tile's value is within `bound` of the float64 cosine, and whatever
-could still be among the k best is scored again in float64. The full matrix is never held.
+A tile holds the scores of features `rows` with features `columns`. Where its products are float32
+they only discard: a pair survives if its approximate score, raised by a stated error bound, could
+still win, and survivors are scored again in float64.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from topk_ortho.pairs.cosine import Cosine
+from topk_ortho.pairs.evidence import Evidence
+
+# Candidates: (i, j, float64 score, number of positive scores in the tile).
+Block = tuple[Tensor, Tensor, Tensor, int]
 
 
-def cosine_blocks(
-    W_dec: Tensor,
-    cosine: Cosine,
-    collector_threshold: Callable[[], float | None],
-    *,
-    k: int,
-    memory_budget: int,
-) -> Iterator[tuple[Tensor, Tensor, Tensor, int]]:
-    """Yield `(i, j, cosine, positive)`: candidates and the number of positive cosines in the tile.
+@dataclass(frozen=True)
+class Tiles:
+    """How the tiles of a criterion are scored.
+
+    Attributes:
+        tile: `(rows, columns) -> [rows, columns]`.
+        width: elements that one row of a tile costs besides its cells.
+        exact: `(i, j) -> float64`, for survivors; None where `tile` is float64 itself.
+        bound: largest `|tile - exact|`.
+    """
+
+    tile: Callable[[slice, slice], Tensor]
+    width: int
+    exact: Callable[[Tensor, Tensor], Tensor] | None = None
+    bound: float = 0.0
+
+
+def tile_blocks(
+    tiles: Tiles, threshold: Callable[[], float | None], *, d_sae: int, k: int, memory_budget: int
+) -> Iterator[Block]:
+    """Yield the candidates of every tile on and above the diagonal.
 
     Args:
-        W_dec: `[d_sae, d_in]`.
-        cosine: exact cosines of its rows.
-        collector_threshold: a function that gives the score below which nothing can win, or None.
+        tiles: how to score.
+        threshold: the score below which nothing can win any more, or None.
+        d_sae: number of features.
         k: how many pairs are wanted.
         memory_budget: bytes for the temporaries of one tile.
     """
-    d_sae, d_in = W_dec.shape
-    # (d_in + 2) roundings of 2^-24 in a dot product of unit rows, and as much again.
-    bound = (d_in + 8) * 2.0**-23
-    side = max(1, min(d_sae, math.isqrt(memory_budget // 64), memory_budget // (32 * d_in)))
+    side = min(math.isqrt(memory_budget // 64), memory_budget // (64 * max(1, tiles.width)))
+    side = max(1, min(d_sae, side))
     for top in range(0, d_sae, side):
-        rows = _unit_rows(W_dec, cosine, top, top + side)
         for left in range(top, d_sae, side):
-            tile = rows @ _unit_rows(W_dec, cosine, left, left + side).T
+            tile = tiles.tile(slice(top, top + side), slice(left, left + side))
             if left == top:
-                tile.masked_fill_(torch.ones_like(tile, dtype=torch.bool).tril_(), -1.0)
-            positive = int((tile > bound).sum())
-            near = _pairs((tile.abs() <= bound), top, left)
-            positive += int((cosine(*near) > 0).sum())
-            threshold = collector_threshold()
-            least = 0.0 if threshold is None else threshold
-            if tile.numel() > k:
-                kth = tile.flatten().kthvalue(tile.numel() - k + 1).values
-                least = max(least, float(kth) - bound)
-            i, j = _pairs(tile >= least - bound, top, left)
-            yield i, j, cosine(i, j).clamp(min=0), positive
+                tile.masked_fill_(torch.ones_like(tile, dtype=torch.bool).tril_(), -torch.inf)
+            yield _candidates(tiles, tile, top, left, threshold() or 0.0, k)
 
 
-def _unit_rows(W_dec: Tensor, cosine: Cosine, start: int, stop: int) -> Tensor:
-    rows = W_dec[start:stop].detach().double() * cosine.inverse_norm[start:stop, None]
-    # TF32 and bf16 products would break the bound.
-    return rows.float() if torch.get_float32_matmul_precision() == "highest" else rows
+def _candidates(tiles: Tiles, tile: Tensor, top: int, left: int, least: float, k: int) -> Block:
+    if tiles.exact is None:
+        # float32 rounding may lift a score to the threshold.
+        i, j = _pairs((tile >= least * (1 - 2.0**-23)) & (tile > 0), top, left)
+        return i, j, tile[i - top, j - left], int((tile.float() > 0).sum())
+    positive = int((tile > tiles.bound).sum())
+    near = _pairs(tile.abs() <= tiles.bound, top, left)
+    positive += int((tiles.exact(*near) > 0).sum())
+    if tile.numel() > k:
+        kth = float(tile.flatten().kthvalue(tile.numel() - k + 1).values)
+        least = max(least, kth - tiles.bound)
+    i, j = _pairs(tile >= least - tiles.bound, top, left)
+    return i, j, tiles.exact(i, j).clamp(min=0), positive
 
 
 def _pairs(mask: Tensor, top: int, left: int) -> tuple[Tensor, Tensor]:
     row, col = mask.nonzero(as_tuple=True)
     return row + top, col + left
+
+
+def decoder_cosine(e: Evidence) -> Tiles:
+    """`max(cos_ij, 0)`."""
+    decoder = e.decoder
+    return Tiles(
+        tile=lambda rows, columns: _unit(decoder, rows) @ _unit(decoder, columns).T,
+        width=decoder.W.shape[1],
+        exact=decoder,
+        bound=_dot_error(decoder),
+    )
+
+
+def sign_discrepancy(e: Evidence) -> Tiles:
+    """`relu(cos(d_i, d_j)) * relu(-cos(e_i, e_j))`: decoders overlap while encoders part."""
+    decoder, encoder = e.decoder, e.encoder
+
+    def tile(rows: slice, columns: slice) -> Tensor:
+        together = _unit(decoder, rows) @ _unit(decoder, columns).T
+        apart = _unit(encoder, rows) @ _unit(encoder, columns).T
+        return together.relu_().mul_(apart.neg_().relu_())
+
+    def exact(i: Tensor, j: Tensor) -> Tensor:
+        return decoder(i, j).clamp(min=0) * (-encoder(i, j)).clamp(min=0)
+
+    # Two factors of at most 1, each off by the error of one dot product.
+    bound = 2.5 * max(_dot_error(decoder), _dot_error(encoder))
+    return Tiles(tile, 2 * decoder.W.shape[1], exact, bound)
+
+
+def preactivation(e: Evidence) -> Tiles:
+    """`Σ_b relu(pre_bi) relu(pre_bj)`."""
+    pre = e.need("pre", (e.codes.batch, e.codes.d_sae))
+
+    def take(span: slice) -> Tensor:
+        return torch.relu(pre[:, span]).double()
+
+    return Tiles(lambda rows, columns: take(rows).T @ take(columns), 2 * e.codes.batch)
+
+
+def decoder_projection(e: Evidence) -> Tiles:
+    """`Σ_b relu(<x_b, d_i> - θ_i) f_bj`, the larger of the two directions."""
+    project = _projection(e)
+    theta = e.need("threshold", (e.codes.d_sae,)).double()
+
+    def above(span: slice) -> Tensor:
+        return torch.relu(project(span) - theta[span])
+
+    return _directed(e, above, lambda rows, columns: None)
+
+
+def suppressed(e: Evidence) -> Tiles:
+    """`relu(cos_ij) Σ_b f_bj 1[f_bi = 0] 1[<x_b, d_i> > θ_i] <x_b, d_i>`, the larger direction."""
+    project, decoder = _projection(e), e.decoder
+    theta = e.need("threshold", (e.codes.d_sae,)).double()
+
+    def silent(span: slice) -> Tensor:
+        value = project(span)
+        return value * (value > theta[span]) * (e.codes.dense(span) == 0)
+
+    def overlap(rows: slice, columns: slice) -> Tensor:
+        unit = (decoder.W[s].double() * decoder.inverse_norm[s, None] for s in (rows, columns))
+        left, right = unit
+        return (left @ right.T).relu_()
+
+    return _directed(e, silent, overlap)
+
+
+def _directed(
+    e: Evidence,
+    side: Callable[[slice], Tensor],
+    factor: Callable[[slice, slice], Tensor | None],
+) -> Tiles:
+    """Tiles of `factor_ij max(Σ_b s_bi f_bj, Σ_b s_bj f_bi)` for `s = side` `[batch, features]`."""
+
+    def tile(rows: slice, columns: slice) -> Tensor:
+        forth = side(rows).T @ e.codes.dense(columns).double()
+        back = e.codes.dense(rows).double().T @ side(columns)
+        score = torch.maximum(forth, back).clamp_(min=0)
+        weight = factor(rows, columns)
+        return score if weight is None else score * weight
+
+    return Tiles(tile, 6 * e.codes.batch)
+
+
+def _projection(e: Evidence) -> Callable[[slice], Tensor]:
+    """`span -> [batch, features]` float64 projections of x on unit decoder rows."""
+    decoder = e.decoder
+    x = e.need("x", (e.codes.batch, decoder.W.shape[1])).double()
+
+    def project(span: slice) -> Tensor:
+        return x @ (decoder.W[span].double() * decoder.inverse_norm[span, None]).T
+
+    return project
+
+
+def _unit(cosine: Cosine, span: slice) -> Tensor:
+    rows = cosine.W[span].double() * cosine.inverse_norm[span, None]
+    # TF32 and bf16 products would break the bound.
+    return rows.float() if torch.get_float32_matmul_precision() == "highest" else rows
+
+
+def _dot_error(cosine: Cosine) -> float:
+    """`d + 2` roundings of 2^-24 in a float32 dot product of unit rows, and as much again."""
+    return float((cosine.W.shape[1] + 8) * 2.0**-23)
+
+
+TILED: dict[str, Callable[[Evidence], Tiles]] = {
+    "decoder-cosine": decoder_cosine,
+    "sign-discrepancy": sign_discrepancy,
+    "preactivation": preactivation,
+    "decoder-projection": decoder_projection,
+    "suppressed": suppressed,
+}

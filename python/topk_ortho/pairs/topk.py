@@ -94,3 +94,12 @@ class TorchCollector:
         self._held = order.numel()
         if self._held == self.k:
             self._threshold = float(score[order[-1]])
+
+
+def best_products(vector: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """`(i, j, score)` of the k largest products of two entries of `vector` `[d_sae]`, best first.
+
+    One vector crosses to the CPU and k pairs come back: the search itself is Rust on every device.
+    """
+    i, j, score = _core.top_products(vector.float().cpu().numpy(), k)
+    return tuple(torch.from_numpy(column).to(vector.device) for column in (i, j, score))  # type: ignore[return-value]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import torch
 from torch import Tensor
 
@@ -51,13 +54,32 @@ class Constraint:
         self.selected_at = -1
         self.ema: Tensor | None = None
 
-    def __call__(self, codes: Codes, W_dec: Tensor, firing_rate: Tensor, step: int) -> Tensor:
-        """`coefficient * orthogonality` of this step; 0 where `every_n` leaves the step out."""
+    def needs(self, step: int) -> frozenset[str]:
+        """What a step's selection looks at besides the codes; nothing where it selects nothing."""
+        return self.selector.needs if self._selects(step) else frozenset()
+
+    def __call__(
+        self,
+        codes: Codes,
+        W_dec: Tensor,
+        firing_rate: Tensor,
+        step: int,
+        evidence: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> Tensor:
+        """`coefficient * orthogonality` of this step; 0 where `every_n` leaves the step out.
+
+        Args:
+            codes: the step's codes.
+            W_dec: `[d_sae, d_in]`, what the gradient goes to.
+            firing_rate: `[d_sae]`.
+            step: the step's number.
+            evidence: the tensors that `needs(step)` names.
+        """
         c = self.config.penalty
         if step % c.every_n:
             return W_dec.new_zeros(())
-        if self.selection is None or step - self.selected_at >= c.refresh_every:
-            self._select(codes, W_dec, step)
+        if self._selects(step):
+            self._select(codes, evidence, step)
         assert self.selection is not None
         ramp = schedules.ramp(step, steps=self.config.steps, share=c.ramp)
         value = self.penalty(W_dec, self.selection, firing_rate=firing_rate, ema=self.ema)
@@ -67,10 +89,13 @@ class Constraint:
         """The history with every selection so far observed."""
         return self.recorder.settled() if self.recorder else None
 
-    def _select(self, codes: Codes, W_dec: Tensor, step: int) -> None:
-        self.selection = self.selector(
-            codes, W_dec=W_dec.detach(), fraction=self._fraction(step), step=step
-        )
+    def _selects(self, step: int) -> bool:
+        c = self.config.penalty
+        due = self.selection is None or step - self.selected_at >= c.refresh_every
+        return due and step % c.every_n == 0
+
+    def _select(self, codes: Codes, evidence: Mapping[str, Tensor], step: int) -> None:
+        self.selection = self.selector(codes, fraction=self._fraction(step), step=step, **evidence)
         self.selected_at = step
         history = self.config.history
         if history.enabled and self.recorder is None:
@@ -80,7 +105,7 @@ class Constraint:
             self.start_history(PairHistory(capacity=capacity, decay=history.decay))
         i, j = self.selection.i.cpu(), self.selection.j.cpu()
         if self.config.penalty.tau == "stability":
-            self.ema = self._weights_from_history(i, j, W_dec)
+            self.ema = self._weights_from_history(i, j).to(codes.device)
         if self.recorder is not None:
             self.recorder.record(step, i, j)
 
@@ -88,12 +113,11 @@ class Constraint:
         """Go on with a history, fresh or from a checkpoint."""
         self.recorder = HistoryRecorder(history, queue_size=self.config.history.queue)
 
-    def _weights_from_history(self, i: Tensor, j: Tensor, W_dec: Tensor) -> Tensor:
+    def _weights_from_history(self, i: Tensor, j: Tensor) -> Tensor:
         """`β EMA_before + (1 - β)`: the present selection counted, whatever the thread's timing."""
         assert self.recorder is not None
         beta = self.config.history.decay
-        before = torch.from_numpy(self.recorder.ema(i, j)).to(W_dec.device)
-        return beta * before + (1 - beta)
+        return beta * torch.from_numpy(self.recorder.ema(i, j)) + (1 - beta)
 
     def _fraction(self, step: int) -> float | None:
         pairs = self.config.pairs

@@ -15,10 +15,15 @@ class Firing:
     """Attributes:
     rate: `[d_sae]` float32, moving average of the share of rows a feature is active on.
     silent: `[d_sae]` int64, steps since it last fired.
+    threshold: `[d_sae]` float32, moving average of a batch's smallest positive activation;
+        0 before a feature fired. Kept only where a criterion asks for it, as is the next.
+    energy: `[d_sae]` float32, moving average of the summed squared reconstruction gradient.
     """
 
     rate: Tensor
     silent: Tensor
+    threshold: Tensor
+    energy: Tensor
     started: bool = False
 
     @classmethod
@@ -26,6 +31,8 @@ class Firing:
         return cls(
             torch.zeros(d_sae, device=device),
             torch.zeros(d_sae, dtype=torch.int64, device=device),
+            torch.zeros(d_sae, device=device),
+            torch.zeros(d_sae, device=device),
         )
 
     def update(self, counts: Tensor, *, batch: int) -> None:
@@ -37,6 +44,16 @@ class Firing:
             self.rate.copy_(now)
             self.started = True
         self.silent.add_(1).masked_fill_(counts > 0, 0)
+
+    def update_threshold(self, least: Tensor) -> None:
+        """Take in the smallest activations `[d_sae]` of a batch, infinite for silent features."""
+        mixed = torch.lerp(least.float(), self.threshold, RATE_DECAY)
+        mixed = torch.where(self.threshold > 0, mixed, least)
+        self.threshold.copy_(torch.where(torch.isfinite(least), mixed, self.threshold))
+
+    def update_energy(self, squares: Tensor) -> None:
+        """Take in a batch's summed squared gradients `[d_sae]`."""
+        self.energy.mul_(RATE_DECAY).add_(squares, alpha=1 - RATE_DECAY)
 
     def dead(self, after: int) -> Tensor:
         """`[n_dead]` int64: features silent for more than `after` steps."""

@@ -18,6 +18,7 @@ from topk_ortho.training.constraint import Constraint
 from topk_ortho.training.firing import Firing
 
 FIRST_SPARSITY_WEIGHT = 0.1
+RUNNING = ("rate", "silent", "threshold", "energy")  # tensors of `Firing`
 
 
 @dataclass
@@ -74,7 +75,7 @@ class TrainState:
         for name, parameter in self.sae.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 out[f"adam.{name}.{key}"] = value
-        out |= {"firing.rate": self.firing.rate, "firing.silent": self.firing.silent}
+        out |= {f"firing.{name}": getattr(self.firing, name) for name in RUNNING}
         if self.constraint is not None and self.constraint.selection is not None:
             selection = self.constraint.selection
             out |= {f"selection.{key}": getattr(selection, key) for key in ("i", "j", "score")}
@@ -138,8 +139,8 @@ class TrainState:
                 self.optimizer.state[parameter] = {
                     key: value.to(parameter.device) for key, value in stored_state.items()
                 }
-        self.firing.rate.copy_(tensors["firing.rate"])
-        self.firing.silent.copy_(tensors["firing.silent"])
+        for name in RUNNING:
+            getattr(self.firing, name).copy_(tensors[f"firing.{name}"])
         self.firing.started = numbers["firing_started"]
         self.step = numbers["step"]
         self.sparsity_weight = numbers["sparsity_weight"]

@@ -11,6 +11,7 @@ from topk_ortho import schedules
 from topk_ortho.codes import Codes
 from topk_ortho.sae import Forward
 from topk_ortho.training import losses
+from topk_ortho.training.evidence import step_evidence
 from topk_ortho.training.finite import check_finite
 from topk_ortho.training.state import TrainState
 
@@ -61,7 +62,11 @@ def train_step(state: TrainState, x: Tensor) -> Step:
     state.firing.update(codes.counts(), batch=codes.batch)
     orthogonality = l2.new_zeros(())
     if state.constraint is not None:
-        orthogonality = state.constraint(codes, sae.W_dec, state.firing.rate, state.step)
+        needs = state.constraint.needs(state.step)
+        evidence = step_evidence(
+            needs, sae=sae, firing=state.firing, x=x, out=out, l2=l2, codes=codes
+        )
+        orthogonality = state.constraint(codes, sae.W_dec, state.firing.rate, state.step, evidence)
         loss = loss + orthogonality
 
     state.optimizer.zero_grad(set_to_none=True)

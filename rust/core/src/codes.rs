@@ -154,9 +154,6 @@ impl Transposed {
         Ok(())
     }
 
-    pub(crate) const fn d_sae(&self) -> usize {
-        self.first.len().saturating_sub(1)
-    }
 
     pub(crate) fn entries(&self, feature: usize) -> &[Entry] {
         &self.entries[self.first[feature] as usize..self.first[feature + 1] as usize]

@@ -108,6 +108,83 @@ pub enum Error {
         /// Second feature of the pair.
         j: u32,
     },
+    /// The columns of a batch of codes do not fit together.
+    CodesShape {
+        /// Length of `crow`.
+        crow: usize,
+        /// Its last entry; 0 if there is none.
+        last: i64,
+        /// Length of `col`.
+        col: usize,
+        /// Length of `value`.
+        value: usize,
+    },
+    /// A row of codes that ends before it starts, or outside the entries.
+    CodesRow {
+        /// Index of the row.
+        row: usize,
+        /// Where it starts.
+        start: i64,
+        /// Where it ends.
+        end: i64,
+    },
+    /// A feature that does not come after the one before it in its row, or that does not exist.
+    CodesFeature {
+        /// Index of the row.
+        row: usize,
+        /// The feature as given.
+        feature: i64,
+        /// The smallest that could come there.
+        least: u64,
+        /// Number of features.
+        d_sae: usize,
+    },
+    /// A run of features that is none.
+    FeatureRange {
+        /// First feature.
+        first: usize,
+        /// The feature after the last.
+        last: usize,
+        /// Number of features.
+        d_sae: usize,
+    },
+    /// Numbers that are no whole number of rows.
+    RowsShape {
+        /// How many were given.
+        given: usize,
+        /// Numbers in a row.
+        width: usize,
+    },
+    /// A matrix with another number of rows than there are features.
+    RowCount {
+        /// Number of rows.
+        given: usize,
+        /// Number of features.
+        d_sae: usize,
+    },
+    /// A row with a NaN or an infinity.
+    RowNotFinite {
+        /// Index of the row.
+        row: usize,
+    },
+    /// A pair of rows that do not exist.
+    RowIndex {
+        /// The index as given.
+        index: i64,
+        /// Number of rows.
+        rows: usize,
+    },
+    /// A column that is to have one entry per pair, or per row.
+    ColumnLength {
+        /// Name of the column.
+        column: &'static str,
+        /// Its length.
+        given: usize,
+        /// The length it should have.
+        expected: usize,
+    },
+    /// No thread to work on.
+    ZeroThreads,
     /// The bytes do not begin with the magic of a pair history.
     Magic {
         /// The first four bytes, zero where there are fewer.
@@ -202,6 +279,45 @@ impl fmt::Display for Error {
             Self::DuplicatePair { i, j } => write!(
                 f,
                 "pair i = {i}, j = {j} occurs twice in one selection; expected distinct pairs; remove duplicates before observing"
+            ),
+            Self::CodesShape { crow, last, col, value } => write!(
+                f,
+                "codes have crow of length {crow} ending in {last}, col of length {col} and value of length {value}; expected crow from 0 to the number of entries (below 2^32) and one col and value per entry; pass the columns of one CSR matrix"
+            ),
+            Self::CodesRow { row, start, end } => write!(
+                f,
+                "row {row} of the codes goes from entry {start} to {end}; expected rows that follow each other; pass the crow of a CSR matrix"
+            ),
+            Self::CodesFeature { row, feature, least, d_sae } => write!(
+                f,
+                "row {row} of the codes has feature {feature} where {least} is the smallest that can come; expected features that rise within a row, below {d_sae}; sort each row and merge repeated entries"
+            ),
+            Self::FeatureRange { first, last, d_sae } => write!(
+                f,
+                "features {first} to {last} were asked for; expected first <= last <= {d_sae}; take the ends that blocks gives"
+            ),
+            Self::RowsShape { given, width } => write!(
+                f,
+                "{given} numbers in rows of {width} were given; expected a whole number of rows of 1 or more; pass a matrix [rows, width]"
+            ),
+            Self::RowCount { given, d_sae } => write!(
+                f,
+                "a matrix of {given} rows was given; expected {d_sae}, one per feature; pass the decoder of these codes, and transpose it if it is [d_in, d_sae]"
+            ),
+            Self::RowNotFinite { row } => write!(
+                f,
+                "row {row} of the matrix is not finite; expected finite numbers; stop before the step that broke it"
+            ),
+            Self::RowIndex { index, rows } => write!(
+                f,
+                "a pair with row {index} was given; expected 0 <= index < {rows}; select the pairs on the codes of this decoder"
+            ),
+            Self::ColumnLength { column, given, expected } => write!(
+                f,
+                "{column} has length {given}; expected {expected}; pass one entry per pair in columns of pairs, one per row in norms"
+            ),
+            Self::ZeroThreads => f.write_str(
+                "threads is 0; expected at least 1; pass the number of processor cores to use",
             ),
             Self::Magic { given } => write!(
                 f,

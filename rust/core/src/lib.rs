@@ -1,11 +1,16 @@
 //! Which pairs of features to hold apart, and which ones keep coming back.
 //!
 //! A training step scores pairs of features, keeps the `k` best, and the history remembers what was kept.
-//! This crate is the exact, single-threaded heart of that: no Python, no files, no clock, no unsafe code.
+//! This crate is the exact heart of that: no Python, no files, no clock, no unsafe code, and the same answer on any number
+//! of threads.
 //!
 //! | module | owns |
 //! |---|---|
 //! | [`pair`] | an unordered pair in one `u64`; the only place that knows the packing |
+//! | [`codes`] | a batch of sparse codes: CSR, and its transpose |
+//! | [`coactivation`] | exact sums and top-k of pairs that fire together |
+//! | [`rows`] | rows of a matrix and their products |
+//! | [`penalty`] | cosines of chosen pairs of rows, and their gradient |
 //! | [`topk`] | exact streaming top-k over blocks of scored pairs |
 //! | [`product`] | exact top-k of `m_i * m_j` without a matrix |
 //! | [`history`] | how often each pair was selected, in bounded memory, with a guarantee |
@@ -32,18 +37,28 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod coactivation;
 pub mod codec;
+pub mod codes;
 pub mod error;
 pub mod history;
+mod order;
 pub mod pair;
+pub mod penalty;
 pub mod product;
 mod record;
+pub mod rows;
 pub mod stability;
 mod table;
 pub mod topk;
+mod work;
 
+pub use coactivation::Coactivation;
+pub use codes::Codes;
 pub use error::Error;
 pub use history::PairHistory;
 pub use pair::Pair;
+pub use penalty::{pair_cosines, pair_gradient, row_norms};
 pub use product::top_products;
+pub use rows::Rows;
 pub use topk::{Selection, TopK};

@@ -49,7 +49,7 @@ pub fn top_products(m: &[f32], k: usize) -> Result<Selection, Error> {
         ranked.emit(beyond, &mut ranks);
         ranked.emit_ties(m, edge, k - ranks.len(), &mut ranks);
     }
-    Ok(Selection::from_ranks(ranks))
+    Ok(Selection::from_ranks(&ranks))
 }
 
 /// The features with a positive value, largest value first.

@@ -7,8 +7,9 @@
 //! Refuses scores that are negative or not finite, before anything of the block is taken. A score of zero is never
 //! selected. A pair pushed twice is two candidates: distinct pairs are the caller's business.
 
-mod buffer;
+pub(crate) mod buffer;
 
+use crate::order::best_first;
 use crate::{Error, Pair};
 use buffer::Buffer;
 use std::cmp::Reverse;
@@ -21,8 +22,8 @@ pub const HEAP_LIMIT: usize = 256;
 const LANE: usize = 16;
 
 /// The smallest positive score, as bits. Bits of non-negative scores are ordered like the scores.
-const SMALLEST_POSITIVE: u32 = 1;
-const INFINITY: u32 = f32::INFINITY.to_bits();
+pub(crate) const SMALLEST_POSITIVE: u32 = 1;
+pub(crate) const INFINITY: u32 = f32::INFINITY.to_bits();
 
 /// The pairs that were selected, best first, ties to the smaller pair.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -41,12 +42,10 @@ impl Selection {
         (i, j, self.scores)
     }
 
-    pub(crate) fn from_ranks(mut ranks: Vec<Rank>) -> Self {
-        ranks.sort_unstable_by(|a, b| b.cmp(a));
-        Self {
-            pairs: ranks.iter().map(|rank| rank.1.0).collect(),
-            scores: ranks.iter().map(|rank| f32::from_bits(rank.0)).collect(),
-        }
+    pub(crate) fn from_ranks(ranks: &[Rank]) -> Self {
+        let (scores, pairs): (Vec<u32>, Vec<Pair>) =
+            ranks.iter().map(|rank| (rank.0, rank.1.0)).unzip();
+        best_first(&scores, &pairs)
     }
 }
 
@@ -162,13 +161,13 @@ impl TopK {
 
     /// The `k` best, or all that had a positive score if they are fewer. The selector is empty afterwards.
     pub fn finish(&mut self) -> Selection {
-        Selection::from_ranks(match &mut self.store {
-            Store::Heap(heap) => std::mem::take(heap)
-                .into_iter()
-                .map(|Reverse(rank)| rank)
-                .collect(),
-            Store::Buffer(buffer) => std::mem::replace(buffer, Buffer::new(self.k)).into_ranks(),
-        })
+        match &mut self.store {
+            Store::Heap(heap) => {
+                let ranks = std::mem::take(heap).into_iter().map(|Reverse(rank)| rank);
+                Selection::from_ranks(&ranks.collect::<Vec<_>>())
+            }
+            Store::Buffer(buffer) => std::mem::replace(buffer, Buffer::new(self.k)).finish(),
+        }
     }
 
     fn admit(&mut self, scores: &[f32], pair_at: impl Fn(usize) -> Pair) {
@@ -221,20 +220,29 @@ fn reaches(block: &[f32], bar: u32) -> bool {
 }
 
 fn check_scores(scores: &[f32], pair_at: impl Fn(usize) -> Pair) -> Result<(), Error> {
-    let wrong = |score: f32| score.to_bits() >= INFINITY && score.to_bits() != (-0.0_f32).to_bits();
     if !scores.iter().fold(false, |bad, &score| bad | wrong(score)) {
         return Ok(());
     }
-    let Some(at) = scores.iter().position(|&score| wrong(score)) else {
-        return Ok(());
-    };
-    let (pair, score) = (pair_at(at), scores[at]);
+    match scores.iter().position(|&score| wrong(score)) {
+        Some(at) => check_score(pair_at(at), scores[at]),
+        None => Ok(()),
+    }
+}
+
+/// Negative, infinite or NaN.
+const fn wrong(score: f32) -> bool {
+    score.to_bits() >= INFINITY && score.to_bits() != (-0.0_f32).to_bits()
+}
+
+pub(crate) const fn check_score(pair: Pair, score: f32) -> Result<(), Error> {
     let (i, j) = (pair.i(), pair.j());
-    Err(if score.is_finite() {
-        Error::ScoreNegative { i, j, score }
+    if !wrong(score) {
+        Ok(())
+    } else if score.is_finite() {
+        Err(Error::ScoreNegative { i, j, score })
     } else {
-        Error::ScoreNotFinite { i, j, score }
-    })
+        Err(Error::ScoreNotFinite { i, j, score })
+    }
 }
 
 #[cfg(test)]

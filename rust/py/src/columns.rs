@@ -1,8 +1,8 @@
-//! One-dimensional numpy arrays of exactly one dtype as slices.
+//! Numpy arrays of exactly one dtype as slices: columns, and matrices of float32.
 
 use numpy::{
-    Element, PyArray1, PyArrayDescrMethods, PyArrayMethods, PyReadonlyArray1, PyUntypedArray,
-    PyUntypedArrayMethods, dtype,
+    Element, PyArray1, PyArray2, PyArrayDescrMethods, PyArrayMethods, PyReadonlyArray1,
+    PyReadonlyArray2, PyUntypedArray, PyUntypedArrayMethods, dtype,
 };
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -13,20 +13,7 @@ pub(crate) struct Column<'py, T: Element>(PyReadonlyArray1<'py, T>);
 impl<'py, T: Element> Column<'py, T> {
     /// Refuses anything but a one-dimensional array of `T`.
     pub(crate) fn new(name: &str, value: &Bound<'py, PyAny>) -> PyResult<Self> {
-        let py = value.py();
-        let expected = dtype::<T>(py);
-        let Ok(array) = value.cast::<PyUntypedArray>() else {
-            let given = value.get_type().name()?;
-            return Err(PyTypeError::new_err(format!(
-                "{name} is of type {given}; expected a numpy array of dtype {expected}; convert it with numpy.asarray"
-            )));
-        };
-        if !array.dtype().is_equiv_to(&expected) {
-            return Err(PyTypeError::new_err(format!(
-                "{name} has dtype {}; expected {expected}; convert it with {name}.astype(numpy.{expected})",
-                array.dtype()
-            )));
-        }
+        let array = untyped::<T>(name, value)?;
         let Ok(array) = value.cast::<PyArray1<T>>() else {
             return Err(PyValueError::new_err(format!(
                 "{name} has {} dimensions; expected 1; flatten it with {name}.ravel()",
@@ -47,4 +34,62 @@ impl<'py, T: Element> Column<'py, T> {
     pub(crate) fn slice(&self) -> PyResult<&[T]> {
         Ok(self.0.as_slice()?)
     }
+}
+
+/// A matrix argument, row after row: the array itself, or a copy of one that is laid out otherwise.
+pub(crate) struct Matrix<'py>(PyReadonlyArray2<'py, f32>);
+
+impl<'py> Matrix<'py> {
+    /// Refuses anything but a two-dimensional array of float32.
+    pub(crate) fn new(name: &str, value: &Bound<'py, PyAny>) -> PyResult<Self> {
+        let array = untyped::<f32>(name, value)?;
+        let Ok(array) = value.cast::<PyArray2<f32>>() else {
+            return Err(PyValueError::new_err(format!(
+                "{name} has {} dimensions; expected 2; pass a matrix [rows, width]",
+                array.ndim()
+            )));
+        };
+        if array.is_c_contiguous() && array.is_aligned() {
+            return Ok(Self(array.try_readonly()?));
+        }
+        Ok(Self(
+            array
+                .call_method0("copy")?
+                .cast_into::<PyArray2<f32>>()?
+                .try_readonly()?,
+        ))
+    }
+
+    pub(crate) fn height(&self) -> usize {
+        self.0.shape()[0]
+    }
+
+    pub(crate) fn width(&self) -> usize {
+        self.0.shape()[1]
+    }
+
+    pub(crate) fn slice(&self) -> PyResult<&[f32]> {
+        Ok(self.0.as_slice()?)
+    }
+}
+
+/// The array behind a value, of whatever number of dimensions.
+fn untyped<'a, 'py, T: Element>(
+    name: &str,
+    value: &'a Bound<'py, PyAny>,
+) -> PyResult<&'a Bound<'py, PyUntypedArray>> {
+    let expected = dtype::<T>(value.py());
+    let Ok(array) = value.cast::<PyUntypedArray>() else {
+        let given = value.get_type().name()?;
+        return Err(PyTypeError::new_err(format!(
+            "{name} is of type {given}; expected a numpy array of dtype {expected}; convert it with numpy.asarray"
+        )));
+    };
+    if !array.dtype().is_equiv_to(&expected) {
+        return Err(PyTypeError::new_err(format!(
+            "{name} has dtype {}; expected {expected}; convert it with {name}.astype(numpy.{expected})",
+            array.dtype()
+        )));
+    }
+    Ok(array)
 }

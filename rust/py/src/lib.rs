@@ -3,8 +3,10 @@
 //! Objects are frozen and guarded by a mutex that is taken only while the GIL is released, so that any number of threads
 //! may share one. Columns are read in place where they are contiguous, and must not be written to during a call.
 
+mod coactivation;
 mod columns;
 mod history;
+mod penalty;
 mod selection;
 
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
@@ -16,7 +18,11 @@ use topk_ortho_core::Error;
 #[pymodule]
 mod _core {
     #[pymodule_export]
+    use crate::coactivation::Coactivation;
+    #[pymodule_export]
     use crate::history::PairHistory;
+    #[pymodule_export]
+    use crate::penalty::{pair_cosines, pair_gradient, row_norms};
     #[pymodule_export]
     use crate::selection::{TopK, top_products};
 }
@@ -57,6 +63,12 @@ fn whole(name: &str, value: &Bound<'_, PyAny>) -> PyResult<u64> {
             "{name} is {value}; expected 0 <= {name} < 2^64; pass a whole number in range"
         ))
     })
+}
+
+/// The number of threads to work on; one unless given.
+fn threads(value: Option<&Bound<'_, PyAny>>) -> PyResult<usize> {
+    let threads = value.map_or(Ok(1), |value| whole("threads", value))?;
+    Ok(usize::try_from(threads).unwrap_or(usize::MAX))
 }
 
 /// A real number; numpy scalars and whole numbers count.

@@ -7,13 +7,13 @@ use pyo3::prelude::*;
 use std::sync::Mutex;
 use topk_ortho_core as core;
 
-type Selected<'py> = (
+pub(crate) type Selected<'py> = (
     Bound<'py, PyArray1<i64>>,
     Bound<'py, PyArray1<i64>>,
     Bound<'py, PyArray1<f32>>,
 );
 
-fn into_arrays(py: Python<'_>, selection: (Vec<i64>, Vec<i64>, Vec<f32>)) -> Selected<'_> {
+pub(crate) fn into_arrays(py: Python<'_>, selection: (Vec<i64>, Vec<i64>, Vec<f32>)) -> Selected<'_> {
     let (i, j, score) = selection;
     (
         i.into_pyarray(py),

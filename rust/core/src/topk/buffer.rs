@@ -3,12 +3,15 @@
 //! No branch depends on a single score: which candidates pass is hard to predict, and a wrong guess costs more than a
 //! comparison.
 
-use super::{LANE, Rank, SMALLEST_POSITIVE, at_least, reaches};
+use super::{LANE, SMALLEST_POSITIVE, Selection, at_least, reaches};
 use crate::Pair;
-use std::cmp::Reverse;
+use crate::order::best_first;
 
 /// Candidates between two looks at how full the buffer is.
 const BLOCK: usize = 1024;
+
+/// Candidates beyond `k` that a small buffer takes before it is cut back: counting bins costs as much.
+const ROOM: usize = 16_384;
 
 /// Scores drawn from a large block to guess its k-th best.
 const SAMPLE: usize = 4096;
@@ -18,7 +21,7 @@ const BINS: usize = 1 << 12;
 const BIN_SHIFT: u32 = 31 - BINS.ilog2();
 
 #[derive(Clone, Debug)]
-pub(super) struct Buffer {
+pub(crate) struct Buffer {
     k: usize,
     /// At least `k` candidates seen so far score this or more, once it is above the smallest positive score.
     bar: u32,
@@ -29,18 +32,51 @@ pub(super) struct Buffer {
 }
 
 impl Buffer {
-    pub(super) const fn new(k: usize) -> Self {
+    pub(crate) const fn new(k: usize) -> Self {
+        Self::above(k, SMALLEST_POSITIVE)
+    }
+
+    /// With a bar that is only a guess: what is held at the end are the `k` best if it is `k` candidates.
+    pub(crate) const fn above(k: usize, bar: u32) -> Self {
         Self {
             k,
-            bar: SMALLEST_POSITIVE,
+            bar,
             settled: false,
             scores: Vec::new(),
             pairs: Vec::new(),
         }
     }
 
-    pub(super) const fn len(&self) -> usize {
+    pub(crate) const fn len(&self) -> usize {
         self.scores.len()
+    }
+
+    /// Below this, a score is of no use.
+    pub(crate) const fn bar(&self) -> f32 {
+        f32::from_bits(self.bar)
+    }
+
+    /// Takes at most `BLOCK` pairs of one feature with features behind it, their scores as bits.
+    pub(crate) fn admit_row(&mut self, feature: u32, others: &[u32], scores: &[u32]) {
+        let bar = self.bar as i32;
+        let (mut passed, mut passing) = (0, [(0_u32, 0_u32); BLOCK]);
+        for (&other, &score) in others.iter().zip(scores) {
+            passing[passed] = (score, other);
+            passed += usize::from(score as i32 >= bar);
+        }
+        let passing = &passing[..passed];
+        self.scores.extend(passing.iter().map(|passing| passing.0));
+        let pairs = passing.iter().map(|passing| Pair::of_distinct(feature, passing.1));
+        self.pairs.extend(pairs);
+        self.settled &= passed == 0;
+        self.make_room();
+    }
+
+    /// Takes what another buffer of the same `k` holds.
+    pub(crate) fn absorb(&mut self, other: Self) {
+        self.scores.extend(other.scores);
+        self.pairs.extend(other.pairs);
+        self.settled = false;
     }
 
     /// A block with many times `k` candidates is gathered above a guessed bar. The guess is right if `k` candidates
@@ -60,7 +96,7 @@ impl Buffer {
         self.gather(scores, pair_at);
     }
 
-    pub(super) fn threshold(&mut self) -> Option<f32> {
+    pub(crate) fn threshold(&mut self) -> Option<f32> {
         if self.len() < self.k {
             return None;
         }
@@ -68,12 +104,10 @@ impl Buffer {
         Some(f32::from_bits(self.bar))
     }
 
-    pub(super) fn into_ranks(mut self) -> Vec<Rank> {
+    /// The best first.
+    pub(crate) fn finish(mut self) -> Selection {
         self.settle();
-        self.scores
-            .into_iter()
-            .zip(self.pairs.into_iter().map(Reverse))
-            .collect()
+        best_first(&self.scores, &self.pairs)
     }
 
     /// A bar above the present one that about `k` candidates and some to spare should pass.
@@ -126,10 +160,14 @@ impl Buffer {
             .extend(places.clone().map(|at| scores[at].to_bits()));
         self.pairs.extend(places.map(pair_at));
         self.settled &= passed == 0;
-        if self.len() > self.k.saturating_mul(2) {
+        self.make_room();
+        passed
+    }
+
+    fn make_room(&mut self) {
+        if self.len() > self.k.saturating_add(self.k.max(ROOM)) {
             self.settle();
         }
-        passed
     }
 
     /// Cuts back to the `k` best and raises the bar to the worst of them.

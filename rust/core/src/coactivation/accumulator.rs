@@ -1,0 +1,84 @@
+//! Sums of one feature with all features behind it: dense, with a list of those that were touched.
+//!
+//! The list is kept without a branch: a feature is noted whenever its sum is zero before a product is added. A sum that
+//! comes back to zero is noted twice, and whoever takes sums finds zero the second time.
+
+use crate::codes::Transposed;
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Accumulator {
+    /// Zero between features.
+    sums: Vec<f64>,
+    touched: Vec<u32>,
+    noted: usize,
+}
+
+impl Accumulator {
+    /// Forgets everything and makes room for so many features.
+    pub(super) fn reset(&mut self, d_sae: usize) {
+        self.sums.resize(d_sae, 0.0);
+        self.sums.shrink_to(d_sae);
+        self.noted = 0;
+    }
+
+    /// Adds up the products of a feature in the order of the rows.
+    pub(super) fn add(&mut self, codes: &Transposed, feature: usize) {
+        self.noted = 0;
+        for &entry in codes.entries(feature) {
+            let (value, features, values) = codes.row(entry);
+            self.make_room(features.len());
+            let notes = &mut self.touched[self.noted..][..features.len()];
+            let mut noted = 0;
+            for (&other, &partner) in features.iter().zip(values) {
+                let sum = &mut self.sums[other as usize];
+                notes[noted] = other;
+                noted += usize::from(*sum == 0.0);
+                *sum += value * partner;
+            }
+            self.noted += noted;
+        }
+    }
+
+    /// The features touched, in no order, some of them perhaps twice; and the sums, which are to be set to zero.
+    pub(super) fn touched(&mut self) -> (&[u32], &mut [f64]) {
+        (&self.touched[..self.noted], &mut self.sums)
+    }
+
+    /// The features touched, rising; and the sums, which are to be set to zero.
+    pub(super) fn sorted(&mut self) -> (&[u32], &mut [f64]) {
+        self.sort();
+        self.touched()
+    }
+
+    /// Sets every sum to zero, after an error.
+    pub(super) fn clear(&mut self) {
+        self.sums.fill(0.0);
+        self.noted = 0;
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.sums.capacity() * size_of::<f64>() + self.touched.capacity() * size_of::<u32>()
+    }
+
+    /// At most two notes a feature, and the longest row: what was noted twice is struck out before the list grows.
+    fn make_room(&mut self, more: usize) {
+        if self.noted + more > self.touched.len() {
+            self.sort();
+            let room = (self.noted + more).max(self.noted * 2);
+            if room > self.touched.len() {
+                self.touched.resize(room, 0);
+            }
+        }
+    }
+
+    fn sort(&mut self) {
+        let notes = &mut self.touched[..self.noted];
+        notes.sort_unstable();
+        let mut kept = 0;
+        for at in 0..notes.len() {
+            notes[kept] = notes[at];
+            kept += usize::from(at + 1 == notes.len() || notes[at] != notes[at + 1]);
+        }
+        self.noted = kept;
+    }
+}

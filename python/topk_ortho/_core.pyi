@@ -1,4 +1,5 @@
-"""The compiled core: exact top-k selection of feature pairs, and a bounded history of selections.
+"""The compiled core: exact top-k selection of feature pairs, the price of their overlap, and a
+bounded history of selections.
 
 A pair is two features ``i < j``, given as two int64 columns of equal length with
 ``0 <= i < j < 2**32``. Arrays must have exactly the dtype that is stated and one dimension; strided
@@ -59,7 +60,11 @@ class TopK:
 
     def __new__(cls, k: int) -> TopK: ...
     def push(self, i: NDArray[np.int64], j: NDArray[np.int64], score: NDArray[np.float32]) -> None:
-        """Offers one block of candidates; scores are finite and not negative."""
+        """Offers one block of candidates; scores are finite and not negative.
+
+        Indices are read where a score may win, and nowhere else: an entry that is no pair is not
+        seen when its score is below the k-th best.
+        """
 
     def threshold(self) -> float | None:
         """The k-th best score so far once k candidates are held, else None.
@@ -81,6 +86,110 @@ def top_products(
     As (i, j, score). Ties go to the smaller pair; only positive scores count, so there may be fewer
     than k. ``m`` is finite and not negative. Takes O(n log n + k log k) time and O(n + k) memory
     however many ties there are.
+    """
+
+@final
+class Coactivation:
+    """Pairs of features that fire together, from a batch of sparse codes.
+
+    Codes are the columns of a CSR matrix: ``crow`` int64 [batch + 1], ``col`` int64 or uint32 [nnz]
+    rising within each row, ``value`` float32 or float64 [nnz]. The sum of a pair is
+    ``sum_b v_bi * v_bj`` in float64, its products added in the order of the rows; its score is the
+    sum rounded once to float32. Buffers, and a guess at the next k-th best score, are kept from
+    call to call; no answer depends on them, nor on the number of threads (one unless given).
+    """
+
+    def __new__(cls, *, threads: int | None = None) -> Coactivation: ...
+    def select(
+        self,
+        crow: NDArray[np.int64],
+        col: NDArray[np.int64] | NDArray[np.uint32],
+        value: NDArray[np.float32] | NDArray[np.float64],
+        d_sae: int,
+        k: int,
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32], int]:
+        """(i, j, score, positive): the k best, best first, ties to the smaller pair.
+
+        ``positive`` is the number of pairs with a positive score; there may be fewer than k, since
+        scores of zero are never selected. A score that is negative or not finite is an error that
+        names the pair.
+        """
+
+    def select_cosine(
+        self,
+        crow: NDArray[np.int64],
+        col: NDArray[np.int64] | NDArray[np.uint32],
+        value: NDArray[np.float32] | NDArray[np.float64],
+        rows: NDArray[np.float32],
+        k: int,
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32], int]:
+        """As ``select``, by ``max(cos, 0)`` of the rows [d_sae, width] of pairs that fire together.
+
+        Cosines are computed in float64 and rounded once to float32; a row of zeros has cosine 0.
+        """
+
+    def pairs(
+        self,
+        crow: NDArray[np.int64],
+        col: NDArray[np.int64] | NDArray[np.uint32],
+        value: NDArray[np.float32] | NDArray[np.float64],
+        d_sae: int,
+        first: int,
+        last: int,
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+        """(i, j, sum) of all pairs that fire together with ``first <= i < last``, in pair order."""
+
+    def blocks(
+        self,
+        crow: NDArray[np.int64],
+        col: NDArray[np.int64] | NDArray[np.uint32],
+        d_sae: int,
+        most_pairs: int,
+    ) -> list[int]:
+        """Ends of runs of features, for ``pairs``: the first starts at 0, the last ends at d_sae.
+
+        Each run has at most ``most_pairs`` pairs, at 24 bytes a pair, unless it is one feature.
+        """
+
+    @property
+    def bytes(self) -> int:
+        """Memory held between calls."""
+
+def row_norms(rows: NDArray[np.float32], *, threads: int | None = None) -> NDArray[np.float32]:
+    """[n] Euclidean norms of ``rows`` [n, width]; one thread unless given."""
+
+def pair_cosines(
+    rows: NDArray[np.float32],
+    i: NDArray[np.int64],
+    j: NDArray[np.int64],
+    *,
+    norms: NDArray[np.float32] | None = None,
+    threads: int | None = None,
+) -> NDArray[np.float32]:
+    """[k] ``<rows[i], rows[j]>``, divided by both norms where they are given (0 where one is 0).
+
+    Indices come in any order. Sums are float32, the same bits on any number of threads (one unless
+    given).
+    """
+
+def pair_gradient(
+    rows: NDArray[np.float32],
+    i: NDArray[np.int64],
+    j: NDArray[np.int64],
+    slope: NDArray[np.float32],
+    moves_i: NDArray[np.bool_],
+    moves_j: NDArray[np.bool_],
+    *,
+    norms: NDArray[np.float32] | None = None,
+    out: NDArray[np.float32] | None = None,
+    threads: int | None = None,
+) -> NDArray[np.float32]:
+    """Adds the gradient of ``sum(slope * pair_cosines(rows, i, j, norms=norms))`` to ``out``.
+
+    Only rows whose side moves get one. With norms it is the gradient to the rows as they are, of
+    any length: the part along the row is gone. ``out`` [n, width] is contiguous, is a new array of
+    zeros unless given, and is returned. Pairs whose slope is 0 cost nothing. The same bits on any
+    number of threads (one unless given).
     """
 
 @final

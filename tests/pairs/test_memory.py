@@ -55,10 +55,12 @@ def brute_force(
     return i[order], j[order], score[order]
 
 
+@pytest.mark.parametrize("backend", ["auto", "torch"])
 @pytest.mark.parametrize("levels", [0, 4], ids=["distinct", "ties"])
-def test_selection_at_full_width_is_the_brute_force(levels: int) -> None:
+def test_selection_at_full_width_is_the_brute_force(levels: int, backend: str) -> None:
     acts = full_width_codes(levels=levels)
-    got = PairSelector("coactivation", fraction=FRACTION, memory_budget=BUDGET)(acts)
+    select = PairSelector("coactivation", fraction=FRACTION, memory_budget=BUDGET, backend=backend)
+    got = select(acts)
     assert len(got) == round(FRACTION * D_SAE * (D_SAE - 1) / 2) == 134_210
     i, j, score = brute_force(acts, len(got))
     if levels:
@@ -81,10 +83,12 @@ def memory(name):
             return int(line.split()[1]) * 1024
 
 torch.set_num_threads(1)
-PairSelector("coactivation", fraction=0.5)(torch.rand(8, 64))  # what is loaded on first use
+PairSelector("coactivation", fraction=0.5, backend=sys.argv[3])(torch.eye(8))  # loads what it needs
 acts = full.full_width_codes(levels=4)
 acts = {"csr": lambda: acts, "codes": lambda: Codes.of(acts), "dense": acts.to_dense}[sys.argv[1]]()
-select = PairSelector("coactivation", fraction=full.FRACTION, memory_budget=full.BUDGET)
+select = PairSelector(
+    "coactivation", fraction=full.FRACTION, memory_budget=full.BUDGET, backend=sys.argv[3]
+)
 ctypes.CDLL(None).malloc_trim(0)  # else freed memory is used again and hides the growth
 open("/proc/self/clear_refs", "w").write("5")  # the peak starts from here
 before = memory("VmRSS:")
@@ -94,10 +98,10 @@ print(memory("VmHWM:") - before)
 """
 
 
-def growth(kind: str, *, besides: int = 0) -> int:
+def growth(kind: str, *, backend: str = "auto", besides: int = 0) -> int:
     """Bytes by which a fresh process grows during one selection, `besides` bytes held besides."""
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", MEASURED, kind, str(besides)],
+        [sys.executable, "-W", "ignore", "-c", MEASURED, kind, str(besides), backend],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -115,9 +119,10 @@ def _linux() -> None:
 
 
 @pytest.mark.usefixtures("_linux")
+@pytest.mark.parametrize("backend", ["auto", "torch"])
 @pytest.mark.parametrize("kind", ["csr", "codes", "dense"])
-def test_a_selection_stays_within_its_memory_budget(kind: str) -> None:
-    used = growth(kind)
+def test_a_selection_stays_within_its_memory_budget(kind: str, backend: str) -> None:
+    used = growth(kind, backend=backend)
     assert used <= BUDGET, f"{used / 2**20:.0f} MiB were used of {BUDGET / 2**20:.0f} MiB"
 
 

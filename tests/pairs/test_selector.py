@@ -81,22 +81,41 @@ def test_selection_is_the_definition(criterion: str, seed: int, k: float) -> Non
     check(criterion, codes(seed), seed, fraction=k)
 
 
-@pytest.mark.parametrize("path", ["sparse", "dense"])
+@pytest.mark.parametrize("path", ["native", "sparse", "dense"])
 @pytest.mark.parametrize("criterion", SUMS)
-def test_both_paths_of_sums_are_the_definition(criterion: str, path: str, force: Force) -> None:
+def test_all_paths_of_sums_are_the_definition(criterion: str, path: str, force: Force) -> None:
     force(path)
+    backend = "auto" if path == "native" else "torch"
     for seed in range(3):
-        check(criterion, codes(seed, density=0.4), seed, fraction=0.3, memory_budget=SMALLEST)
+        acts = codes(seed, density=0.4)
+        check(criterion, acts, seed, fraction=0.3, memory_budget=SMALLEST, backend=backend)
+
+
+@pytest.mark.parametrize("criterion", SUMS)
+def test_rust_and_torch_agree_bit_for_bit_on_ties(criterion: str, force: Force) -> None:
+    force("sparse")
+    acts = (codes(5, density=0.5) * 3).ceil()
+    given = evidence(acts, 5)
+    given["W_dec"][7] = given["W_dec"][3]
+    given["gradient"] = given["gradient"].sign()
+    rust = PairSelector(criterion, per_feature=2)(acts, **given)
+    torch_ = PairSelector(criterion, per_feature=2, backend="torch")(acts, **given)
+    assert (rust.path, torch_.path) == ("native", "coactive")
+    assert (rust.positive, rust.unsupported) == (torch_.positive, torch_.unsupported)
+    assert torch.equal(rust.i, torch_.i)
+    assert torch.equal(rust.j, torch_.j)
+    assert torch.equal(rust.score, torch_.score)
 
 
 def test_each_path_is_the_one_dispatched() -> None:
     sparse, full = codes(1, d_sae=300, density=0.01), codes(1, density=0.9)
     given = evidence(sparse, 1)
-    expected = dict.fromkeys(SUMS, "coactive") | dict.fromkeys(TILED, "tiles")
+    expected = dict.fromkeys(SUMS, "native") | dict.fromkeys(TILED, "tiles")
     expected |= dict.fromkeys(PRODUCT, "product") | {"random": "uniform"}
     for criterion in ALL:
         assert PairSelector(criterion)(sparse, **given).path == expected[criterion]
     for criterion in SUMS:
+        assert PairSelector(criterion, backend="torch")(sparse, **given).path == "coactive"
         got = PairSelector(criterion)(full, **evidence(full, 1))
         assert got.path == "dense tiles"
 
@@ -153,7 +172,9 @@ def test_blocks_go_through_the_rust_selector(monkeypatch: pytest.MonkeyPatch, fo
 
     monkeypatch.setattr(topk.RustCollector, "push", push)
     acts = codes(1, batch=256, d_sae=300)
-    selected = PairSelector("coactivation", per_feature=1, memory_budget=SMALLEST)(acts)
+    selected = PairSelector("coactivation", per_feature=1, memory_budget=SMALLEST, backend="torch")(
+        acts
+    )
     assert len(pushed) > 3
     assert sum(pushed) >= len(selected) == 300
 
@@ -169,7 +190,7 @@ def test_blocking_never_changes_a_bit(
     whole = PairSelector("coactivation", fraction=1.0)(acts)
     monkeypatch.setattr(coactive, "BYTES_PER_PRODUCT", SMALLEST // most_products)
     monkeypatch.setattr(coactive, "CELLS_PER_PRODUCT", 10**6 if dense else 0)
-    cut = PairSelector("coactivation", fraction=1.0, memory_budget=SMALLEST)(acts)
+    cut = PairSelector("coactivation", fraction=1.0, memory_budget=SMALLEST, backend="torch")(acts)
     assert torch.equal(whole.i, cut.i)
     assert torch.equal(whole.j, cut.j)
     assert torch.equal(whole.score, cut.score)

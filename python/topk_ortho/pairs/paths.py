@@ -9,11 +9,12 @@ import torch
 
 from topk_ortho.codes import Codes
 from topk_ortho.pairs.coactive import Block, coactive_blocks
-from topk_ortho.pairs.criteria import COACTIVE, PRODUCT, Coactive
+from topk_ortho.pairs.criteria import COACTIVE, PRODUCT, Coactive, decoder_cosine, the_sum
 from topk_ortho.pairs.evidence import Evidence
+from topk_ortho.pairs.native import Coactivation, best_products
 from topk_ortho.pairs.selection import PairSelection, n_pairs
 from topk_ortho.pairs.tiles import TILED, Tiles, tile_blocks
-from topk_ortho.pairs.topk import Collector, best_products, collector
+from topk_ortho.pairs.topk import Collector, collector
 from topk_ortho.pairs.uniform import random_pairs
 
 BYTES_PER_PAIR = 64  # in the collector, and once more in its answer
@@ -37,6 +38,25 @@ def coactive(name: str, e: Evidence, k: int, *, min_support: int) -> PairSelecti
     for block in coactive_blocks(e.codes, criterion.value(e), memory_budget=room):
         tally.add(block)
     return tally.selection("coactive")
+
+
+def native(
+    name: str, e: Evidence, k: int, *, min_support: int, rust: Coactivation
+) -> PairSelection:
+    """The same on CPU, in Rust: plain sums and cosines as a whole, other scores from its sums."""
+    criterion = COACTIVE[name]
+    if criterion.score is the_sum:
+        i, j, score, positive = rust.best(e.codes, criterion.value(e), k)
+        return PairSelection(i, j, score, k, positive, path="native")
+    if criterion.score is decoder_cosine:
+        W_dec = e.need("W_dec", (e.codes.d_sae, None))
+        if W_dec.dtype == torch.float32:
+            i, j, score, positive = rust.best_cosines(e.codes, W_dec, k)
+            return PairSelection(i, j, score, k, positive, path="native")
+    tally = _Tally(criterion, e, k, min_support)
+    for block in rust.blocks(e.codes, criterion.value(e), memory_budget=e.memory_budget):
+        tally.add(block)
+    return tally.selection("native")
 
 
 def dense(name: str, e: Evidence, k: int, *, min_support: int) -> PairSelection:

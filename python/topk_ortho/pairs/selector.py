@@ -15,6 +15,7 @@ from topk_ortho.config import DEFAULT_PER_FEATURE
 from topk_ortho.pairs import paths
 from topk_ortho.pairs.criteria import COACTIVE, PRODUCT
 from topk_ortho.pairs.evidence import Evidence
+from topk_ortho.pairs.native import Coactivation
 from topk_ortho.pairs.selection import PairSelection, n_pairs
 from topk_ortho.pairs.tiles import TILED
 
@@ -46,6 +47,7 @@ class PairSelector:
             rarer feature fired on fewer rows.
         memory_budget: bytes for the temporaries of one selection.
         seed: of the `random` pairs.
+        backend: `"auto"`: Rust for pairs that fire together on CPU; `"torch"`: never.
 
     Example:
         >>> selection = PairSelector("coactivation", fraction=0.001)(acts)
@@ -63,6 +65,7 @@ class PairSelector:
         min_support: int = 8,
         memory_budget: int = 256 * 2**20,
         seed: int = 0,
+        backend: str = "auto",
     ):
         criterion = criterion.replace("_", "-")
         if criterion not in CRITERIA:
@@ -85,6 +88,10 @@ class PairSelector:
             )
         if of not in ("all", "active"):
             raise ValueError(f"of={of!r} was given, but 'all' or 'active' was expected.")
+        if backend not in ("auto", "torch"):
+            raise ValueError(f"backend={backend!r} was given, but 'auto' or 'torch' was expected.")
+        self.backend = backend
+        self._rust = Coactivation()
         self.criterion = criterion
         self.fraction = fraction
         self.per_feature = DEFAULT_PER_FEATURE if per_feature is None else per_feature
@@ -141,8 +148,11 @@ class PairSelector:
     def _select(self, e: Evidence, k: int, step: int) -> PairSelection:
         name = self.criterion
         if name in COACTIVE:
-            path = paths.dense if paths.is_dense(e.codes) else paths.coactive
-            return path(name, e, k, min_support=self.min_support)
+            if paths.is_dense(e.codes):
+                return paths.dense(name, e, k, min_support=self.min_support)
+            if e.codes.device.type == "cpu" and self.backend == "auto":
+                return paths.native(name, e, k, min_support=self.min_support, rust=self._rust)
+            return paths.coactive(name, e, k, min_support=self.min_support)
         if name in TILED:
             return paths.tiled(name, e, k)
         if name in PRODUCT:

@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from topk_ortho import _core
+from topk_ortho.pairs import native
 
 
 class Collector(Protocol):
@@ -33,10 +33,10 @@ def collector(k: int, device: torch.device) -> Collector:
 
 
 class RustCollector:
-    """`topk_ortho._core.TopK` behind CPU tensors."""
+    """The Rust selector behind CPU tensors."""
 
     def __init__(self, k: int):
-        self._topk = _core.TopK(k)
+        self._topk = native.TopK(k)
 
     def push(self, i: Tensor, j: Tensor, score: Tensor) -> None:
         self._topk.push(i.numpy(), j.numpy(), score.numpy())
@@ -94,12 +94,3 @@ class TorchCollector:
         self._held = order.numel()
         if self._held == self.k:
             self._threshold = float(score[order[-1]])
-
-
-def best_products(vector: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """`(i, j, score)` of the k largest products of two entries of `vector` `[d_sae]`, best first.
-
-    One vector crosses to the CPU and k pairs come back: the search itself is Rust on every device.
-    """
-    i, j, score = _core.top_products(vector.float().cpu().numpy(), k)
-    return tuple(torch.from_numpy(column).to(vector.device) for column in (i, j, score))  # type: ignore[return-value]

@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from topk_ortho.penalty import native
 from topk_ortho.penalty import tau as policies
 from topk_ortho.penalty.cosine import PairCosine, unit_rows
 
@@ -34,6 +35,7 @@ class OrthogonalityPenalty:
         gradient: `"child_only"`: only the rarer feature's row moves; `"symmetric"`: both.
         n: `"d_sae"`: the sum is divided by the number of features; `"k"`: of pairs.
         seed: of the sample behind `mean-std-all`.
+        backend: `"auto"`: Rust for float32 rows on CPU; `"torch"`: never.
 
     Hyphens and underscores are the same in every name.
 
@@ -51,6 +53,7 @@ class OrthogonalityPenalty:
         gradient: str = "child_only",
         n: str = "d_sae",
         seed: int = 0,
+        backend: str = "auto",
     ):
         self.tau = _one_of("tau", tau, TAUS) if isinstance(tau, str) else "fixed"
         self.threshold = threshold if isinstance(tau, str) else float(tau)
@@ -58,6 +61,7 @@ class OrthogonalityPenalty:
         self.gradient = _one_of("gradient", gradient, ("child-only", "symmetric"))
         self.n = _one_of("n", n, ("d-sae", "k"))
         self.seed = seed
+        self.backend = _one_of("backend", backend, ("auto", "torch"))
         self._sample: tuple[Tensor, Tensor] | None = None
         self._sample_of: tuple[int, torch.device] | None = None
 
@@ -90,13 +94,19 @@ class OrthogonalityPenalty:
             W_dec = W_dec.float() if W_dec.dtype.itemsize < 4 else W_dec
             if k == 0:
                 return W_dec[:0].sum()  # part of the graph, so that `backward` finds a gradient
-            rows = unit_rows(W_dec)
             moves_i, moves_j = self._moves(pairs.i, pairs.j, firing_rate, d_sae)
-            cosine = PairCosine.apply(rows, pairs.i, pairs.j, moves_i, moves_j)
+            cosine = self._cosines(W_dec, pairs.i, pairs.j, moves_i, moves_j)
             overlap = cosine.abs() if self.sign == "both" else cosine
-            tau, weight = self._tau(rows.detach(), overlap.detach(), pairs.score.detach(), ema)
+            tau, weight = self._tau(W_dec.detach(), overlap.detach(), pairs.score.detach(), ema)
             total = (weight * torch.relu(overlap - tau) ** 2).sum()
         return total / (d_sae if self.n == "d-sae" else k)
+
+    def _cosines(
+        self, W_dec: Tensor, i: Tensor, j: Tensor, moves_i: Tensor, moves_j: Tensor
+    ) -> Tensor:
+        if self.backend == "auto" and native.takes(W_dec):
+            return native.NativePairCosine.apply(W_dec, i, j, moves_i, moves_j)
+        return PairCosine.apply(unit_rows(W_dec), i, j, moves_i, moves_j)
 
     def _moves(
         self, i: Tensor, j: Tensor, firing_rate: Tensor | None, d_sae: int
@@ -114,7 +124,7 @@ class OrthogonalityPenalty:
         return i_is_child, ~i_is_child
 
     def _tau(
-        self, rows: Tensor, overlap: Tensor, score: Tensor, ema: Tensor | None
+        self, W_dec: Tensor, overlap: Tensor, score: Tensor, ema: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         k = overlap.numel()
         if self.tau.startswith("strength"):
@@ -123,7 +133,7 @@ class OrthogonalityPenalty:
             case "mean-std":
                 return policies.mean_std(overlap)
             case "mean-std-all":
-                return policies.mean_std_all(overlap, self._sampled_cosines(rows))
+                return policies.mean_std_all(overlap, self._sampled_cosines(W_dec))
             case "strength":
                 return policies.strength(overlap, score)
             case "strength-threshold":
@@ -138,14 +148,14 @@ class OrthogonalityPenalty:
                 return policies.stability(self.threshold, overlap, ema.detach())
         return policies.fixed(self.threshold, overlap)
 
-    def _sampled_cosines(self, rows: Tensor) -> Tensor:
-        of = (rows.shape[0], rows.device)
+    def _sampled_cosines(self, W_dec: Tensor) -> Tensor:
+        of = (W_dec.shape[0], W_dec.device)
         if self._sample is None or self._sample_of != of:
-            self._sample = policies.sample_pairs(rows.shape[0], seed=self.seed, device=rows.device)
+            self._sample = policies.sample_pairs(of[0], seed=self.seed, device=of[1])
             self._sample_of = of
         i, j = self._sample
         still = torch.zeros_like(i, dtype=torch.bool)
-        return PairCosine.apply(rows, i, j, still, still)
+        return self._cosines(W_dec, i, j, still, still)
 
 
 def _check_pairs(i: Tensor, j: Tensor, d_sae: int) -> None:

@@ -151,12 +151,12 @@ impl Coactivation {
         most_pairs: u64,
     ) -> Result<Vec<usize>, Error> {
         self.codes.fill(codes)?;
-        let (mut ends, mut held) = (Vec::new(), 0);
+        let (mut ends, mut first, mut held) = (Vec::new(), 0, 0);
         for feature in 0..codes.d_sae {
             let pairs = self.codes.products(feature).min(codes.d_sae as u64);
-            if held > 0 && held + pairs > most_pairs {
+            if feature > first && held + pairs > most_pairs {
                 ends.push(feature);
-                held = 0;
+                (first, held) = (feature, 0);
             }
             held += pairs;
         }
@@ -181,9 +181,8 @@ impl Coactivation {
             return Err(Error::ZeroK);
         }
         self.codes.fill(codes)?;
-        let cost = |feature| {
-            self.codes.products(feature) + self.codes.entries(feature).len() as u64
-        };
+        let cost =
+            |feature| self.codes.products(feature) + self.codes.entries(feature).len() as u64;
         let shares = shares(codes.d_sae, self.threads, cost);
         self.workers.resize_with(shares.len(), Accumulator::default);
         for worker in &mut self.workers {
@@ -198,7 +197,12 @@ impl Coactivation {
         shares: &[Range<usize>],
         k: usize,
         bar: u32,
-        select: impl Fn(Range<usize>, &mut Accumulator, &Transposed, u32) -> Result<(Buffer, u64), Error>
+        select: impl Fn(
+            Range<usize>,
+            &mut Accumulator,
+            &Transposed,
+            u32,
+        ) -> Result<(Buffer, u64), Error>
         + Sync,
     ) -> Result<(Selected, u32), Error> {
         let Self { codes, workers, .. } = self;
@@ -231,7 +235,13 @@ impl Coactivation {
             (kth * MARGIN).to_bits().max(SMALLEST_POSITIVE)
         });
         let selection = best.finish();
-        Ok((Selected { selection, positive }, next))
+        Ok((
+            Selected {
+                selection,
+                positive,
+            },
+            next,
+        ))
     }
 }
 

@@ -154,7 +154,6 @@ impl Transposed {
         Ok(())
     }
 
-
     pub(crate) fn entries(&self, feature: usize) -> &[Entry] {
         &self.entries[self.first[feature] as usize..self.first[feature + 1] as usize]
     }

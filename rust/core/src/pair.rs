@@ -106,19 +106,23 @@ impl Pair {
         {
             return Ok(());
         }
-        i.iter().zip(j).try_for_each(|(&i, &j)| {
-            let range = 0..=i64::from(u32::MAX);
-            if !range.contains(&i) || !range.contains(&j) {
-                Err(Error::IndexRange { i, j })
-            } else if i >= j {
-                Err(Error::PairOrder { i, j })
-            } else {
-                Ok(())
-            }
-        })
+        i.iter()
+            .zip(j)
+            .try_for_each(|(&i, &j)| Self::of_column_entries(i, j).map(|_| ()))
     }
 
-    /// The pair of two indices that [`Pair::check_columns`] let through.
+    /// The pair of two entries of columns.
+    pub(crate) const fn of_column_entries(i: i64, j: i64) -> Result<Self, Error> {
+        if i < 0 || j < 0 || i > u32::MAX as i64 || j > u32::MAX as i64 {
+            Err(Error::IndexRange { i, j })
+        } else if i >= j {
+            Err(Error::PairOrder { i, j })
+        } else {
+            Ok(Self::pack(i as u32, j as u32))
+        }
+    }
+
+    /// The pair of two indices that were checked before.
     pub(crate) const fn of_checked(i: i64, j: i64) -> Self {
         debug_assert!(0 <= i && i < j && j <= u32::MAX as i64);
         Self::pack(i as u32, j as u32)

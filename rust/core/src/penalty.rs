@@ -11,7 +11,7 @@
 //! Refuses indices outside the rows and columns of different lengths; the gradient is unchanged then.
 
 use crate::Error;
-use crate::rows::{Rows, add_four, add_scaled, dot, dot_f64, wide};
+use crate::rows::{Norms, Rows, Work, add_four, add_scaled, dot, dot_two, wide};
 use crate::work::{check_threads, each, shares};
 use std::ops::Range;
 
@@ -41,14 +41,9 @@ pub struct Slopes<'a> {
 /// [`Error::ZeroThreads`].
 pub fn row_norms(rows: Rows<'_>, threads: usize) -> Result<Vec<f32>, Error> {
     check_threads(threads)?;
-    let norm = |at| {
-        let row = rows.row(at);
-        dot_f64(row, row).sqrt() as f32
-    };
-    let norms = each(shares(rows.len(), threads, |_| 1), |share| {
-        wide(|| share.map(norm).collect::<Vec<_>>())
-    });
-    Ok(norms.concat())
+    let shares = shares(rows.len(), threads, |_| 1);
+    let norms = each(shares, |share| wide(Norms { rows, share }));
+    Ok(norms.concat().into_iter().map(|norm| norm as f32).collect())
 }
 
 /// The cosine of each pair.
@@ -72,9 +67,31 @@ pub fn pair_cosines(
     threads: usize,
 ) -> Result<Vec<f32>, Error> {
     check(rows, norms, pairs, threads)?;
-    let groups = Groups::new(rows.len(), pairs.i.iter().map(|&i| (i as u32, true)));
+    let mut degrees = vec![0_u32; rows.len()];
+    for &row in pairs.i.iter().chain(pairs.j) {
+        degrees[row as usize] += 1;
+    }
+    // The row in fewer pairs stays, the one in more is met again soon.
+    let rarer = |(&i, &j): (&i64, &i64)| {
+        if degrees[i as usize] <= degrees[j as usize] {
+            i
+        } else {
+            j
+        }
+    };
+    let stays = pairs
+        .i
+        .iter()
+        .zip(pairs.j)
+        .map(|pair| (rarer(pair) as u32, true));
+    let groups = Groups::new(rows.len(), stays);
     let parts = each(groups.shares(threads), |share| {
-        wide(|| cosines_of(&groups, rows, pairs.j, share))
+        wide(Dots {
+            groups: &groups,
+            rows,
+            pairs,
+            share,
+        })
     });
     let mut cosines = vec![0.0; pairs.i.len()];
     for (&pair, cosine) in groups.members.iter().zip(parts.into_iter().flatten()) {
@@ -87,15 +104,34 @@ pub fn pair_cosines(
     Ok(cosines)
 }
 
-#[inline(always)]
-fn cosines_of(groups: &Groups, rows: Rows<'_>, others: &[i64], share: Range<usize>) -> Vec<f32> {
-    let mut cosines = Vec::with_capacity(groups.size_of(&share));
-    for group in share {
-        let row = rows.row(group);
-        let others = groups.members(group).iter().map(|&pair| others[pair as usize]);
-        cosines.extend(others.map(|other| dot(row, rows.row(other as usize))));
+struct Dots<'a> {
+    groups: &'a Groups,
+    rows: Rows<'a>,
+    pairs: RowPairs<'a>,
+    share: Range<usize>,
+}
+
+impl Work for Dots<'_> {
+    /// In the order of the groups' members.
+    type Answer = Vec<f32>;
+    #[inline(always)]
+    fn run(self) -> Vec<f32> {
+        let mut answer = Vec::with_capacity(self.groups.size_of(&self.share));
+        for group in self.share {
+            let row = self.rows.row(group);
+            let other = |pair: u32| {
+                let (i, j) = (self.pairs.i[pair as usize], self.pairs.j[pair as usize]);
+                self.rows
+                    .row(if i as usize == group { j } else { i } as usize)
+            };
+            let (twos, rest) = self.groups.members(group).as_chunks::<2>();
+            for two in twos {
+                answer.extend(dot_two(row, two.map(other)));
+            }
+            answer.extend(rest.iter().map(|&pair| dot(row, other(pair))));
+        }
+        answer
     }
-    cosines
 }
 
 /// Adds `Σ slope * dcos/drow` to the rows of `gradient`, which is shaped like `rows`.
@@ -144,65 +180,90 @@ pub fn pair_gradient(
         rest = behind;
         tasks.push((share, mine));
     }
-    let term = |side: u32| {
-        let pair = side as usize / 2;
-        let fixed = [pairs.j[pair], pairs.i[pair]][side as usize % 2] as usize;
-        let scale = norms.map_or(1.0, |norms| inverse(norms[fixed]));
-        (slopes.slope[pair] * scale, fixed)
+    let terms = Terms {
+        rows,
+        norms,
+        pairs,
+        slopes,
+        groups: &groups,
     };
-    each(tasks, |(share, gradient)| {
-        wide(|| add_gradient(&groups, rows, norms, term, share, gradient));
-    });
+    each(tasks, |(share, out)| wide(Gradient { terms, share, out }));
     Ok(())
 }
 
-#[inline(always)]
-fn add_gradient(
-    groups: &Groups,
-    rows: Rows<'_>,
-    norms: Option<&[f32]>,
-    term: impl Fn(u32) -> (f32, usize),
-    share: Range<usize>,
-    gradient: &mut [f32],
-) {
-    let mut direction = vec![0.0; rows.width()];
-    for (group, out) in share.zip(gradient.chunks_exact_mut(rows.width())) {
-        let members = groups.members(group);
-        if members.is_empty() {
-            continue;
+#[derive(Clone, Copy)]
+struct Terms<'a> {
+    rows: Rows<'a>,
+    norms: Option<&'a [f32]>,
+    pairs: RowPairs<'a>,
+    slopes: Slopes<'a>,
+    groups: &'a Groups,
+}
+
+impl<'a> Terms<'a> {
+    /// The row that a side adds to the one that moves, and the factor before it.
+    #[inline(always)]
+    fn term(&self, side: u32) -> (f32, &'a [f32]) {
+        let pair = side as usize / 2;
+        let fixed = if side.is_multiple_of(2) {
+            self.pairs.j[pair]
+        } else {
+            self.pairs.i[pair]
+        } as usize;
+        let scale = self.norms.map_or(1.0, |norms| inverse(norms[fixed]));
+        (self.slopes.slope[pair] * scale, self.rows.row(fixed))
+    }
+
+    #[inline(always)]
+    fn add(&self, members: &[u32], out: &mut [f32]) {
+        let (fours, rest) = members.as_chunks::<4>();
+        for &[a, b, c, d] in fours {
+            let terms = [self.term(a), self.term(b), self.term(c), self.term(d)];
+            add_four(out, terms.map(|term| term.0), terms.map(|term| term.1));
         }
-        let Some(norms) = norms else {
-            add_terms(members, rows, &term, out);
-            continue;
-        };
-        direction.fill(0.0);
-        add_terms(members, rows, &term, &mut direction);
-        let scale = inverse(norms[group]);
-        let row = rows.row(group);
-        let along = dot(row, &direction) * scale * scale;
-        add_scaled(out, scale, &direction);
-        add_scaled(out, -scale * along, row);
+        for &side in rest {
+            let (slope, row) = self.term(side);
+            add_scaled(out, slope, row);
+        }
+    }
+}
+
+struct Gradient<'a> {
+    terms: Terms<'a>,
+    share: Range<usize>,
+    /// The rows of the share.
+    out: &'a mut [f32],
+}
+
+impl Work for Gradient<'_> {
+    type Answer = ();
+    #[inline(always)]
+    fn run(self) {
+        let terms = self.terms;
+        let mut direction = vec![0.0; terms.rows.width()];
+        for (group, out) in self
+            .share
+            .zip(self.out.chunks_exact_mut(terms.rows.width()))
+        {
+            let members = terms.groups.members(group);
+            if members.is_empty() {
+                continue;
+            }
+            let Some(norms) = terms.norms else {
+                terms.add(members, out);
+                continue;
+            };
+            direction.fill(0.0);
+            terms.add(members, &mut direction);
+            let (row, scale) = (terms.rows.row(group), inverse(norms[group]));
+            let along = dot(row, &direction) * scale * scale;
+            add_scaled(out, scale, &direction);
+            add_scaled(out, -scale * along, row);
+        }
     }
 }
 
 #[inline(always)]
-fn add_terms(
-    members: &[u32],
-    rows: Rows<'_>,
-    term: impl Fn(u32) -> (f32, usize),
-    out: &mut [f32],
-) {
-    let (fours, rest) = members.as_chunks::<4>();
-    for sides in fours {
-        let terms = sides.map(&term);
-        add_four(out, terms.map(|term| term.0), terms.map(|term| rows.row(term.1)));
-    }
-    for &side in rest {
-        let (slope, fixed) = term(side);
-        add_scaled(out, slope, rows.row(fixed));
-    }
-}
-
 fn inverse(norm: f32) -> f32 {
     if norm > 0.0 { norm.recip() } else { 0.0 }
 }

@@ -4,6 +4,7 @@
 //! the processor nor on the number of threads. Nothing here allocates but the norms.
 
 use crate::Error;
+use std::ops::Range;
 
 /// Partial sums of a float32 dot product.
 const LANES: usize = 32;
@@ -61,29 +62,56 @@ impl<'a> Rows<'a> {
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let (a, a_rest) = a.as_chunks::<LANES>();
     let (b, b_rest) = b.as_chunks::<LANES>();
-    let mut sums = [0.0_f32; LANES];
+    let mut sums = Lanes::default();
     for (a, b) in a.iter().zip(b) {
-        for lane in 0..LANES {
+        add_products(&mut sums, a, b);
+    }
+    total(&sums, a_rest, b_rest)
+}
+
+/// `<a, b>` and `<a, c>`, each as [`dot`] gives it.
+#[inline(always)]
+pub(crate) fn dot_two(a: &[f32], [b, c]: [&[f32]; 2]) -> [f32; 2] {
+    let (a, a_rest) = a.as_chunks::<LANES>();
+    let (b, b_rest) = b.as_chunks::<LANES>();
+    let (c, c_rest) = c.as_chunks::<LANES>();
+    let (mut with_b, mut with_c) = (Lanes::default(), Lanes::default());
+    for ((a, b), c) in a.iter().zip(b).zip(c) {
+        add_products(&mut with_b, a, b);
+        add_products(&mut with_c, a, c);
+    }
+    [
+        total(&with_b, a_rest, b_rest),
+        total(&with_c, a_rest, c_rest),
+    ]
+}
+
+/// In eights, which the compiler keeps in registers.
+type Lanes = [[f32; 8]; LANES / 8];
+
+#[inline(always)]
+fn add_products(sums: &mut Lanes, a: &[f32; LANES], b: &[f32; LANES]) {
+    let (a, b) = (a.as_chunks::<8>().0, b.as_chunks::<8>().0);
+    for (sums, (a, b)) in sums.iter_mut().zip(a.iter().zip(b)) {
+        for lane in 0..8 {
             sums[lane] += a[lane] * b[lane];
         }
     }
-    for (sum, (a, b)) in sums.iter_mut().zip(a_rest.iter().zip(b_rest)) {
-        *sum += a * b;
-    }
-    let mut width = LANES;
-    while width > 1 {
-        width /= 2;
-        for lane in 0..width {
-            sums[lane] += sums[lane + width];
-        }
-    }
-    sums[0]
+}
+
+#[inline(always)]
+fn total(s: &Lanes, a_rest: &[f32], b_rest: &[f32]) -> f32 {
+    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+    let s: [f32; 8] =
+        std::array::from_fn(|lane| (s[0][lane] + s[1][lane]) + (s[2][lane] + s[3][lane]));
+    let s: [f32; 4] = std::array::from_fn(|lane| s[lane] + s[lane + 4]);
+    (s[0] + s[2]) + (s[1] + s[3]) + rest
 }
 
 /// Roundings on the way of a product into the sum, each of 2^-24 at most; and as many again for what they multiply to.
 /// Products below the smallest normal number are the caller's business.
 pub(crate) fn dot_error(width: usize) -> f64 {
-    let roundings = width.div_ceil(LANES) + LANES.ilog2() as usize + 1;
+    let roundings = (width / LANES + LANES.ilog2() as usize).max(width % LANES) + 2;
     2.0 * roundings as f64 * 2.0_f64.powi(-24)
 }
 
@@ -101,14 +129,9 @@ pub(crate) fn dot_f64(a: &[f32], b: &[f32]) -> f64 {
     for (sum, (a, b)) in sums.iter_mut().zip(a_rest.iter().zip(b_rest)) {
         *sum += f64::from(*a) * f64::from(*b);
     }
-    let mut width = LANES_F64;
-    while width > 1 {
-        width /= 2;
-        for lane in 0..width {
-            sums[lane] += sums[lane + width];
-        }
-    }
-    sums[0]
+    let sums: [f64; 8] = std::array::from_fn(|lane| sums[lane] + sums[lane + 8]);
+    let sums: [f64; 4] = std::array::from_fn(|lane| sums[lane] + sums[lane + 4]);
+    (sums[0] + sums[2]) + (sums[1] + sums[3])
 }
 
 /// `out += scale * row`.
@@ -134,10 +157,43 @@ pub(crate) fn add_four(out: &mut [f32], scales: [f32; 4], rows: [&[f32]; 4]) {
     }
 }
 
-/// Runs `work` with the widest vectors of this processor. `work` and all it calls have to be inlined.
-#[inline]
-pub(crate) fn wide<R>(work: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(work)
+/// Work that gains from wide vectors. `run` and what it calls in its loops are to be `#[inline(always)]`: only then are
+/// they compiled for the processor that [`wide`] finds.
+pub(crate) trait Work {
+    type Answer;
+    fn run(self) -> Self::Answer;
+}
+
+/// Does the work with the widest vectors of this processor.
+pub(crate) fn wide<W: Work>(work: W) -> W::Answer {
+    struct Dispatched<W>(W);
+    impl<W: Work> pulp::NullaryFnOnce for Dispatched<W> {
+        type Output = W::Answer;
+        #[inline(always)]
+        fn call(self) -> W::Answer {
+            self.0.run()
+        }
+    }
+    pulp::Arch::new().dispatch(Dispatched(work))
+}
+
+/// Euclidean norms of some rows, in float64.
+pub(crate) struct Norms<'a> {
+    pub(crate) rows: Rows<'a>,
+    pub(crate) share: Range<usize>,
+}
+
+impl Work for Norms<'_> {
+    type Answer = Vec<f64>;
+    #[inline(always)]
+    fn run(self) -> Vec<f64> {
+        let mut norms = Vec::with_capacity(self.share.len());
+        for at in self.share {
+            let row = self.rows.row(at);
+            norms.push(dot_f64(row, row).sqrt());
+        }
+        norms
+    }
 }
 
 #[cfg(test)]
@@ -155,7 +211,12 @@ mod tests {
             let norms = (dot_f64(&a, &a) * dot_f64(&b, &b)).sqrt();
             prop_assert!((dot_f64(&a, &b) - exact).abs() <= 1e-13 * norms);
             prop_assert!((f64::from(dot(&a, &b)) - exact).abs() <= dot_error(a.len()) * norms);
-            prop_assert_eq!(wide(|| dot(&a, &b)).to_bits(), dot(&a, &b).to_bits());
+            let rows = [a.clone(), b].concat();
+            if let Ok(rows) = Rows::new(&rows, a.len()) {
+                let norms = wide(Norms { rows, share: 0..2 });
+                let plain = [0, 1].map(|at| dot_f64(rows.row(at), rows.row(at)).sqrt());
+                prop_assert_eq!(norms, plain);
+            }
         }
 
         #[test]
@@ -175,8 +236,14 @@ mod tests {
 
     #[test]
     fn refuses_broken_rows() {
-        assert!(matches!(Rows::new(&[1.0; 5], 2), Err(Error::RowsShape { given: 5, width: 2 })));
+        assert!(matches!(
+            Rows::new(&[1.0; 5], 2),
+            Err(Error::RowsShape { given: 5, width: 2 })
+        ));
         assert!(Rows::new(&[], 0).is_err());
-        assert_eq!(Rows::new(&[1.0; 6], 2).map(|rows| (rows.len(), rows.width())), Ok((3, 2)));
+        assert_eq!(
+            Rows::new(&[1.0; 6], 2).map(|rows| (rows.len(), rows.width())),
+            Ok((3, 2))
+        );
     }
 }

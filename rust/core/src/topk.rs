@@ -2,7 +2,7 @@
 //!
 //! The `k` largest scores, ties to the smaller pair, whatever the order and the blocking of the candidates.
 //! Costs one pass over the candidates. Up to [`HEAP_LIMIT`] pairs are held in a heap; above that, candidates below the
-//! k-th best score so far are discarded a lane at a time and the rest go to a buffer of at most `2k + 1024`, cut back by
+//! k-th best score so far are discarded a lane at a time and the rest go to a buffer of at most `2k + 17408`, cut back by
 //! selection: at most some 32 bytes per pair asked for. Memory grows with what is held, never ahead of it.
 //! Refuses scores that are negative or not finite, before anything of the block is taken. A score of zero is never
 //! selected. A pair pushed twice is two candidates: distinct pairs are the caller's business.
@@ -12,6 +12,7 @@ pub(crate) mod buffer;
 use crate::order::best_first;
 use crate::{Error, Pair};
 use buffer::Buffer;
+use std::cell::Cell;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
@@ -104,12 +105,15 @@ impl TopK {
                 score: Some(scores.len()),
             });
         }
-        check_scores(scores, |at| pairs[at])?;
+        if let Some(at) = first_wrong(scores) {
+            return check_score(pairs[at], scores[at]);
+        }
         self.admit(scores, |at| pairs[at]);
         Ok(())
     }
 
-    /// Offers one block of candidates given as columns.
+    /// Offers one block of candidates given as columns. Indices are read where a score may win, and nowhere else: an
+    /// entry that is no pair is not seen when its score is below the bar.
     ///
     /// # Errors
     /// As [`TopK::push`], and [`Error::IndexRange`] or [`Error::PairOrder`] for an entry that is no pair.
@@ -121,10 +125,23 @@ impl TopK {
                 score: Some(scores.len()),
             });
         }
-        Pair::check_columns(i, j)?;
-        let pair_at = |at| Pair::of_checked(i[at], j[at]);
-        check_scores(scores, pair_at)?;
-        self.admit(scores, pair_at);
+        if let Some(at) = first_wrong(scores) {
+            return check_score(Pair::of_column_entries(i[at], j[at])?, scores[at]);
+        }
+        if self.is_empty() {
+            return self.admit_first(i, j, scores);
+        }
+        let bar = self.bar();
+        for (i, (j, scores)) in i.chunks(LANE).zip(j.chunks(LANE).zip(scores.chunks(LANE))) {
+            if reaches(scores, bar) {
+                for (at, &score) in scores.iter().enumerate() {
+                    if at_least(score, bar) {
+                        Pair::of_column_entries(i[at], j[at])?;
+                    }
+                }
+            }
+        }
+        self.admit(scores, |at| Pair::of_checked(i[at], j[at]));
         Ok(())
     }
 
@@ -170,6 +187,32 @@ impl TopK {
         }
     }
 
+    /// Nothing is held yet, so that a block can be taken back and need not be checked ahead.
+    fn admit_first(&mut self, i: &[i64], j: &[i64], scores: &[f32]) -> Result<(), Error> {
+        let wrong = Cell::new(None);
+        self.admit(scores, |at| {
+            Pair::of_column_entries(i[at], j[at]).unwrap_or_else(|error| {
+                wrong.set(Some(wrong.get().unwrap_or(error)));
+                Pair::of_distinct(0, 1)
+            })
+        });
+        match wrong.get() {
+            Some(error) => {
+                *self = Self::new(self.k)?;
+                Err(error)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// A candidate below it cannot win.
+    fn bar(&self) -> u32 {
+        match &self.store {
+            Store::Heap(heap) => bar_of(heap, self.k),
+            Store::Buffer(buffer) => buffer.bar().to_bits(),
+        }
+    }
+
     fn admit(&mut self, scores: &[f32], pair_at: impl Fn(usize) -> Pair) {
         match &mut self.store {
             Store::Heap(heap) => admit_to_heap(heap, self.k, scores, pair_at),
@@ -184,11 +227,7 @@ fn admit_to_heap(
     scores: &[f32],
     pair_at: impl Fn(usize) -> Pair,
 ) {
-    let bar_of = |heap: &BinaryHeap<Reverse<Rank>>| match heap.peek() {
-        Some(worst) if heap.len() == k => worst.0.0,
-        _ => SMALLEST_POSITIVE,
-    };
-    let mut bar = bar_of(heap);
+    let mut bar = bar_of(heap, k);
     for (lane, block) in scores.chunks(LANE).enumerate() {
         if !reaches(block, bar) {
             continue;
@@ -203,8 +242,15 @@ fn admit_to_heap(
             } else if let Some(mut worst) = heap.peek_mut().filter(|worst| rank > worst.0) {
                 worst.0 = rank;
             }
-            bar = bar_of(heap);
+            bar = bar_of(heap, k);
         }
+    }
+}
+
+fn bar_of(heap: &BinaryHeap<Reverse<Rank>>, k: usize) -> u32 {
+    match heap.peek() {
+        Some(worst) if heap.len() == k => worst.0.0,
+        _ => SMALLEST_POSITIVE,
     }
 }
 
@@ -219,13 +265,12 @@ fn reaches(block: &[f32], bar: u32) -> bool {
         .fold(false, |any, &score| any | at_least(score, bar))
 }
 
-fn check_scores(scores: &[f32], pair_at: impl Fn(usize) -> Pair) -> Result<(), Error> {
-    if !scores.iter().fold(false, |bad, &score| bad | wrong(score)) {
-        return Ok(());
-    }
-    match scores.iter().position(|&score| wrong(score)) {
-        Some(at) => check_score(pair_at(at), scores[at]),
-        None => Ok(()),
+/// The place of the first score that cannot be ranked.
+fn first_wrong(scores: &[f32]) -> Option<usize> {
+    if scores.iter().fold(false, |bad, &score| bad | wrong(score)) {
+        scores.iter().position(|&score| wrong(score))
+    } else {
+        None
     }
 }
 

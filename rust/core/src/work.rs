@@ -6,11 +6,7 @@ use crate::Error;
 use std::ops::Range;
 
 /// Cuts `0..items` into at most `parts` runs of about equal cost; none is empty.
-pub(crate) fn shares(
-    items: usize,
-    parts: usize,
-    cost: impl Fn(usize) -> u64,
-) -> Vec<Range<usize>> {
+pub(crate) fn shares(items: usize, parts: usize, cost: impl Fn(usize) -> u64) -> Vec<Range<usize>> {
     if parts <= 1 || items <= 1 {
         return vec![0..items];
     }

@@ -143,7 +143,7 @@ impl Coactivation {
         most_pairs: &Bound<'_, PyAny>,
     ) -> PyResult<Vec<usize>> {
         let most_pairs = whole("most_pairs", most_pairs)?;
-        let value = numpy::PyArray1::<f32>::zeros(py, col.len()?, false);
+        let value = PyArray1::<f32>::zeros(py, col.len()?, false);
         let batch = Batch::new(crow, col, value.as_any(), d_sae)?;
         with_codes!(batch, codes => locked(py, &self.0, |it| it.blocks(&codes, most_pairs)))
     }

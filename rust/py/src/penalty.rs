@@ -2,7 +2,9 @@
 
 use crate::columns::{Column, Matrix};
 use crate::detached;
-use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadwriteArray2, PyUntypedArrayMethods};
+use numpy::{
+    IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadwriteArray2, PyUntypedArrayMethods,
+};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use topk_ortho_core as core;
@@ -20,7 +22,9 @@ pub(crate) fn row_norms<'py>(
 ) -> PyResult<Floats<'py>> {
     let (rows, threads) = (Matrix::new("rows", rows)?, crate::threads(threads)?);
     let (numbers, width) = (rows.slice()?, rows.width());
-    let norms = detached(py, || core::row_norms(core::Rows::new(numbers, width)?, threads))?;
+    let norms = detached(py, || {
+        core::row_norms(core::Rows::new(numbers, width)?, threads)
+    })?;
     Ok(norms.into_pyarray(py))
 }
 
@@ -77,7 +81,10 @@ pub(crate) fn pair_gradient<'py>(
     };
     let mut gradient = writable(&out)?;
     let (numbers, width) = (rows.slice()?, rows.width());
-    let pairs = RowPairs { i: i.slice()?, j: j.slice()? };
+    let pairs = RowPairs {
+        i: i.slice()?,
+        j: j.slice()?,
+    };
     let slopes = Slopes {
         slope: slope.slice()?,
         moves_i: moves_i.slice()?,

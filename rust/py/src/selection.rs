@@ -13,7 +13,10 @@ pub(crate) type Selected<'py> = (
     Bound<'py, PyArray1<f32>>,
 );
 
-pub(crate) fn into_arrays(py: Python<'_>, selection: (Vec<i64>, Vec<i64>, Vec<f32>)) -> Selected<'_> {
+pub(crate) fn into_arrays(
+    py: Python<'_>,
+    selection: (Vec<i64>, Vec<i64>, Vec<f32>),
+) -> Selected<'_> {
     let (i, j, score) = selection;
     (
         i.into_pyarray(py),

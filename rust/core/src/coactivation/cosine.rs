@@ -7,10 +7,10 @@
 //! Costs a dot product per pair that fires together, and one in float64 per survivor; no memory beside the norms.
 
 use super::{Accumulator, Coactivation, Selected, Transposed};
-use crate::codes::{Codes, Feature};
-use crate::rows::{Rows, dot, dot_error, dot_f64, wide};
-use crate::topk::buffer::Buffer;
 use crate::Error;
+use crate::codes::{Codes, Feature};
+use crate::rows::{Norms, Rows, Work, dot, dot_error, dot_f64, wide};
+use crate::topk::buffer::Buffer;
 use std::ops::Range;
 
 /// Rows with norms in this range multiply without underflow or overflow that the bound does not cover.
@@ -44,7 +44,13 @@ impl Coactivation {
         let decoder = Decoder::new(rows)?;
         let select = |features, accumulator: &mut Accumulator, codes: &Transposed, bar| {
             let best = Buffer::above(k, bar);
-            Ok(wide(|| decoder.select_share(codes, features, accumulator, best)))
+            Ok(wide(Search {
+                decoder: &decoder,
+                codes,
+                features,
+                accumulator,
+                best,
+            }))
         };
         let (selected, bar) = self.go(&shares, k, self.cosine_bar, select)?;
         self.cosine_bar = bar;
@@ -54,11 +60,10 @@ impl Coactivation {
 
 impl<'a> Decoder<'a> {
     fn new(rows: Rows<'a>) -> Result<Self, Error> {
-        let norm = |at| {
-            let row = rows.row(at);
-            dot_f64(row, row).sqrt()
-        };
-        let norms: Vec<f64> = wide(|| (0..rows.len()).map(norm).collect());
+        let norms = wide(Norms {
+            rows,
+            share: 0..rows.len(),
+        });
         if let Some(row) = norms.iter().position(|norm| !norm.is_finite()) {
             return Err(Error::RowNotFinite { row });
         }
@@ -68,30 +73,6 @@ impl<'a> Decoder<'a> {
             inverse_norms: norms.into_iter().map(invert).collect(),
             error: dot_error(rows.width()),
         })
-    }
-
-    #[inline(always)]
-    fn select_share(
-        &self,
-        codes: &Transposed,
-        features: Range<usize>,
-        accumulator: &mut Accumulator,
-        mut best: Buffer,
-    ) -> (Buffer, u64) {
-        let mut positive = 0;
-        for feature in features {
-            accumulator.add(codes, feature);
-            let (others, sums) = accumulator.sorted();
-            for &other in others {
-                sums[other as usize] = 0.0;
-                let (above_zero, score) = self.score(feature, other as usize, best.bar());
-                positive += u64::from(above_zero);
-                if let Some(score) = score {
-                    best.admit_row(feature as u32, &[other], &[score.to_bits()]);
-                }
-            }
-        }
-        (best, positive)
     }
 
     /// Whether the score is positive; and the score, unless it is surely below the bar.
@@ -106,5 +87,35 @@ impl<'a> Decoder<'a> {
         }
         let score = (dot_f64(a, b) * scales[0] * scales[1]) as f32;
         (score > 0.0, Some(score.max(0.0)))
+    }
+}
+
+struct Search<'a> {
+    decoder: &'a Decoder<'a>,
+    codes: &'a Transposed,
+    features: Range<usize>,
+    accumulator: &'a mut Accumulator,
+    best: Buffer,
+}
+
+impl Work for Search<'_> {
+    /// What was selected, and how many scores were positive.
+    type Answer = (Buffer, u64);
+    #[inline(always)]
+    fn run(self) -> (Buffer, u64) {
+        let (mut best, mut positive) = (self.best, 0);
+        for feature in self.features {
+            self.accumulator.add(self.codes, feature);
+            let (others, sums) = self.accumulator.sorted();
+            for &other in others {
+                sums[other as usize] = 0.0;
+                let (above_zero, score) = self.decoder.score(feature, other as usize, best.bar());
+                positive += u64::from(above_zero);
+                if let Some(score) = score {
+                    best.admit_row(feature as u32, &[other], &[score.to_bits()]);
+                }
+            }
+        }
+        (best, positive)
     }
 }

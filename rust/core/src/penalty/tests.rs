@@ -1,1 +1,232 @@
+use super::*;
+use proptest::prelude::*;
 
+const ROWS: usize = 12;
+
+#[derive(Debug, Clone)]
+struct Case {
+    width: usize,
+    numbers: Vec<f32>,
+    i: Vec<i64>,
+    j: Vec<i64>,
+    slope: Vec<f32>,
+    moves_i: Vec<bool>,
+    moves_j: Vec<bool>,
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    let pair = (
+        0..ROWS as i64,
+        0..ROWS as i64,
+        -2_i8..3,
+        any::<bool>(),
+        any::<bool>(),
+    );
+    let pairs = prop::collection::vec(pair, 0..60);
+    (1_usize..70, pairs).prop_flat_map(|(width, pairs)| {
+        let numbers = prop::collection::vec(-1.0_f32..1.0, ROWS * width);
+        (Just(width), numbers, Just(pairs)).prop_map(|(width, mut numbers, pairs)| {
+            numbers[..width].fill(0.0);
+            Case {
+                width,
+                numbers,
+                i: pairs.iter().map(|pair| pair.0).collect(),
+                j: pairs.iter().map(|pair| pair.1).collect(),
+                slope: pairs.iter().map(|pair| f32::from(pair.2)).collect(),
+                moves_i: pairs.iter().map(|pair| pair.3).collect(),
+                moves_j: pairs.iter().map(|pair| pair.4).collect(),
+            }
+        })
+    })
+}
+
+impl Case {
+    fn rows(&self) -> Rows<'_> {
+        Rows::new(&self.numbers, self.width).expect("rows")
+    }
+
+    fn pairs(&self) -> RowPairs<'_> {
+        RowPairs {
+            i: &self.i,
+            j: &self.j,
+        }
+    }
+
+    fn slopes(&self) -> Slopes<'_> {
+        Slopes {
+            slope: &self.slope,
+            moves_i: &self.moves_i,
+            moves_j: &self.moves_j,
+        }
+    }
+
+    fn gradient(&self, norms: Option<&[f32]>, threads: usize) -> Vec<f32> {
+        let mut gradient = vec![1.0; self.numbers.len()];
+        pair_gradient(
+            self.rows(),
+            norms,
+            self.pairs(),
+            self.slopes(),
+            &mut gradient,
+            threads,
+        )
+        .expect("pairs");
+        gradient
+    }
+
+    /// Rows in float64, at unit length where asked; a row of zeros stays.
+    fn exact_rows(&self, unit: bool) -> Vec<Vec<f64>> {
+        let row = |row: &[f32]| {
+            let row: Vec<f64> = row.iter().map(|&x| x.into()).collect();
+            let norm = row.iter().map(|x| x * x).sum::<f64>().sqrt();
+            let scale = if unit && norm > 0.0 {
+                norm.recip()
+            } else {
+                1.0
+            };
+            row.iter().map(|x| x * scale).collect()
+        };
+        self.numbers.chunks(self.width).map(row).collect()
+    }
+
+    fn exact_cosines(&self, unit: bool) -> Vec<f64> {
+        let rows = self.exact_rows(unit);
+        let dot = |i: usize, j: usize| rows[i].iter().zip(&rows[j]).map(|(a, b)| a * b).sum();
+        self.i
+            .iter()
+            .zip(&self.j)
+            .map(|(&i, &j)| dot(i as usize, j as usize))
+            .collect()
+    }
+
+    /// The definition, pair by pair; for rows of any length through the derivative of the normalisation.
+    fn exact_gradient(&self, unit: bool) -> Vec<f64> {
+        let rows = self.exact_rows(unit);
+        let mut gradient = vec![vec![0.0; self.width]; ROWS];
+        for pair in 0..self.i.len() {
+            let (i, j) = (self.i[pair] as usize, self.j[pair] as usize);
+            for (moves, moving, fixed) in [(self.moves_i[pair], i, j), (self.moves_j[pair], j, i)] {
+                for at in 0..self.width {
+                    gradient[moving][at] +=
+                        f64::from(u8::from(moves)) * f64::from(self.slope[pair]) * rows[fixed][at];
+                }
+            }
+        }
+        if unit {
+            for ((gradient, unit), row) in
+                gradient.iter_mut().zip(&rows).zip(self.exact_rows(false))
+            {
+                let norm = row.iter().map(|x| x * x).sum::<f64>().sqrt();
+                let along: f64 = gradient.iter().zip(unit).map(|(g, u)| g * u).sum();
+                for (g, u) in gradient.iter_mut().zip(unit) {
+                    *g = if norm > 0.0 {
+                        (*g - along * u) / norm
+                    } else {
+                        0.0
+                    };
+                }
+            }
+        }
+        gradient.concat()
+    }
+}
+
+fn close(got: &[f32], expected: &[f64], shift: f64, tolerance: f64) {
+    assert_eq!(got.len(), expected.len());
+    for (got, expected) in got.iter().zip(expected) {
+        assert!(
+            (f64::from(*got) - shift - expected).abs() <= tolerance,
+            "{got} {expected}"
+        );
+    }
+}
+
+proptest! {
+    #[test]
+    fn cosines_and_gradients_equal_the_definition_on_any_number_of_threads(case in case()) {
+        let norms = row_norms(case.rows(), 1).expect("threads");
+        // A unit row in one dimension may be 1e-3 long or shorter, and the gradient that much larger.
+        let shortest = norms.iter().copied().filter(|&norm| norm > 0.0).fold(1.0, f32::min);
+        for (norms, tolerance) in [(None, 1e-4), (Some(&norms[..]), 1e-4 / f64::from(shortest).powi(2))] {
+            let cosines = pair_cosines(case.rows(), norms, case.pairs(), 1).expect("pairs");
+            close(&cosines, &case.exact_cosines(norms.is_some()), 0.0, 1e-4);
+            let gradient = case.gradient(norms, 1);
+            close(&gradient, &case.exact_gradient(norms.is_some()), 1.0, tolerance);
+            for threads in [2, 3, 40] {
+                prop_assert_eq!(&row_norms(case.rows(), threads).expect("threads"), &row_norms(case.rows(), 1).expect("threads"));
+                prop_assert_eq!(&pair_cosines(case.rows(), norms, case.pairs(), threads).expect("pairs"), &cosines);
+                prop_assert_eq!(&case.gradient(norms, threads), &gradient);
+            }
+        }
+    }
+}
+
+#[test]
+fn refuses_pairs_that_do_not_fit_and_changes_nothing() {
+    let rows = Rows::new(&[1.0; 6], 2).expect("rows");
+    let cosines = |i: &[i64], j: &[i64]| pair_cosines(rows, None, RowPairs { i, j }, 1);
+    assert_eq!(
+        cosines(&[0, 3], &[1, 0]),
+        Err(Error::RowIndex { index: 3, rows: 3 })
+    );
+    assert_eq!(
+        cosines(&[0], &[-1]),
+        Err(Error::RowIndex { index: -1, rows: 3 })
+    );
+    let length = Error::ColumnLength {
+        column: "j",
+        given: 2,
+        expected: 1,
+    };
+    assert_eq!(cosines(&[0], &[1, 2]), Err(length));
+    assert_eq!(cosines(&[], &[]), Ok(vec![]));
+    let pairs = RowPairs { i: &[0], j: &[1] };
+    assert!(matches!(
+        pair_cosines(rows, Some(&[1.0]), pairs, 1),
+        Err(Error::ColumnLength {
+            column: "norms",
+            ..
+        })
+    ));
+    assert_eq!(pair_cosines(rows, None, pairs, 0), Err(Error::ZeroThreads));
+    let mut gradient = [7.0; 6];
+    for slopes in [
+        Slopes {
+            slope: &[],
+            moves_i: &[true],
+            moves_j: &[true],
+        },
+        Slopes {
+            slope: &[1.0],
+            moves_i: &[],
+            moves_j: &[true],
+        },
+        Slopes {
+            slope: &[1.0],
+            moves_i: &[true],
+            moves_j: &[],
+        },
+    ] {
+        assert!(pair_gradient(rows, None, pairs, slopes, &mut gradient, 1).is_err());
+    }
+    let slopes = Slopes {
+        slope: &[1.0],
+        moves_i: &[true],
+        moves_j: &[true],
+    };
+    assert!(pair_gradient(rows, None, pairs, slopes, &mut gradient[1..], 1).is_err());
+    assert!(
+        pair_gradient(
+            rows,
+            None,
+            RowPairs { i: &[0], j: &[3] },
+            slopes,
+            &mut gradient,
+            1
+        )
+        .is_err()
+    );
+    assert_eq!(gradient, [7.0; 6]);
+    let empty = Rows::new(&[], 4).expect("rows");
+    assert_eq!(row_norms(empty, 3), Ok(vec![]));
+}

@@ -66,7 +66,9 @@ impl Buffer {
         }
         let passing = &passing[..passed];
         self.scores.extend(passing.iter().map(|passing| passing.0));
-        let pairs = passing.iter().map(|passing| Pair::of_distinct(feature, passing.1));
+        let pairs = passing
+            .iter()
+            .map(|passing| Pair::of_distinct(feature, passing.1));
         self.pairs.extend(pairs);
         self.settled &= passed == 0;
         self.make_room();

@@ -68,13 +68,6 @@ class Codes:
             value = coo.values()
             active = value != 0
             row, col, value = row[active], col[active], value[active]
-        return cls.from_entries(row, col, value, batch=acts.shape[0], d_sae=acts.shape[1])
-
-    @classmethod
-    def from_entries(
-        cls, row: Tensor, col: Tensor, value: Tensor, *, batch: int, d_sae: int
-    ) -> Codes:
-        """Codes from entries that are sorted by (row, feature); values are checked."""
         bad = ~(value > 0) | torch.isinf(value)
         if bool(bad.any()):
             at = int(bad.nonzero()[0])
@@ -82,6 +75,13 @@ class Codes:
                 f"acts[{int(row[at])}, {int(col[at])}] = {float(value[at])} was given, but finite "
                 "activations that are not negative were expected; look at the encoder's output."
             )
+        return cls.from_entries(row, col, value, batch=acts.shape[0], d_sae=acts.shape[1])
+
+    @classmethod
+    def from_entries(
+        cls, row: Tensor, col: Tensor, value: Tensor, *, batch: int, d_sae: int
+    ) -> Codes:
+        """Codes from entries sorted by (row, feature), values above 0; nothing is checked."""
         counts = torch.bincount(row, minlength=batch)
         crow = torch.zeros(batch + 1, dtype=torch.int64, device=col.device)
         torch.cumsum(counts, 0, out=crow[1:])

@@ -78,19 +78,19 @@ def test_forward_is_the_naive_one(kind: Kind, k: float) -> None:
         acts = naive.topk(pre, int(k))
     else:
         acts = naive.batch_topk(pre, k)
-    close(got.acts, acts)
+    close(got.code, acts)
     stops = prefixes if kind == "matryoshka" else (D_SAE,)
     assert len(got.x_hat) == len(stops)
     for x_hat, stop in zip(got.x_hat, stops, strict=True):
         close(x_hat, naive.decode(acts, W, features=stop))
-    close(sae.decode(got.acts), naive.decode(acts, W, features=D_SAE))
+    close(sae.decode(got.code), naive.decode(acts, W, features=D_SAE))
 
 
 @every_kind
 def test_codes_are_never_negative(kind: Kind) -> None:
     sae = trained(kind, k=D_SAE)
     assert (sae(batch()).pre < 0).any()
-    assert (sae(batch()).acts >= 0).all()
+    assert (sae(batch()).code >= 0).all()
     assert (sae.encode(batch()) >= 0).all()
     assert sae.activate(-torch.ones(4, D_SAE)).count_nonzero() == 0
 
@@ -142,7 +142,7 @@ def test_outside_training_one_threshold_decides(kind: Kind) -> None:
 def test_other_kinds_have_no_threshold(kind: Kind) -> None:
     sae, x = trained(kind), batch()
     assert sae.thresholds() is None
-    assert torch.equal(sae.encode(x), sae(x).acts)
+    assert torch.equal(sae.encode(x), sae(x).code)
 
 
 @every_kind
@@ -210,7 +210,7 @@ def test_only_active_features_get_a_gradient(kind: Kind) -> None:
     sae = trained(kind, k=2)
     got = sae(batch())
     sum(x_hat.square().sum() for x_hat in got.x_hat).backward()
-    fired = (got.acts > 0).any(0)
+    fired = (got.code > 0).any(0)
     assert not fired.all() or kind == "relu"
     reached = sae.b_enc.grad != 0
     assert torch.equal(reached, fired)
@@ -229,8 +229,8 @@ def test_default_prefixes(d_sae: int, expected: tuple[int, ...]) -> None:
 @every_kind
 def test_a_batch_of_one_and_half_precision(kind: Kind) -> None:
     sae = make(kind)
-    assert sae(batch(1)).acts.shape == (1, D_SAE)
+    assert sae(batch(1)).code.shape == (1, D_SAE)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got = sae(batch())
-    assert got.acts.dtype == got.pre.dtype == torch.bfloat16
+    assert got.code.dtype == got.pre.dtype == torch.bfloat16
     assert torch.isfinite(got.x_hat[-1]).all()

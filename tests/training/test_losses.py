@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.training.states import D_IN, D_SAE, state
+from topk_ortho.codes import Codes
 from topk_ortho.sae import Forward
 from topk_ortho.training import losses
 
@@ -18,7 +19,10 @@ def test_reconstruction_sums_over_dimensions_and_averages_over_rows():
 
 
 def test_sparsity_is_the_l1_norm_of_a_row():
-    assert losses.sparsity(torch.tensor([[1.0, 2.0], [0.0, 3.0]])) == 3
+    acts = torch.tensor([[1.0, 2.0], [0.0, 3.0]])
+    codes = Codes.of(acts)
+    assert losses.sparsity(Forward(acts, acts, codes, ())) == 3
+    assert losses.sparsity(Forward(acts, codes.value, codes, ())) == 3
 
 
 def naive_aux_k(sae, x, out: Forward, dead: list[int], k: int) -> torch.Tensor:

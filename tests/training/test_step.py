@@ -61,7 +61,7 @@ def test_the_loss_is_the_sum_of_its_terms():
     assert done.orthogonality > 0
     expected = (
         done.l2
-        + done.sparsity_weight * done.out.acts.sum(1).mean()
+        + done.sparsity_weight * done.out.code.sum(1).mean()
         + s.config.sae.aux_coefficient * done.aux
         + done.orthogonality
     )
@@ -202,7 +202,7 @@ def test_rows_that_are_zero_and_features_that_are_dead_are_no_error():
         s.sae.W_dec[5] = 0
         s.sae.b_enc[:] = -1000.0
     done = train_step(s, s.buffer.next())
-    assert done.out.acts.sum() == 0
+    assert done.out.code.sum() == 0
     assert done.loss.isfinite()
     assert all(p.isfinite().all() for p in s.sae.parameters())
     steps(s, 3)

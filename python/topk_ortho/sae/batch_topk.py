@@ -23,10 +23,19 @@ class BatchTopKSAE(SAE):
         self.register_buffer("threshold", torch.zeros(()))
 
     def activate(self, pre: Tensor) -> Tensor:
-        kept = max(1, round(self.config.k * pre.shape[0]))
-        value, index = pre.flatten().topk(min(kept, pre.numel()), sorted=False)
+        value, index = self._largest(pre)
         acts = torch.zeros(pre.numel(), dtype=pre.dtype, device=pre.device)
         return acts.scatter(0, index, torch.relu(value)).view_as(pre)
+
+    def active(self, pre: Tensor) -> tuple[Tensor, Tensor]:
+        index = self._largest(pre)[1].sort().values
+        row = torch.div(index, self.d_sae, rounding_mode="floor")
+        return row, index - row * self.d_sae
+
+    def _largest(self, pre: Tensor) -> tuple[Tensor, Tensor]:
+        """Values and flat positions of the k * batch largest."""
+        kept = max(1, round(self.config.k * pre.shape[0]))
+        return pre.flatten().topk(min(kept, pre.numel()), sorted=False)
 
     def inference_code(self, pre: Tensor) -> Tensor:
         return torch.relu(pre) * (pre > self.threshold)

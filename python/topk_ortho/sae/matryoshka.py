@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from topk_ortho.codes import Codes
 from topk_ortho.config import SAEConfig
 from topk_ortho.sae.batch_topk import BatchTopKSAE
+from topk_ortho.sae.sparse import Decode, row_starts
 
 
 class MatryoshkaSAE(BatchTopKSAE):
@@ -26,6 +28,15 @@ class MatryoshkaSAE(BatchTopKSAE):
             x_hat = x_hat + acts[:, start:stop] @ self.W_dec[start:stop]
             parts.append(x_hat)
             start = stop
+        return tuple(parts)
+
+    def sparse_reconstructions(self, value: Tensor, codes: Codes) -> tuple[Tensor, ...]:
+        parts = []
+        for stop in self.prefixes:
+            inside = codes.col < stop
+            row, col = codes.row[inside], codes.col[inside]
+            crow = row_starts(row, codes.batch)
+            parts.append(Decode.apply(value[inside], self.W_dec, crow, row, col) + self.b_dec)
         return tuple(parts)
 
 

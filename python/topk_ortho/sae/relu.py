@@ -13,3 +13,7 @@ class ReLUSAE(SAE):
 
     def activate(self, pre: Tensor) -> Tensor:
         return torch.relu(pre)
+
+    def active(self, pre: Tensor) -> tuple[Tensor, Tensor]:
+        row, col = (pre > 0).nonzero(as_tuple=True)
+        return row, col

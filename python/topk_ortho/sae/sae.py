@@ -7,22 +7,31 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from topk_ortho.codes import Codes
 from topk_ortho.config import SAEConfig
+from topk_ortho.sae.sparse import Decode, Encode
 
 
 class Forward(NamedTuple):
     """One pass over a batch.
 
     Attributes:
-        pre: `[batch, d_sae]` encoder pre-activations.
-        acts: `[batch, d_sae]` sparse code, non-negative.
+        pre: `[batch, d_sae]` encoder pre-activations; without a gradient on the sparse path.
+        code: the code that gradients go through: `[batch, d_sae]`, or on the sparse path `[nnz]`
+            in the order of `codes`.
+        codes: its active entries, detached.
         x_hat: reconstructions, each `[batch, d_in]`; the last one is the SAE's, Matryoshka puts
             those of its shorter prefixes before.
     """
 
     pre: Tensor
-    acts: Tensor
+    code: Tensor
+    codes: Codes
     x_hat: tuple[Tensor, ...]
+
+
+# Below this share of active entries the sparse path is the faster one.
+SPARSE_DENSITY = 0.02
 
 
 class SAE(nn.Module):
@@ -42,16 +51,28 @@ class SAE(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         rows = torch.randn(self.d_sae, d_in, generator=generator)
         self.W_dec = nn.Parameter(rows / rows.norm(dim=1, keepdim=True))
-        self.W_enc = nn.Parameter(self.W_dec.detach().T.contiguous())
+        encoder = self.W_dec.detach().clone().T  # a feature's weights lie side by side
+        self.W_enc = nn.Parameter(encoder if self.expects_sparse else encoder.contiguous())
         self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
         self.b_dec = nn.Parameter(torch.zeros(d_in))
 
-    def pre_acts(self, x: Tensor) -> Tensor:
-        """`(x - b_dec) @ W_enc + b_enc`, `[batch, d_sae]`."""
-        return torch.addmm(self.b_enc, x - self.b_dec, self.W_enc)
+    @property
+    def expects_sparse(self) -> bool:
+        """Whether the mean L0 aimed at makes the sparse path the faster one."""
+        return self.config.k < SPARSE_DENSITY * self.d_sae
+
+    def pre_acts(self, x: Tensor, features: Tensor | None = None) -> Tensor:
+        """`(x - b_dec) @ W_enc + b_enc`, `[batch, d_sae]`, or of some `features` only."""
+        if features is None:
+            return torch.addmm(self.b_enc, x - self.b_dec, self.W_enc)
+        return torch.addmm(self.b_enc[features], x - self.b_dec, self.W_enc[:, features])
 
     def activate(self, pre: Tensor) -> Tensor:
         """The training code of `pre` `[batch, d_sae]`."""
+        raise NotImplementedError
+
+    def active(self, pre: Tensor) -> tuple[Tensor, Tensor]:
+        """`(row, feature)` `[nnz]` of the entries that `activate` keeps, in row order."""
         raise NotImplementedError
 
     def inference_code(self, pre: Tensor) -> Tensor:
@@ -70,11 +91,29 @@ class SAE(nn.Module):
         """What the reconstruction loss is taken on, the SAE's own last."""
         return (self.decode(acts),)
 
-    def forward(self, x: Tensor) -> Forward:
-        """The training pass over `x` `[batch, d_in]`."""
-        pre = self.pre_acts(x)
-        acts = self.activate(pre)
-        return Forward(pre, acts, self.reconstructions(acts))
+    def sparse_reconstructions(self, value: Tensor, codes: Codes) -> tuple[Tensor, ...]:
+        """The same from the active entries alone; `value` `[nnz]` carries the gradient."""
+        decoded = Decode.apply(value, self.W_dec, codes.crow, codes.row, codes.col)
+        return (decoded + self.b_dec,)
+
+    def forward(self, x: Tensor, *, sparse: bool = False) -> Forward:
+        """The training pass over `x` `[batch, d_in]`, on the sparse or on the dense path."""
+        if not sparse:
+            pre = self.pre_acts(x)
+            acts = self.activate(pre)
+            row, col = acts.detach().nonzero(as_tuple=True)
+            value = acts.detach()[row, col]
+            codes = Codes.from_entries(row, col, value, batch=len(x), d_sae=self.d_sae)
+            return Forward(pre, acts, codes, self.reconstructions(acts))
+        with torch.no_grad():
+            pre = self.pre_acts(x)
+            row, col = self.active(pre)
+            keep = ~(pre[row, col] <= 0)  # a NaN stays, and stops the run
+            if not bool(keep.all()):
+                row, col = row[keep], col[keep]
+        value = Encode.apply(x, self.b_dec, self.W_enc, self.b_enc, pre, row, col)
+        codes = Codes.from_entries(row, col, value.detach(), batch=len(x), d_sae=self.d_sae)
+        return Forward(pre, value, codes, self.sparse_reconstructions(value, codes))
 
     def thresholds(self) -> Tensor | None:
         """`[d_sae]` values that `pre` has to exceed outside training; None where there are none."""

@@ -29,12 +29,12 @@ def step_evidence(
         x: `[batch, d_in]`.
         out: the pass over `x`.
         l2: the reconstruction loss, still attached to its graph.
-        codes: the codes of `out.acts`.
+        codes: the codes of `out`.
     """
     evidence: dict[str, Tensor] = {}
     if needs & {"gradient", "energy"}:
-        (gradient,) = torch.autograd.grad(l2, out.acts, retain_graph=True)
-        evidence["gradient"] = gradient[codes.row, codes.col]
+        (gradient,) = torch.autograd.grad(l2, out.code, retain_graph=True)
+        evidence["gradient"] = gradient if gradient.dim() == 1 else gradient[codes.row, codes.col]
     if "energy" in needs:
         firing.update_energy(codes.column_sums(evidence["gradient"].float() ** 2))
         evidence["energy"] = firing.energy

@@ -32,7 +32,7 @@ def check_finite(state: TrainState, x: Tensor, out: Forward, value: Tensor) -> N
     tensors = {"x (the activations)": x}
     for name, parameter in state.sae.named_parameters():
         tensors[name] = parameter
-    tensors |= {"pre (encoder output)": out.pre, "acts": out.acts, "x_hat": out.x_hat[-1]}
+    tensors |= {"pre (encoder output)": out.pre, "acts": out.code, "x_hat": out.x_hat[-1]}
     for name, parameter in state.sae.named_parameters():
         if parameter.grad is not None:
             tensors[f"the gradient of {name}"] = parameter.grad

@@ -14,9 +14,9 @@ def reconstruction(x: Tensor, x_hats: tuple[Tensor, ...]) -> Tensor:
     return torch.stack(errors).mean() if len(errors) > 1 else errors[0]
 
 
-def sparsity(acts: Tensor) -> Tensor:
+def sparsity(out: Forward) -> Tensor:
     """L1 norm of the code, mean over the batch (decoder rows are unit vectors)."""
-    return acts.sum(1).mean()
+    return out.code.sum(1).mean() if out.code.dim() == 2 else out.code.sum() / out.codes.batch
 
 
 def aux_k(sae: SAE, x: Tensor, out: Forward, dead: Tensor) -> Tensor:
@@ -29,7 +29,8 @@ def aux_k(sae: SAE, x: Tensor, out: Forward, dead: Tensor) -> Tensor:
         dead: `[n_dead]` int64, features that have not fired for long.
     """
     residual = (x - out.x_hat[-1]).detach()
-    value, index = out.pre[:, dead].topk(min(sae.config.aux_k, dead.numel()), dim=1, sorted=False)
+    pre = out.pre[:, dead] if out.pre.requires_grad else sae.pre_acts(x, dead)
+    value, index = pre.topk(min(sae.config.aux_k, dead.numel()), dim=1, sorted=False)
     acts = torch.zeros(x.shape[0], dead.numel(), dtype=value.dtype, device=x.device)
     acts = acts.scatter(1, index, torch.relu(value))
     return (residual - acts @ sae.W_dec[dead]).pow(2).sum(1).mean()

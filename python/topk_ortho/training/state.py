@@ -14,6 +14,7 @@ from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.history import PairHistory
 from topk_ortho.pairs import PairSelection
 from topk_ortho.sae import SAE, build
+from topk_ortho.sae.sae import SPARSE_DENSITY
 from topk_ortho.training.constraint import Constraint
 from topk_ortho.training.firing import Firing
 
@@ -28,6 +29,7 @@ class TrainState:
     Attributes:
         step: steps executed.
         sparsity_weight: weight of the L1 term, 0 for architectures without one.
+        density: share of active entries in the codes of the step before.
         data: activations, with the scale and variance that were measured once.
     """
 
@@ -40,6 +42,7 @@ class TrainState:
     constraint: Constraint | None
     step: int
     sparsity_weight: float
+    density: float
 
     @classmethod
     def fresh(cls, config: TrainConfig, data: Activations, device: torch.device) -> TrainState:
@@ -64,10 +67,16 @@ class TrainState:
             firing=Firing.zeros(config.sae.d_sae, device),
             constraint=Constraint(config, variance=data.variance) if config.constrained else None,
             step=0,
+            density=1.0 if config.sae.kind == "relu" else config.sae.k / config.sae.d_sae,
             sparsity_weight=(
                 FIRST_SPARSITY_WEIGHT * data.variance**0.5 if config.sae.kind == "relu" else 0.0
             ),
         )
+
+    @property
+    def sparse(self) -> bool:
+        """Whether the next step takes the sparse path: few active entries, on CPU."""
+        return self.density < SPARSE_DENSITY and self.firing.rate.device.type == "cpu"
 
     def tensors(self) -> dict[str, Tensor]:
         """Tensors of a checkpoint, by name."""
@@ -88,6 +97,7 @@ class TrainState:
         out: dict[str, Any] = {
             "step": self.step,
             "sparsity_weight": self.sparsity_weight,
+            "density": self.density,
             "firing_started": self.firing.started,
             "cursor": self.buffer.state_dict(),
             "scale": self.data.scale,
@@ -144,6 +154,7 @@ class TrainState:
         self.firing.started = numbers["firing_started"]
         self.step = numbers["step"]
         self.sparsity_weight = numbers["sparsity_weight"]
+        self.density = numbers["density"]
         self.buffer.load_state_dict(numbers["cursor"])
         if self.constraint is not None:
             self._restore_constraint(self.constraint, tensors, numbers, history)

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from topk_ortho import schedules
-from topk_ortho.codes import Codes
 from topk_ortho.sae import Forward
 from topk_ortho.training import losses
 from topk_ortho.training.evidence import step_evidence
@@ -45,12 +44,12 @@ def train_step(state: TrainState, x: Tensor) -> Step:
         decay_fraction=config.decay_fraction,
     )
     with torch.autocast(x.device.type, torch.bfloat16, enabled=x.device.type == "cuda"):
-        out = sae(x)
+        out = sae(x, sparse=state.sparse)
         l2 = losses.reconstruction(x, out.x_hat)
         loss = l2
         weight = state.sparsity_weight
         if weight:
-            loss = loss + weight * losses.sparsity(out.acts)
+            loss = loss + weight * losses.sparsity(out)
         dead = state.firing.dead(config.sae.dead_after)
         aux = l2.new_zeros(())
         if config.sae.aux_k and dead.numel():
@@ -58,7 +57,7 @@ def train_step(state: TrainState, x: Tensor) -> Step:
             loss = loss + config.sae.aux_coefficient * aux
 
     check_finite(state, x, out, loss)
-    codes = Codes.of(out.acts)
+    codes = out.codes
     state.firing.update(codes.counts(), batch=codes.batch)
     orthogonality = l2.new_zeros(())
     if state.constraint is not None:
@@ -82,6 +81,7 @@ def train_step(state: TrainState, x: Tensor) -> Step:
         state.sparsity_weight = losses.steer(
             weight, l0=codes.nnz / codes.batch, target=config.sae.k
         )
+    state.density = codes.nnz / (codes.batch * codes.d_sae)
     state.step += 1
     return Step(
         x, out, loss.detach(), l2.detach(), orthogonality.detach(), aux.detach(), lr, weight

@@ -14,9 +14,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import tyro
 
 from topk_ortho.command_line import fail
-from topk_ortho.config import ConfigError, TrainConfig
+from topk_ortho.config import TrainConfig
 from topk_ortho.config_file import nearest
 from topk_ortho.config_rules import check
+from topk_ortho.train import guarded
 from topk_ortho.train import main as train_main
 
 
@@ -128,10 +129,7 @@ def main(arguments: list[str] | None = None) -> int:
         near = nearest(name, list(COMMANDS))
         return fail(f"the command {name} was given, but there is none of that name{near}; "
                     "see topk-ortho --help.")  # fmt: skip
-    try:
-        return COMMANDS[name][0](rest)
-    except ConfigError as error:
-        return fail(error)
+    return guarded(lambda: COMMANDS[name][0](rest))
 
 
 if __name__ == "__main__":

@@ -66,8 +66,7 @@ def parse(arguments: list[str], *, prog: str = "python -m topk_ortho.train") -> 
         plant = dataclasses.replace(options.settings.plant, enabled=True)
         settings = dataclasses.replace(options.settings, plant=plant)
         options = dataclasses.replace(options, settings=settings)
-    check(options.settings)
-    return options
+    return dataclasses.replace(options, settings=check(options.settings))
 
 
 def _default(arguments: list[str]) -> RunOptions:

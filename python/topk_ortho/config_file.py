@@ -94,6 +94,10 @@ def _build(cls: type, table: dict[str, Any], where: str, prefix: str) -> Any:
                 f"{where} has an unknown key {shown}{nearest(shown, known)}; "
                 "correct it or take it out."
             )
+        if name in values:
+            raise ConfigError(
+                f"{where} has {shown} twice, with a hyphen and an underscore; keep one."
+            )
         values[name] = _value(hints[name], value, where, shown)
     return cls(**values)
 

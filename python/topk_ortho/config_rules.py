@@ -11,14 +11,16 @@ from topk_ortho.config import (
     SAEConfig,
     TrainConfig,
 )
+from topk_ortho.config_file import from_table, to_table
 
 
 def check(c: TrainConfig) -> TrainConfig:
-    """Return the configuration itself.
+    """Return the configuration with its names as the options have them.
 
     Raises:
         ConfigError: a setting is out of range or contradicts another one.
     """
+    c = from_table(to_table(c))  # names as the options have them, values of the right type
     _check_ranges(c)
     _check_run(c)
     _check_sae(c.sae)
@@ -57,7 +59,7 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "beta1": _DECAY,
     "beta2": _DECAY,
     "grad-clip": _FROM_0,
-    "context": (2, _LARGEST, "2 or more, BOS and one token,"),
+    "context": (3, _LARGEST, "3 or more, BOS and two tokens,"),
     "sae.aux-k": _FROM_0,
     "sae.aux-coefficient": _FROM_0,
     "sae.dead-after": _FROM_0,

@@ -5,20 +5,25 @@ from __future__ import annotations
 import os
 import sys
 import types
+from collections.abc import Callable
 from typing import Any
 
 # A spinning second thread takes the core that the first one needs; has to be set before torch.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-from topk_ortho.command_line import RunOptions, fail, parse
+from topk_ortho.command_line import fail, parse
 from topk_ortho.config import ConfigError
 
 
 def main(arguments: list[str] | None = None, *, prog: str = "python -m topk_ortho.train") -> int:
     """Run one command line; the exit code."""
+    return guarded(lambda: _run(sys.argv[1:] if arguments is None else arguments, prog))
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """The exit code of a command; what stops it becomes one sentence."""
     try:
-        options = parse(sys.argv[1:] if arguments is None else arguments, prog=prog)
-        return _run(options)
+        return command()
     except ConfigError as error:
         return fail(error)
     except KeyboardInterrupt:
@@ -27,30 +32,48 @@ def main(arguments: list[str] | None = None, *, prog: str = "python -m topk_orth
             "--resume goes on with it.",
             130,
         )
-
-
-def _run(options: RunOptions) -> int:
-    from topk_ortho.report.summary import finish
-    from topk_ortho.training import Interrupted, resume, train
-    from topk_ortho.training.finite import NotFiniteError
-
-    try:
-        if options.resume is not None:
-            result = resume(options.resume, stop_after=options.stop_after)
-        else:
-            result = train(options.settings, options.out, stop_after=options.stop_after)
-    except Interrupted as stop:
-        print(stop, file=sys.stderr)
-        return stop.exit_code
-    except NotFiniteError as error:
-        return fail(error, 1)
     except OSError as error:
-        where = error.filename or options.out or "the run folder"
         return fail(
-            f"{where} cannot be used ({error.strerror}); "
+            f"{error.filename or 'the run folder'} cannot be used ({error.strerror}); "
             "free disk space or check the permissions, then go on with --resume.",
             1,
         )
+    except (ArithmeticError, MemoryError, RuntimeError) as error:
+        return _stopped(error)
+
+
+def _stopped(error: Exception) -> int:
+    """The exit code of a run that was interrupted, met a NaN, or ran out of memory."""
+    from torch import OutOfMemoryError
+
+    from topk_ortho.training import Interrupted
+    from topk_ortho.training.finite import NotFiniteError
+
+    if isinstance(error, Interrupted):
+        print(error, file=sys.stderr)
+        return error.exit_code
+    if isinstance(error, NotFiniteError):
+        return fail(error, 1)
+    if isinstance(error, (MemoryError, OutOfMemoryError)) or "allocate memory" in str(error):
+        return fail(
+            f"out of memory ({str(error).splitlines()[0]}); lower --sae.d-sae, --batch-size or "
+            "--pairs.memory-budget.",
+            1,
+        )
+    raise error
+
+
+def _run(arguments: list[str], prog: str) -> int:
+    options = parse(arguments, prog=prog)
+    from topk_ortho.report.summary import finish
+    from topk_ortho.training import resume, train
+    from topk_ortho.training.hardware import keep_freed_memory
+
+    keep_freed_memory()
+    if options.resume is not None:
+        result = resume(options.resume, stop_after=options.stop_after)
+    else:
+        result = train(options.settings, options.out, stop_after=options.stop_after)
     print(finish(result["folder"]))
     return 0
 

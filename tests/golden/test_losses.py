@@ -43,7 +43,7 @@ def losses(arm: str, folder: Path) -> list[float]:
     with pytest.raises(Interrupted):
         train(config, folder / "run", stop_after=STEPS, progress=False)
     logged = events(folder / "run")
-    return [e["loss"] for e in logged] + [e["orthogonality"] for e in logged]
+    return [e["loss"] for e in logged] + [e["penalty"] for e in logged]
 
 
 @pytest.mark.parametrize("arm", ARMS)

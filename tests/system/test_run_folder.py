@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +20,18 @@ from tests.system.tiny_run import OPTIONS, SHAPE, events, tiny
 from topk_ortho import cli, training
 from topk_ortho.activations import prepare
 from topk_ortho.command_line import parse
-from topk_ortho.config import TrainConfig
+from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.config_file import config_hash, read_config
+from topk_ortho.config_rules import check
 from topk_ortho.history import PairHistory
+from topk_ortho.training import Interrupted, resume, train
 from topk_ortho.training.folder import new_run_path
 from topk_ortho.training.loop import Loop
 
 SHORT = ["--steps", "20", "--checkpoint-every", "8"]
 EVENT = {
-    "step", "loss", "l2", "l1", "l0", "orthogonality", "aux", "explained_variance", "dead", "lr",
-    "sparsity_penalty", "tokens_per_second", "memory_allocated", "memory_reserved", "pairs",
+    "step", "loss", "l2", "l1", "l0", "orthogonality", "penalty", "aux", "explained_variance",
+    "dead", "lr", "sparsity_penalty", "tokens_per_second", "memory_allocated", "memory_reserved", "pairs",
     "pairs_requested", "jaccard",
 }  # fmt: skip
 OF_SELECTIONS = {
@@ -265,3 +270,36 @@ def test_the_process_prints_the_table_to_stdout_and_progress_to_stderr(run: Run,
     assert "coactivation: step 20/20" in done.stderr
     assert "Traceback" not in done.stderr
     assert {p.name for p in (tmp_path / "r" / "plots").iterdir()} == PLOTS
+
+
+def test_a_run_leaves_no_thread_and_the_callers_thread_count(tmp_path):
+    before = torch.get_num_threads()
+    train(tiny(), tmp_path / "run", progress=False)
+    assert torch.get_num_threads() == before
+    assert not [t for t in threading.enumerate() if t.name == "pair-history"]
+
+
+def test_orthogonality_is_logged_also_on_steps_that_leave_the_penalty_out(tmp_path):
+    train(tiny("--penalty.every-n", "2", "--log-every", "10"), tmp_path / "run", progress=False)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    assert all(line["orthogonality"] > 0 for line in lines)
+    assert all(line["penalty"] == 0 for line in lines)  # steps 9, 19, ... are odd
+
+
+def test_resuming_an_edited_configuration_is_refused(tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        train(tiny(), folder, stop_after=20, progress=False)
+    path = folder / "config.toml"
+    path.write_text(re.sub(r"(?m)^lr = .*$", "lr = 0.05", path.read_text()))
+    with pytest.raises(ConfigError, match="was changed since the run began"):
+        resume(folder, progress=False)
+
+
+def test_the_python_interface_knows_every_spelling_and_refuses_a_wrong_one(tmp_path):
+    config = tiny()
+    same = replace(config, sae=replace(config.sae, kind="batch_topk"))
+    assert check(same).sae.kind == "batch-topk"
+    wrong = replace(config, penalty=replace(config.penalty, units="variances"))
+    with pytest.raises(ConfigError, match="variance"):
+        train(wrong, tmp_path / "run")

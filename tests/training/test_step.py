@@ -58,12 +58,12 @@ def test_the_loss_is_the_sum_of_its_terms():
     for _ in range(3):
         done = train_step(s, s.buffer.next())
     assert done.aux > 0
-    assert done.orthogonality > 0
+    assert done.penalty > 0
     expected = (
         done.l2
         + done.sparsity_weight * done.out.code.sum(1).mean()
         + s.config.sae.aux_coefficient * done.aux
-        + done.orthogonality
+        + done.penalty
     )
     torch.testing.assert_close(done.loss, expected.detach())
 

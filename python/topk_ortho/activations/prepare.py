@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -33,6 +34,7 @@ class Activations:
         variance: total variance of `source`, the penalty's unit.
         mean: `[d_in]`, where `b_dec` starts.
         language: where the activations come from a language model, its source of blocks.
+        origin: `model`, `hook` and `context` of real activations, as far as they are known.
     """
 
     source: Source
@@ -40,6 +42,7 @@ class Activations:
     variance: float
     mean: Tensor
     language: LanguageModelSource | None = None
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
 
 def prepare(
@@ -57,15 +60,18 @@ def prepare(
         ConfigError: data, model or hook point cannot be used; the message says why.
     """
     source: Source
+    origin: Mapping[str, Any] = {}
     if config.activations == "synthetic":
         source = SyntheticSource(config.synthetic, seed=config.seed)
     elif config.activations == "files":
         from topk_ortho.activations.files import FilesSource
 
         assert config.data is not None
-        source = FilesSource(config.data)
+        files = FilesSource(config.data)
+        source, origin = files, files.described
     else:
         source = language = language or open_language_model(config, device=device)
+        origin = {"model": config.model, "hook": config.hook, "context": config.context}
     x = first_rows(source)
     variance = total_variance(x)
     if not variance > 0:
@@ -83,7 +89,7 @@ def prepare(
         variance = total_variance(x)
     else:
         x = x * scale
-    return Activations(source, scale, variance, x.double().mean(0).float(), language)
+    return Activations(source, scale, variance, x.double().mean(0).float(), language, origin)
 
 
 def open_language_model(config: TrainConfig, *, device: str) -> LanguageModelSource:

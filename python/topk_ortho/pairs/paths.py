@@ -33,9 +33,8 @@ def is_dense(codes: Codes) -> bool:
 def coactive(name: str, e: Evidence, k: int, *, min_support: int) -> PairSelection:
     """Pairs that fire together, from the active entries alone."""
     criterion = COACTIVE[name]
-    room = max(e.memory_budget // 4, e.memory_budget - BYTES_PER_PAIR * k)
     tally = _Tally(criterion, e, k, min_support)
-    for block in coactive_blocks(e.codes, criterion.value(e), memory_budget=room):
+    for block in coactive_blocks(e.codes, criterion.value(e), memory_budget=_room(e, k)):
         tally.add(block)
     return tally.selection("coactive")
 
@@ -69,7 +68,7 @@ def dense(name: str, e: Evidence, k: int, *, min_support: int) -> PairSelection:
         width=2 * e.codes.batch,
     )
     for i, j, sums, _ in tile_blocks(
-        gram, lambda: None, d_sae=e.codes.d_sae, k=k, memory_budget=e.memory_budget
+        gram, lambda: None, d_sae=e.codes.d_sae, k=k, memory_budget=_room(e, k)
     ):
         tally.add((i, j, sums))
     return tally.selection("dense tiles")
@@ -79,12 +78,9 @@ def tiled(name: str, e: Evidence, k: int) -> PairSelection:
     """All pairs, tile by tile."""
     best = collector(k, e.codes.device)
     positive = 0
+    room = _room(e, k)
     blocks = tile_blocks(
-        TILED[name](e),
-        best.threshold,
-        d_sae=e.codes.d_sae,
-        k=k,
-        memory_budget=e.memory_budget,
+        TILED[name](e), best.threshold, d_sae=e.codes.d_sae, k=k, memory_budget=room
     )
     for i, j, score, above in blocks:
         best.push(i, j, score.float())
@@ -104,6 +100,11 @@ def uniform(e: Evidence, k: int, *, seed: int) -> PairSelection:
     """Random pairs."""
     i, j, score = random_pairs(e.codes.d_sae, k, seed=seed, device=e.codes.device)
     return PairSelection(i, j, score, k, n_pairs(e.codes.d_sae), path="uniform")
+
+
+def _room(e: Evidence, k: int) -> int:
+    """What the budget leaves for blocks beside the k pairs that are kept."""
+    return max(e.memory_budget // 4, e.memory_budget - BYTES_PER_PAIR * k)
 
 
 class _Tally:

@@ -7,6 +7,8 @@ by that value, ties to the smaller (i, j). Every path gives the set that a brute
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,7 @@ from topk_ortho.pairs import paths
 from topk_ortho.pairs.criteria import COACTIVE, PRODUCT
 from topk_ortho.pairs.evidence import Evidence
 from topk_ortho.pairs.native import Coactivation
+from topk_ortho.pairs.retry import halving
 from topk_ortho.pairs.selection import PairSelection, n_pairs
 from topk_ortho.pairs.tiles import TILED
 
@@ -45,7 +48,8 @@ class PairSelector:
         max_pairs: an upper limit on k; none by default.
         min_support: `coactivation-cosine`, `correlation` and `conditional` leave out pairs whose
             rarer feature fired on fewer rows.
-        memory_budget: bytes for the temporaries of one selection.
+        memory_budget: bytes for the temporaries of one selection; where memory runs out, the same
+            selection is tried again with half of it, and that stays.
         seed: of the `random` pairs.
         backend: `"auto"`: Rust for pairs that fire together on CPU; `"torch"`: never.
 
@@ -77,15 +81,13 @@ class PairSelector:
                 f"fraction={fraction} and per_feature={per_feature} were both given, but they say "
                 "the same thing, k, in two ways; leave one out."
             )
-        if fraction is not None and not 0 < fraction <= 1:
+        _check_fraction(fraction)
+        if per_feature is not None and not 0 < per_feature < math.inf:
             raise ValueError(
-                f"fraction={fraction} was given, but a share of the pairs in (0, 1] was expected; "
-                "0.001 is 0.1 % of them."
+                f"per_feature={per_feature} was given, but a number above 0 was expected; try 2.5."
             )
-        if per_feature is not None and not per_feature > 0:
-            raise ValueError(
-                f"per_feature={per_feature} was given, but it has to be above 0; try 2.5."
-            )
+        if max_pairs is not None and max_pairs < 1:
+            raise ValueError(f"max_pairs={max_pairs} was given, but at least 1 was expected.")
         if of not in ("all", "active"):
             raise ValueError(f"of={of!r} was given, but 'all' or 'active' was expected.")
         if backend not in ("auto", "torch"):
@@ -129,12 +131,18 @@ class PairSelector:
                 another shape, or a score that is not finite (the message names the pair).
         """
         codes = acts if isinstance(acts, Codes) else Codes.of(acts)
-        e = Evidence(codes, self.memory_budget, **evidence)
-        with torch.autocast(codes.device.type, enabled=False):
-            return self._select(e, self._k(e, fraction), step)
+
+        def attempt(memory_budget: int) -> PairSelection:
+            e = Evidence(codes, memory_budget, **evidence)
+            with torch.autocast(codes.device.type, enabled=False):
+                return self._select(e, self._k(e, fraction), step)
+
+        selection, self.memory_budget = halving(attempt, self.memory_budget)
+        return selection
 
     def _k(self, e: Evidence, fraction: float | None) -> int:
         d_sae = e.codes.d_sae
+        _check_fraction(fraction)
         fraction = self.fraction if fraction is None else fraction
         if fraction is None:
             k = round(self.per_feature * d_sae)
@@ -157,4 +165,12 @@ class PairSelector:
             return paths.tiled(name, e, k)
         if name in PRODUCT:
             return paths.product(name, e, k)
-        return paths.uniform(e, k, seed=self.seed * 1_000_003 + step)
+        return paths.uniform(e, k, seed=(self.seed * 1_000_003 + step) % 2**63)
+
+
+def _check_fraction(fraction: float | None) -> None:
+    if fraction is not None and not 0 < fraction <= 1:
+        raise ValueError(
+            f"fraction={fraction} was given, but a share of the pairs in (0, 1] was expected; "
+            "0.001 is 0.1 % of them."
+        )

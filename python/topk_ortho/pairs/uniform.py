@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -42,8 +40,3 @@ def _unrank(rank: Tensor, d_sae: int) -> tuple[Tensor, Tensor]:
     i = d_sae - 2 - row
     j = d_sae - 1 - (from_end - row * (row + 1) // 2)
     return i, j
-
-
-def max_exact_features() -> int:
-    """Above so many features a pair's rank leaves what float64 can unrank."""
-    return math.isqrt(2**53)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from topk_ortho.report.plots import draw
-from topk_ortho.report.table import COLUMNS, comparison_table
+from topk_ortho.report.table import COLUMNS, comparison_table, health
 
 MEASURED = ("absorption_rate", "excess")
 SHOWN = (*COLUMNS, "ce_score", "kl_score", "c_dec")
@@ -44,6 +44,9 @@ def verdict(*, constrained: dict[str, Any], baseline: dict[str, Any]) -> str:
     )
     if any(arm.get(key) is None for arm in (constrained, baseline) for key in MEASURED):
         return f"Cost: {cost} (one seed, no interval)."
+    for name, arm in (("none", baseline), (constrained["criterion"], constrained)):
+        if health(arm):
+            return f"Absorption cannot be read: {name} is invalid, {health(arm)}.\nCost: {cost}."
     return (
         f"Absorption {baseline['absorption_rate']:.3f} -> {constrained['absorption_rate']:.3f}, "
         f"excess {baseline['excess']:.3f} -> {constrained['excess']:.3f}.\n"

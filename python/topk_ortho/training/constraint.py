@@ -80,10 +80,19 @@ class Constraint:
             return W_dec.new_zeros(())
         if self._selects(step):
             self._select(codes, evidence, step)
-        assert self.selection is not None
         ramp = schedules.ramp(step, steps=self.config.steps, share=c.ramp)
-        value = self.penalty(W_dec, self.selection, firing_rate=firing_rate, ema=self.ema)
-        return self.weight * ramp * c.every_n * value
+        return self.weight * ramp * c.every_n * self.cost(W_dec, firing_rate)
+
+    def cost(self, W_dec: Tensor, firing_rate: Tensor) -> Tensor:
+        """`orthogonality` of the current pairs, without a weight; 0 before the first selection."""
+        if self.selection is None:
+            return W_dec.new_zeros(())
+        return self.penalty(W_dec, self.selection, firing_rate=firing_rate, ema=self.ema)
+
+    def close(self) -> None:
+        """End the history's thread; what was recorded stays in the history's bytes."""
+        if self.recorder is not None:
+            self.recorder.close()
 
     def settled_history(self) -> PairHistory | None:
         """The history with every selection so far observed."""
@@ -99,15 +108,20 @@ class Constraint:
         self.selected_at = step
         history = self.config.history
         if history.enabled and self.recorder is None:
-            capacity = history.capacity or max(
-                LEAST_CAPACITY, PAIRS_PER_ENTRY * self.selection.requested
-            )
+            capacity = history.capacity or max(LEAST_CAPACITY, PAIRS_PER_ENTRY * self._most_pairs())
             self.start_history(PairHistory(capacity=capacity, decay=history.decay))
         i, j = self.selection.i.cpu(), self.selection.j.cpu()
         if self.config.penalty.tau == "stability":
             self.ema = self._weights_from_history(i, j).to(codes.device)
         if self.recorder is not None:
             self.recorder.record(step, i, j)
+
+    def _most_pairs(self) -> int:
+        """The largest k that the schedule will ask for, from what it asks for now."""
+        assert self.selection is not None
+        pairs = self.config.pairs
+        growth = (pairs.final_fraction or 0) / (pairs.fraction or 1)
+        return round(self.selection.requested * max(1.0, growth))
 
     def start_history(self, history: PairHistory) -> None:
         """Go on with a history, fresh or from a checkpoint."""

@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 
 CALIBRATION_ROWS = 65_536
 EVAL_BATCH = 2048
+LEAST_CALIBRATION_ROWS = 8192
+CALIBRATION_CELLS = 2**33
+"""Encoder outputs that calibration looks at: wide dictionaries get by with fewer rows."""
+CELLS_AT_ONCE = 2**24
+"""Elements of `[rows, d_sae]` measured at once: 64 MB of float32."""
+GEOMETRY_CELLS = 2**31
+"""Cosines of decoder rows measured: above, a sample of the features against all others."""
 BEHAVIOUR_CONTEXTS = 128
 
 
@@ -29,13 +36,15 @@ def calibrate_threshold(sae: SAE, fresh: ShuffleBuffer) -> None:
     if not isinstance(sae, BatchTopKSAE):
         return
     device = sae.threshold.device
-    batches = max(1, CALIBRATION_ROWS // fresh.batch_size)
+    affordable = max(LEAST_CALIBRATION_ROWS, CALIBRATION_CELLS // sae.d_sae)
+    batches = max(1, min(CALIBRATION_ROWS, affordable) // fresh.batch_size)
     wanted = max(1, round(sae.config.k * batches * fresh.batch_size))
     largest = []
     for _ in range(batches):
-        pre = torch.relu(sae.pre_acts(fresh.next().to(device))).flatten()
-        share = min(pre.numel(), max(2, round(4 * sae.config.k * fresh.batch_size)))
-        largest.append(pre.topk(share, sorted=False).values)
+        for x in fresh.next().split(rows_at_once(sae.d_sae)):
+            pre = torch.relu_(sae.pre_acts(x.to(device))).flatten()
+            share = min(pre.numel(), max(2, round(4 * sae.config.k * len(x))))
+            largest.append(pre.topk(share, sorted=False).values)
     ordered = torch.cat(largest).sort(descending=True).values
     wanted = min(wanted, ordered.numel() - 1)
     sae.threshold.copy_((ordered[wanted - 1] + ordered[wanted]) / 2)
@@ -52,13 +61,13 @@ def evaluate(sae: SAE, data: Activations, *, samples: int) -> dict[str, Any]:
         meter = GroundTruthMeter(
             truth.directions, truth.parent, W_dec=sae.W_dec.cpu(), W_enc=sae.W_enc.cpu()
         )
-    for block in eval_blocks(data.source, samples):
+    for block in eval_blocks(data.source, samples, rows=rows_at_once(sae.d_sae)):
         x = block.x.to(device)
         acts = sae.encode(x)
         reconstruction.update(x, sae.decode(acts), acts)
         if meter is not None and block.fired is not None:
             meter.update(block.fired, acts.cpu())
-    out = reconstruction.result() | decoder_geometry(sae.W_dec)
+    out = reconstruction.result() | decoder_geometry(sae.W_dec, sample=geometry_sample(sae.d_sae))
     if meter is not None:
         out |= meter.result().summary()
     if data.language is not None and truth is None:
@@ -66,13 +75,23 @@ def evaluate(sae: SAE, data: Activations, *, samples: int) -> dict[str, Any]:
     return out
 
 
-def eval_blocks(source: Source, samples: int) -> Iterator[Block]:
-    """Held-out blocks, cut into pieces of `EVAL_BATCH`, until there are `samples` rows."""
+def rows_at_once(d_sae: int) -> int:
+    """Rows that are encoded at once, so that wide dictionaries do not need more memory."""
+    return max(1, min(EVAL_BATCH, CELLS_AT_ONCE // d_sae))
+
+
+def geometry_sample(d_sae: int) -> int | None:
+    """Features whose cosines with all others are measured; None for all of them."""
+    return None if d_sae**2 <= GEOMETRY_CELLS else max(1, GEOMETRY_CELLS // d_sae)
+
+
+def eval_blocks(source: Source, samples: int, *, rows: int = EVAL_BATCH) -> Iterator[Block]:
+    """Held-out blocks, cut into pieces of `rows`, until there are `samples` rows."""
     index, limit, left = 0, source.n_blocks("eval"), samples
     while left > 0 and (limit is None or index < limit):
         block = source.block(index, "eval")
-        for start in range(0, min(len(block.x), left), EVAL_BATCH):
-            stop = min(start + EVAL_BATCH, start + left)
+        for start in range(0, min(len(block.x), left), rows):
+            stop = min(start + rows, start + left)
             fired = None if block.fired is None else block.fired[start:stop]
             piece = Block(block.x[start:stop], fired)
             yield piece
@@ -84,7 +103,8 @@ def _behaviour(sae: SAE, language: LanguageModelSource, scale: float) -> dict[st
     device = sae.W_dec.device
 
     def reconstruct(x: Tensor) -> Tensor:
-        x_hat = sae.decode(sae.encode(x.to(device, torch.float32) * scale)) / scale
+        pieces = (x.to(device, torch.float32) * scale).split(rows_at_once(sae.d_sae))
+        x_hat = torch.cat([sae.decode(sae.encode(piece)) for piece in pieces]) / scale
         return x_hat.to(x)
 
     contexts = language.contexts("eval")[:BEHAVIOUR_CONTEXTS]

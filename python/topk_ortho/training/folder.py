@@ -60,6 +60,20 @@ class RunFolder:
             )
         return cls(path), check(read_config(path / "config.toml"))
 
+    def check_hash(self, config: TrainConfig) -> None:
+        """A run folder belongs to one configuration.
+
+        Raises:
+            ConfigError: the folder was begun with another one.
+        """
+        path = self.path / "manifest.json"
+        begun = json.loads(path.read_text())["config_hash"] if path.exists() else None
+        if begun not in (None, config_hash(config)):
+            raise ConfigError(
+                f"{self.path / 'config.toml'} was changed since the run began, but a run folder "
+                "belongs to one configuration; restore the file, or start anew with --out."
+            )
+
     @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"

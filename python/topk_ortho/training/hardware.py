@@ -86,12 +86,18 @@ def _processor() -> str:
 
 def _git_commit() -> str | None:
     """Commit of the checkout that the package runs from, None outside one."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None
+    here = Path(__file__)
+
+    def git(*arguments: str) -> str | None:
+        command = ["git", "-C", str(here.parent), *arguments]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    # An installed package may lie inside somebody else's checkout.
+    return git("rev-parse", "HEAD") if git("ls-files", "--error-unmatch", here.name) else None
 
 
 def keep_freed_memory() -> None:

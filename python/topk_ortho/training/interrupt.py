@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import threading
 from pathlib import Path
 from types import FrameType, TracebackType
 
 
-class Interrupted(Exception):
+class Interrupted(RuntimeError):
     """A run stopped between two steps, with a checkpoint.
 
     Attributes:
@@ -18,7 +19,7 @@ class Interrupted(Exception):
     def __init__(self, *, step: int, steps: int, folder: Path, number: int):
         super().__init__(
             f"stopped after step {step} of {steps}; go on with: "
-            f"python -m topk_ortho.train --resume {folder}"
+            f"python -m topk_ortho.train --resume {shlex.quote(str(folder))}"
         )
         self.exit_code = 128 + number
 

@@ -21,7 +21,8 @@ def load_sae(folder: str | Path) -> SAE:
     path = Path(folder)
     stored = saelens.read(path / "sae" if (path / "sae").is_dir() else path)
     k = float(stored["k"] or min(8, stored["d_sae"]))
-    config = SAEConfig(kind=stored["kind"], d_sae=stored["d_sae"], k=k)
+    prefixes = tuple(stored["metadata"].get("prefixes") or ())
+    config = SAEConfig(kind=stored["kind"], d_sae=stored["d_sae"], k=k, prefixes=prefixes)
     sae = build(config, d_in=stored["d_in"], seed=0)
     with torch.no_grad():
         for name in ("W_enc", "b_enc", "W_dec", "b_dec"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import statistics
 import time
 import warnings
 from typing import Any
@@ -16,6 +17,7 @@ from topk_ortho.training.finite import NotFiniteError
 from topk_ortho.training.folder import RunFolder
 from topk_ortho.training.interrupt import Interrupted, SignalWatch
 from topk_ortho.training.memory import memory_in_use
+from topk_ortho.training.profile import StepProfile
 from topk_ortho.training.progress import Progress
 from topk_ortho.training.state import TrainState
 from topk_ortho.training.step import Step, train_step
@@ -32,14 +34,24 @@ class Loop:
         name: shown beside the progress.
         shown: whether to show progress at all.
         run: what `--resume` goes on with; the folder around it where the arm is a baseline.
+        profile: steps to watch (`profile.py`), 0 for none.
     """
 
     def __init__(
-        self, folder: RunFolder, state: TrainState, *, name: str, shown: bool, run: RunFolder
+        self,
+        folder: RunFolder,
+        state: TrainState,
+        *,
+        name: str,
+        shown: bool,
+        run: RunFolder,
+        profile: int = 0,
     ):
         self.folder, self.state, self.name, self.shown = folder, state, name, shown
+        self.profile = profile
         self.run_folder = run
         self.seconds = 0.0
+        self.step_seconds: list[float] = []
         self._warned = False
 
     def resume(self) -> None:
@@ -60,12 +72,13 @@ class Loop:
         log = EventLog(self.folder.metrics, keep_until=state.step)
         progress = Progress(self.name, step=state.step, steps=config.steps, shown=self.shown)
         device = state.sae.W_dec.device
+        profile = StepProfile(state, steps=self.profile, folder=self.folder)
         logged, logged_step = time.perf_counter(), state.step
         started = logged - self.seconds
         try:
             with SignalWatch() as watch:
                 while state.step < config.steps:
-                    step = self._step(device)
+                    step = profile.step(lambda: self._step(device))
                     progress.advance()
                     self.seconds = time.perf_counter() - started
                     if state.step % config.log_every == 0 or state.step == config.steps:
@@ -85,15 +98,20 @@ class Loop:
                         )
                     if state.step % config.checkpoint_every == 0 or state.step == config.steps:
                         self._checkpoint()
+                    del step  # its tensors would stay beside those of the next step
         finally:
+            profile.close()
             progress.close()
             log.close()
         return self._finish()
 
     def _step(self, device: torch.device) -> Step:
         x = self.state.buffer.next().to(device, non_blocking=True)
+        started = time.perf_counter()
         try:
-            return train_step(self.state, x)
+            step = train_step(self.state, x)
+            self.step_seconds.append(time.perf_counter() - started)
+            return step
         except NotFiniteError as error:
             from safetensors.torch import save
 
@@ -111,7 +129,8 @@ class Loop:
             "l2": l2,
             "l1": float(step.out.codes.value.sum() / len(step.x)),
             "l0": step.out.codes.nnz / len(step.x),
-            "orthogonality": float(step.orthogonality),
+            "orthogonality": self._orthogonality(),
+            "penalty": float(step.penalty),
             "aux": float(step.aux),
             "explained_variance": 1 - l2 / variance if variance > 0 else None,
             "dead": int(state.firing.dead(state.config.sae.dead_after).numel()),
@@ -122,6 +141,16 @@ class Loop:
             "memory_reserved": reserved,
         }
         return event | self._selection_event()
+
+    def _orthogonality(self) -> float:
+        """The penalty of the current pairs without its weight, also on steps that leave it out."""
+        with torch.no_grad():
+            constraint, state = self.state.constraint, self.state
+            return (
+                0.0
+                if constraint is None
+                else float(constraint.cost(state.sae.W_dec, state.firing.rate))
+            )
 
     def _selection_event(self) -> dict[str, Any]:
         constraint = self.state.constraint
@@ -168,15 +197,15 @@ class Loop:
         if state.step == 0:
             raise RuntimeError("0 steps executed, but a run has to train; see --steps.")
         evaluation.calibrate_threshold(state.sae, state.buffer.fork())
+        self._export()
         figures = evaluation.evaluate(state.sae, state.data, samples=config.eval_samples)
         history = state.history()
         if history is not None:
             self.folder.write_bytes("history.bin", history)
-        self._export()
         result = {
             "steps": state.step,
             "seconds": round(self.seconds, 3),
-            "step_ms": round(1000 * self.seconds / state.step, 4),
+            "step_ms": self._step_ms(),
             "seed": config.seed,
             "criterion": config.pairs.criterion,
             "coefficient": config.coefficient() if config.constrained else 0.0,
@@ -186,6 +215,10 @@ class Loop:
         self.folder.write_json("result.json", result)
         return result
 
+    def _step_ms(self) -> float | None:
+        """Median time of a step of this process, without data, log and checkpoints."""
+        return round(1000 * statistics.median(self.step_seconds), 4) if self.step_seconds else None
+
     def _export(self) -> None:
         """The trained SAE in the units of the model, as SAELens reads it.
 
@@ -193,7 +226,7 @@ class Loop:
         `W_enc` and the unit rows of `W_dec` and divides the codes by it.
         """
         sae, config, scale = self.state.sae, self.state.config, self.state.data.scale
-        thresholds = sae.thresholds()
+        thresholds, origin = sae.thresholds(), self.state.data.origin
         saelens.export(
             self.folder.sae,
             kind=config.sae.kind,
@@ -203,6 +236,10 @@ class Loop:
             b_dec=sae.b_dec.detach().cpu() / scale,
             threshold=None if thresholds is None else thresholds.detach().cpu() / scale,
             k=config.sae.k,
-            hook=config.hook,
-            model=config.model,
+            hook=origin.get("hook", ""),
+            model=origin.get("model", ""),
+            metadata={
+                "context_size": origin.get("context"),
+                "prefixes": list(config.sae.prefixes),
+            },
         )

@@ -1,4 +1,4 @@
-"""What a process holds, in bytes: allocator figures on CUDA, resident set elsewhere."""
+"""What a process holds and could still get, in bytes: allocator figures on CUDA, pages elsewhere."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import torch
+
+CGROUP = Path("/sys/fs/cgroup")
 
 
 def memory_in_use(device: torch.device) -> tuple[int, int]:
@@ -20,3 +22,31 @@ def memory_in_use(device: torch.device) -> tuple[int, int]:
     if not statm.exists():
         return peak, peak
     return int(statm.read_text().split()[1]) * resource.getpagesize(), peak
+
+
+def memory_available(device: torch.device) -> int | None:
+    """What the device could still give, swap left out; None where nothing tells."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    found = [figure for figure in (_machine(), _container()) if figure is not None]
+    return min(found, default=None)
+
+
+def _machine() -> int | None:
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+def _container() -> int | None:
+    """What is left of the limit of a control group, version 2; file pages in use can be dropped."""
+    try:
+        limit = int((CGROUP / "memory.max").read_text())
+        used = int((CGROUP / "memory.current").read_text())
+        stat = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return None  # no control group, or "max": no limit
+    return max(0, limit - used + int(stat.get("inactive_file", 0)))

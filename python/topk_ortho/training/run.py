@@ -44,11 +44,11 @@ def train(
         Interrupted: stopped before the end, with a checkpoint.
     """
     config = check(config)
-    path = new_run_path(config) if out is None else Path(out)
     device = hardware.choose_device(config.device)
-    _refuse_existing(path, config)
+    if out is not None:
+        _refuse_existing(Path(out), config)
     data = data or prepare(config, device=str(device))
-    folder = RunFolder.create(path, config)
+    folder = RunFolder.create(new_run_path(config) if out is None else Path(out), config)
     return _both_arms(folder, config, data, device, stop_after=stop_after, progress=progress)
 
 
@@ -117,6 +117,8 @@ def _arm(
     finished = folder.result()
     if finished is not None:
         return finished, 0
+    folder.check_hash(config)
+    threads_before = torch.get_num_threads()
     threads = hardware.choose_threads(config, data.source.d_in)
     torch.set_num_threads(threads)
     folder.write_json(
@@ -126,10 +128,15 @@ def _arm(
     name = config.pairs.criterion if config.constrained else "none"
     state = TrainState.fresh(config, data, device)
     loop = Loop(folder, state, name=name, shown=progress, run=run)
-    loop.resume()
-    first = loop.state.step
-    result = loop.run(stop_at=None if stop_after is None else first + stop_after)
-    return result, loop.state.step - first
+    try:
+        loop.resume()
+        first = state.step
+        result = loop.run(stop_at=None if stop_after is None else first + stop_after)
+    finally:
+        torch.set_num_threads(threads_before)
+        if state.constraint is not None:
+            state.constraint.close()
+    return result, state.step - first
 
 
 def compare(constrained: dict[str, Any], baseline: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class Step:
     out: Forward
     loss: Tensor
     l2: Tensor
-    orthogonality: Tensor
+    penalty: Tensor
     aux: Tensor
     lr: float
     sparsity_weight: float
@@ -59,14 +59,14 @@ def train_step(state: TrainState, x: Tensor) -> Step:
     check_finite(state, x, out, loss)
     codes = out.codes
     state.firing.update(codes.counts(), batch=codes.batch)
-    orthogonality = l2.new_zeros(())
+    penalty = l2.new_zeros(())
     if state.constraint is not None:
         needs = state.constraint.needs(state.step)
         evidence = step_evidence(
             needs, sae=sae, firing=state.firing, x=x, out=out, l2=l2, codes=codes
         )
-        orthogonality = state.constraint(codes, sae.W_dec, state.firing.rate, state.step, evidence)
-        loss = loss + orthogonality
+        penalty = state.constraint(codes, sae.W_dec, state.firing.rate, state.step, evidence)
+        loss = loss + penalty
 
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -83,6 +83,4 @@ def train_step(state: TrainState, x: Tensor) -> Step:
         )
     state.density = codes.nnz / (codes.batch * codes.d_sae)
     state.step += 1
-    return Step(
-        x, out, loss.detach(), l2.detach(), orthogonality.detach(), aux.detach(), lr, weight
-    )
+    return Step(x, out, loss.detach(), l2.detach(), penalty.detach(), aux.detach(), lr, weight)

@@ -326,7 +326,7 @@ def test_the_comparison_notices_what_is_not_restored(part, tmp_path, undisturbed
         restore(self, tensors, numbers, history)
         match part:
             case "optimizer":
-                self.optimizer.state.clear()
+                self.optimizer._adam.state.clear()
             case "firing":
                 self.firing.rate.zero_()
             case "cursor":

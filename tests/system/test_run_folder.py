@@ -31,8 +31,8 @@ from topk_ortho.training.loop import Loop
 SHORT = ["--steps", "20", "--checkpoint-every", "8"]
 EVENT = {
     "step", "loss", "l2", "l1", "l0", "orthogonality", "penalty", "aux", "explained_variance",
-    "dead", "lr", "sparsity_penalty", "tokens_per_second", "memory_allocated", "memory_reserved", "pairs",
-    "pairs_requested", "jaccard",
+    "dead", "lr", "sparsity_penalty", "tokens_per_second", "memory_allocated", "memory_reserved",
+    "pairs", "pairs_requested", "jaccard",
 }  # fmt: skip
 OF_SELECTIONS = {
     "pairs_positive", "pairs_unsupported", "saturation", "path", "entered", "left", "kept",

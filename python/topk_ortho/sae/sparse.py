@@ -22,6 +22,12 @@ def csr(crow: Tensor, col: Tensor, value: Tensor, shape: tuple[int, int]) -> Ten
         return torch.sparse_csr_tensor(crow, col, value, shape, check_invariants=False)
 
 
+def product(matrix: Tensor, rows: Tensor) -> Tensor:
+    """`matrix @ rows` for a CSR matrix, into memory that nothing has filled before."""
+    out = rows.new_empty(matrix.shape[0], rows.shape[1])
+    return torch.addmm(out, matrix, rows, beta=0, out=out)
+
+
 def row_starts(index: Tensor, n: int) -> Tensor:
     """`[n + 1]` int64, where each row of sorted or countable `index` starts."""
     starts = torch.zeros(n + 1, dtype=torch.int64, device=index.device)
@@ -65,7 +71,7 @@ class Encode(torch.autograd.Function):
         grad = grad * (value > 0)
         starts, rows, order = by_feature(row, col, d_sae)
         transposed = csr(starts, rows, grad[order], (d_sae, len(x)))
-        grad_W_enc = transposed @ (x - b_dec)  # [d_sae, d_in]
+        grad_W_enc = product(transposed, x - b_dec)  # [d_sae, d_in]
         grad_b_enc = torch.zeros(d_sae, dtype=grad.dtype, device=grad.device)
         grad_b_enc.index_add_(0, col, grad)
         return None, -(W_enc @ grad_b_enc), grad_W_enc.T, grad_b_enc, None, None, None
@@ -79,7 +85,7 @@ class Decode(torch.autograd.Function):
         ctx: Any, value: Tensor, W_dec: Tensor, crow: Tensor, row: Tensor, col: Tensor
     ) -> Tensor:
         ctx.save_for_backward(value, W_dec, crow, row, col)
-        return csr(crow, col, value, (len(crow) - 1, len(W_dec))) @ W_dec
+        return product(csr(crow, col, value, (len(crow) - 1, len(W_dec))), W_dec)
 
     @staticmethod
     @once_differentiable
@@ -91,4 +97,4 @@ class Decode(torch.autograd.Function):
         grad_value = torch.sparse.sampled_addmm(pattern, grad, W_dec.T, beta=0).values()
         starts, rows, order = by_feature(row, col, len(W_dec))
         transposed = csr(starts, rows, value[order], (shape[1], shape[0]))
-        return grad_value, transposed @ grad, None, None, None
+        return grad_value, product(transposed, grad), None, None, None

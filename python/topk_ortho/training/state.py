@@ -17,6 +17,7 @@ from topk_ortho.sae import SAE, build
 from topk_ortho.sae.sae import SPARSE_DENSITY
 from topk_ortho.training.constraint import Constraint
 from topk_ortho.training.firing import Firing
+from topk_ortho.training.optimizer import Adam
 
 FIRST_SPARSITY_WEIGHT = 0.1
 RUNNING = ("rate", "silent", "threshold", "energy")  # tensors of `Firing`
@@ -35,7 +36,7 @@ class TrainState:
 
     config: TrainConfig
     sae: SAE
-    optimizer: torch.optim.Optimizer
+    optimizer: Adam
     buffer: ShuffleBuffer
     data: Activations
     firing: Firing
@@ -50,9 +51,7 @@ class TrainState:
         sae = build(config.sae, d_in=data.source.d_in, seed=config.seed).to(device)
         with torch.no_grad():
             sae.b_dec.copy_(data.mean)
-        optimizer = torch.optim.Adam(
-            sae.parameters(), lr=config.lr, betas=(config.beta1, config.beta2), fused=True
-        )
+        optimizer = Adam(sae.named_parameters(), betas=(config.beta1, config.beta2))
         return cls(
             config=config,
             sae=sae,
@@ -81,9 +80,7 @@ class TrainState:
     def tensors(self) -> dict[str, Tensor]:
         """Tensors of a checkpoint, by name."""
         out = {f"sae.{name}": value for name, value in self.sae.state_dict().items()}
-        for name, parameter in self.sae.named_parameters():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                out[f"adam.{name}.{key}"] = value
+        out |= {f"adam.{name}": value for name, value in self.optimizer.tensors().items()}
         out |= {f"firing.{name}": getattr(self.firing, name) for name in RUNNING}
         if self.constraint is not None and self.constraint.selection is not None:
             selection = self.constraint.selection
@@ -142,13 +139,8 @@ class TrainState:
                     f"but {list(value.shape)} was expected; resume with the run's own config.toml."
                 )
         self.sae.load_state_dict({name[4:]: tensors[name] for name in names})
-        for name, parameter in self.sae.named_parameters():
-            prefix = f"adam.{name}."
-            stored_state = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-            if stored_state:
-                self.optimizer.state[parameter] = {
-                    key: value.to(parameter.device) for key, value in stored_state.items()
-                }
+        moments = {k.removeprefix("adam."): v for k, v in tensors.items() if k.startswith("adam.")}
+        self.optimizer.load(moments)
         for name in RUNNING:
             getattr(self.firing, name).copy_(tensors[f"firing.{name}"])
         self.firing.started = numbers["firing_started"]

@@ -68,14 +68,12 @@ def train_step(state: TrainState, x: Tensor) -> Step:
         penalty = state.constraint(codes, sae.W_dec, state.firing.rate, state.step, evidence)
         loss = loss + penalty
 
-    state.optimizer.zero_grad(set_to_none=True)
+    state.optimizer.zero_grad()
     loss.backward()
     sae.remove_parallel_gradient_()
     norm = torch.nn.utils.clip_grad_norm_(sae.parameters(), config.grad_clip or float("inf"))
     check_finite(state, x, out, loss + norm)
-    for group in state.optimizer.param_groups:
-        group["lr"] = lr
-    state.optimizer.step()
+    state.optimizer.step(lr)
     sae.normalise_decoder_()
     if weight:
         state.sparsity_weight = losses.steer(

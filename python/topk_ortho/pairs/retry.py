@@ -1,0 +1,58 @@
+"""Out of memory is no end of a run: the same work again, in half the memory.
+
+Every selection is exact whatever its budget, so a retry gives the pairs that the first attempt
+would have given. What the Rust side allocates cannot be caught (the process ends); it holds the
+codes, one accumulator per thread and some k candidates, and no tiles.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+log = logging.getLogger(__name__)
+
+LEAST_BUDGET = 2**20
+T = TypeVar("T")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: on CUDA, in torch on CPU, or in Python and numpy."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        words in str(error) for words in ("DefaultCPUAllocator", "not enough memory")
+    )
+
+
+def halving(attempt: Callable[[int], T], budget: int) -> tuple[T, int]:
+    """`attempt(budget)`, with half the budget as often as memory runs out.
+
+    Returns:
+        The result, and the budget that it took.
+
+    Raises:
+        torch.OutOfMemoryError, RuntimeError, MemoryError: not even `LEAST_BUDGET` helps.
+    """
+    taken = budget
+    while True:
+        try:
+            result = attempt(taken)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or taken <= LEAST_BUDGET:
+                raise
+        else:
+            if taken < budget:
+                log.warning(
+                    "memory ran out while pairs were selected; the same selection took a budget of "
+                    "%d bytes in place of %d, which stays (--pairs.memory-budget %d)",
+                    taken, budget, taken,
+                )  # fmt: skip
+            return result, taken
+        # Outside the except clause, whose traceback holds on to the tensors of the attempt.
+        taken = max(LEAST_BUDGET, taken // 2)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

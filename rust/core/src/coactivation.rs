@@ -18,7 +18,7 @@ mod cosine;
 mod tests;
 
 use crate::codes::{Codes, Feature, Transposed};
-use crate::topk::buffer::Buffer;
+use crate::topk::buffer::{Buffer, ROW};
 use crate::topk::{INFINITY, SMALLEST_POSITIVE, Selection, check_score};
 use crate::work::{check_threads, each, shares};
 use crate::{Error, Pair};
@@ -27,9 +27,6 @@ use std::ops::Range;
 
 /// How far below the last k-th best score the next one is expected.
 const MARGIN: f32 = 0.95;
-
-/// Sums looked at together.
-const BLOCK: usize = 64;
 
 /// A selection, and what it was selected from.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -255,8 +252,8 @@ fn select_share(
     for feature in features {
         accumulator.add(codes, feature);
         let (touched, sums) = accumulator.touched();
-        for others in touched.chunks(BLOCK) {
-            let (mut scores, mut wrong) = ([0_u32; BLOCK], false);
+        for others in touched.chunks(ROW) {
+            let (mut scores, mut wrong) = ([0_u32; ROW], false);
             for (score, &other) in scores.iter_mut().zip(others) {
                 *score = (std::mem::take(&mut sums[other as usize]) as f32).to_bits();
                 wrong |= *score >= INFINITY;

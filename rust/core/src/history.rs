@@ -6,14 +6,15 @@
 //! and `err <= k / capacity` (all up to rounding). Dropping simply the smallest average has no such bound.
 //!
 //! Costs one hash lookup per selected pair, a merge or two over sorted selections, and, when the table has grown a quarter
-//! beyond `capacity`, a scan that trims it back. Memory: 64 bytes per record, never more than `1.25 * capacity + k` of
-//! them; 6 to 12 per record for the index; 8 more while the table is trimmed; and up to eleven selections of 8 bytes a
+//! beyond `capacity`, a scan that trims it back. Memory: 64 bytes per record, never more than `1.25 * capacity + 2 k` of
+//! them; 6 to 12 per record for the index; some 24 more while the table is trimmed; and up to eleven selections of 8 bytes a
 //! pair for the survival curve. It grows with what is held.
 //! Among equal upper ends, the pair hit longest ago is evicted first, then the larger one. A pair that was evicted and
 //! comes back starts anew (hits, first step, streak) and carries the error bound.
 //! Refuses steps that do not increase and pairs given twice; a refused observation changes nothing. An empty selection is
 //! an observation like any other.
 
+use crate::order::sort_pairs;
 use crate::record::Record;
 use crate::stability::{Report, Stability};
 use crate::table::Table;
@@ -214,7 +215,7 @@ fn sorted_distinct(pairs: &[Pair]) -> Result<Arc<[Pair]>, Error> {
     }
     let mut sorted = pairs.to_vec();
     if !sorted.is_sorted() {
-        sorted.sort_unstable();
+        sort_pairs(&mut sorted);
     }
     match sorted
         .windows(2)

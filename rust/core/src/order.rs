@@ -1,4 +1,4 @@
-//! Best first: scores falling, ties by rising pair.
+//! Orders: best first (scores falling, ties by rising pair), sorted pairs, and the n-th smallest number.
 //!
 //! A radix sort of the scores' bits, eight bytes a candidate and as much to swap with; runs of equal scores are sorted
 //! by pair afterwards, so candidates may come in any order.
@@ -19,7 +19,7 @@ pub(crate) fn best_first(scores: &[u32], pairs: &[Pair]) -> Selection {
     if keys.len() < FEW {
         keys.sort_unstable();
     } else {
-        radix_sort(&mut keys, u32::BITS - (largest - smallest).leading_zeros());
+        radix_sort(&mut keys, 32, bits_of(largest - smallest));
     }
     let mut selection = Selection {
         pairs: keys.iter().map(|&key| pairs[key as u32 as usize]).collect(),
@@ -39,16 +39,47 @@ pub(crate) fn best_first(scores: &[u32], pairs: &[Pair]) -> Selection {
     selection
 }
 
-/// Sorts by the `bits` bits from bit 32 on.
-fn radix_sort(keys: &mut Vec<u64>, bits: u32) {
+/// Sorts pairs that come in any order.
+pub(crate) fn sort_pairs(pairs: &mut Vec<Pair>) {
+    if pairs.len() < FEW {
+        pairs.sort_unstable();
+        return;
+    }
+    let all = pairs.iter().fold(0, |all, pair| all | pair.bits());
+    radix_sort(pairs, 0, bits_of(all as u32));
+    radix_sort(pairs, 32, bits_of((all >> 32) as u32));
+}
+
+const fn bits_of(largest: u32) -> u32 {
+    u32::BITS - largest.leading_zeros()
+}
+
+trait Key: Copy {
+    fn bits(self) -> u64;
+}
+
+impl Key for u64 {
+    fn bits(self) -> u64 {
+        self
+    }
+}
+
+impl Key for Pair {
+    fn bits(self) -> u64 {
+        self.bits()
+    }
+}
+
+/// Sorts by `bits` bits from bit `lowest` on; what is equal there keeps its order.
+fn radix_sort<K: Key>(keys: &mut Vec<K>, lowest: u32, bits: u32) {
     let passes = bits.div_ceil(DIGIT);
     if passes == 0 {
         return;
     }
     let width = bits.div_ceil(passes);
-    let mut other = vec![0; keys.len()];
+    let mut other = keys.clone();
     for pass in 0..passes {
-        let digit = |key: u64| (key >> (32 + pass * width)) as usize & ((1 << width) - 1);
+        let digit = |key: K| (key.bits() >> (lowest + pass * width)) as usize & ((1 << width) - 1);
         let mut places = [0_u32; 1 << DIGIT];
         for &key in &*keys {
             places[digit(key)] += 1;
@@ -64,6 +95,25 @@ fn radix_sort(keys: &mut Vec<u64>, bits: u32) {
         }
         std::mem::swap(keys, &mut other);
     }
+}
+
+/// The n-th smallest of some numbers, counted from 1, and how many are smaller.
+pub(crate) fn nth_smallest(numbers: &[u64], n: usize) -> (u64, usize) {
+    let bin = |number: u64| (number >> 48) as usize;
+    let mut counts = vec![0_usize; 1 << 16];
+    for &number in numbers {
+        counts[bin(number)] += 1;
+    }
+    let (mut below, mut last) = (0, 0);
+    while below + counts[last] < n {
+        below += counts[last];
+        last += 1;
+    }
+    let inside = |&number: &u64| bin(number) == last;
+    let mut rest: Vec<u64> = numbers.iter().copied().filter(inside).collect();
+    let (smaller, &mut nth, _) = rest.select_nth_unstable(n - below - 1);
+    let smaller = smaller.iter().filter(|&&number| number < nth).count();
+    (nth, below + smaller)
 }
 
 #[cfg(test)]
@@ -83,6 +133,22 @@ mod tests {
             let got = best_first(&scores, &pairs);
             let got: Vec<_> = got.scores.iter().map(|score| score.to_bits()).zip(got.pairs).collect();
             prop_assert_eq!(got, expected);
+            let (mut sorted, mut expected) = (pairs.clone(), pairs);
+            sort_pairs(&mut sorted);
+            expected.sort_unstable();
+            prop_assert_eq!(sorted, expected);
+        }
+
+        #[test]
+        fn nth_smallest_is_that_of_sorting(
+            numbers in prop::collection::vec(prop_oneof![0_u64..5, any::<u64>(), (0_u64..9).prop_map(|n| n << 48)], 1..200),
+            place in any::<prop::sample::Index>(),
+        ) {
+            let mut sorted = numbers.clone();
+            sorted.sort_unstable();
+            let place = place.index(numbers.len());
+            let below = sorted.partition_point(|&number| number < sorted[place]);
+            prop_assert_eq!(nth_smallest(&numbers, place + 1), (sorted[place], below));
         }
     }
 }

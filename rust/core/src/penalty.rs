@@ -10,9 +10,12 @@
 //! not 0. Memory beside the answer: 8 bytes per pair, 4 per side that moves, and 12 per row.
 //! Refuses indices outside the rows and columns of different lengths; the gradient is unchanged then.
 
+mod groups;
+
 use crate::Error;
 use crate::rows::{Norms, Rows, Work, add_four, add_scaled, dot, dot_two, wide};
 use crate::work::{check_threads, each, shares};
+use groups::Groups;
 use std::ops::Range;
 
 /// Chosen pairs of rows, as columns of indices.
@@ -309,49 +312,6 @@ const fn check_length(column: &'static str, given: usize, expected: usize) -> Re
             given,
             expected,
         })
-    }
-}
-
-/// Places of a column by what is there, in the order of the column.
-struct Groups {
-    first: Vec<u32>,
-    members: Vec<u32>,
-}
-
-impl Groups {
-    /// From a group per place, and whether the place is wanted.
-    fn new(groups: usize, column: impl Iterator<Item = (u32, bool)> + Clone) -> Self {
-        let mut first = vec![0_u32; groups + 2];
-        for (group, wanted) in column.clone() {
-            first[group as usize + 2] += u32::from(wanted);
-        }
-        let mut end = 0;
-        for first in &mut first {
-            end += *first;
-            *first = end;
-        }
-        let mut members = vec![0; end as usize];
-        for (place, (group, wanted)) in (0..).zip(column) {
-            if wanted {
-                let next = &mut first[group as usize + 1];
-                members[*next as usize] = place;
-                *next += 1;
-            }
-        }
-        Self { first, members }
-    }
-
-    fn members(&self, group: usize) -> &[u32] {
-        &self.members[self.first[group] as usize..self.first[group + 1] as usize]
-    }
-
-    fn size_of(&self, groups: &Range<usize>) -> usize {
-        (self.first[groups.end] - self.first[groups.start]) as usize
-    }
-
-    fn shares(&self, threads: usize) -> Vec<Range<usize>> {
-        let groups = self.first.len() - 2;
-        shares(groups, threads, |group| self.members(group).len() as u64)
     }
 }
 

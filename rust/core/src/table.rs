@@ -11,6 +11,7 @@
 //! leave tombstones that make a hash table double.
 
 use crate::Pair;
+use crate::order::nth_smallest;
 use crate::record::{Decay, Moment, Record};
 use hashbrown::HashTable;
 use std::cmp::Reverse;
@@ -111,21 +112,22 @@ impl Table {
         let excess = self.records.len() - self.capacity;
         let (now, decay) = (self.now, &self.decay);
         let upper = |record: &Record| record.upper_at(now, decay).to_bits();
-
-        let mut uppers: Vec<u64> = self.records.iter().map(upper).collect();
-        let (below, &mut edge, _) = uppers.select_nth_unstable(excess - 1);
-        let ties = excess - below.iter().filter(|&&upper| upper < edge).count();
-        drop(uppers);
+        let uppers: Vec<u64> = self.records.iter().map(upper).collect();
+        let (edge, below) = nth_smallest(&uppers, excess);
 
         let age_key = |record: &Record| (record.last, Reverse(record.pair));
-        let at_edge = self.records.iter().filter(|record| upper(record) == edge);
-        let mut tied: Vec<_> = at_edge.map(age_key).collect();
-        let last_out = *tied.select_nth_unstable(ties - 1).1;
+        let both = uppers.iter().zip(&self.records);
+        let at_edge = both.filter(|(upper, _)| **upper == edge);
+        let mut tied: Vec<_> = at_edge.map(|(_, record)| age_key(record)).collect();
+        let last_out = *tied.select_nth_unstable(excess - below - 1).1;
 
+        let mut upper = uppers.iter();
         self.records.retain(|record| {
-            let upper = upper(record);
-            upper > edge || (upper == edge && age_key(record) > last_out)
+            upper
+                .next()
+                .is_some_and(|&upper| upper > edge || (upper == edge && age_key(record) > last_out))
         });
+        drop(uppers);
         self.bound = self.bound.max(f64::from_bits(edge));
         self.rebuild_index();
         true
@@ -258,30 +260,61 @@ impl Table {
         &records[place]
     }
 
-    /// Doubles until the limit, and not beyond.
+    /// Doubles until there is room for the limit and two selections, and not beyond: sizes differ, and growing by a
+    /// little moves everything each time.
     fn make_room(&mut self, more: usize) {
         let held = self.records.len();
         if held + more > self.records.capacity() {
-            let room = (held * 2).min(Self::limit(self.capacity)).max(held + more);
+            let most = Self::limit(self.capacity) + 2 * more;
+            let room = (held * 2).min(most).max(held + more);
             self.records.reserve_exact(room - held);
         }
     }
 
+    /// Inserts bucket by bucket, so that the index is written in order and not at random.
     fn rebuild_index(&mut self) {
         let Self { records, index, .. } = self;
         let hash_at = |&place: &u32| hash(records[place as usize].pair);
         index.clear();
         index.reserve(records.len(), hash_at);
-        for (place, record) in (0..).zip(records.iter()) {
-            index.insert_unique(hash(record.pair), place, hash_at);
+        let low_bits = index.num_buckets().next_power_of_two().ilog2();
+        let shift = low_bits.saturating_sub(REGIONS.ilog2());
+        let region = |low: u32| (low >> shift) as usize % REGIONS;
+
+        let mut next = [0_usize; REGIONS];
+        for record in &*records {
+            next[region(hash(record.pair) as u32)] += 1;
+        }
+        let mut start = 0;
+        for next in &mut next {
+            (start, *next) = (start + *next, start);
+        }
+        let mut ordered = vec![(0_u32, 0_u32); records.len()];
+        for (place, record) in (0..).zip(&*records) {
+            let low = hash(record.pair) as u32;
+            let next = &mut next[region(low)];
+            ordered[*next] = (low, place);
+            *next += 1;
+        }
+        for (low, place) in ordered {
+            index.insert_unique(widen(low), place, hash_at);
         }
     }
 }
 
-/// One multiplication, both halves folded: pairs are no adversary.
+/// Parts of the index that are filled one after another.
+const REGIONS: usize = 1024;
+
+/// One multiplication, both halves folded: pairs are no adversary. All of it is in the lower half.
 const fn hash(pair: Pair) -> u64 {
     let product = (pair.bits() ^ 0x9e37_79b9_7f4a_7c15) as u128 * 0xd6e8_feb8_6659_fd93;
-    (product >> 64) as u64 ^ product as u64
+    let folded = (product >> 64) as u64 ^ product as u64;
+    widen((folded >> 32) as u32 ^ folded as u32)
+}
+
+/// The index takes a place from the lower bits and a tag from the upper ones.
+const fn widen(low: u32) -> u64 {
+    (low as u64) << 32 | low as u64
 }
 
 #[cfg(test)]
@@ -335,7 +368,7 @@ mod tests {
             table.count(u64::from(step), &selection);
             table.trim();
         }
-        assert!(table.records.capacity() <= 1250 + 100);
+        assert!(table.records.capacity() <= 1250 + 200);
         assert_eq!(table.index.capacity(), 2048 / 8 * 7);
     }
 }

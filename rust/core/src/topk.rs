@@ -22,6 +22,9 @@ pub const HEAP_LIMIT: usize = 256;
 /// Candidates looked at together: a lane with nothing above the bar costs a few vector instructions.
 const LANE: usize = 16;
 
+/// A block so many times as long as what is held is worth a copy of that.
+const MANY_TIMES: usize = 8;
+
 /// The smallest positive score, as bits. Bits of non-negative scores are ordered like the scores.
 pub(crate) const SMALLEST_POSITIVE: u32 = 1;
 pub(crate) const INFINITY: u32 = f32::INFINITY.to_bits();
@@ -125,12 +128,10 @@ impl TopK {
                 score: Some(scores.len()),
             });
         }
-        if let Some(at) = first_wrong(scores) {
-            return check_score(Pair::of_column_entries(i[at], j[at])?, scores[at]);
+        if scores.len() / MANY_TIMES >= self.len() && matches!(self.store, Store::Buffer(_)) {
+            return self.admit_unchecked(i, j, scores);
         }
-        if self.is_empty() {
-            return self.admit_first(i, j, scores);
-        }
+        check_score_columns(i, j, scores)?;
         let bar = self.bar();
         for (i, (j, scores)) in i.chunks(LANE).zip(j.chunks(LANE).zip(scores.chunks(LANE))) {
             if reaches(scores, bar) {
@@ -187,8 +188,9 @@ impl TopK {
         }
     }
 
-    /// Nothing is held yet, so that a block can be taken back and need not be checked ahead.
-    fn admit_first(&mut self, i: &[i64], j: &[i64], scores: &[f32]) -> Result<(), Error> {
+    /// Takes a large block in one pass, checked on the way, and keeps a copy of what is held to go back to.
+    fn admit_unchecked(&mut self, i: &[i64], j: &[i64], scores: &[f32]) -> Result<(), Error> {
+        let before = self.store.clone();
         let wrong = Cell::new(None);
         self.admit(scores, |at| {
             Pair::of_column_entries(i[at], j[at]).unwrap_or_else(|error| {
@@ -196,13 +198,20 @@ impl TopK {
                 Pair::of_distinct(0, 1)
             })
         });
-        match wrong.get() {
-            Some(error) => {
-                *self = Self::new(self.k)?;
-                Err(error)
-            }
-            None => Ok(()),
+        let suspicious = match &mut self.store {
+            Store::Heap(_) => true,
+            Store::Buffer(buffer) => std::mem::take(&mut buffer.suspicious),
+        };
+        let checked = if suspicious {
+            check_score_columns(i, j, scores)
+        } else {
+            Ok(())
+        };
+        let checked = checked.and(wrong.get().map_or(Ok(()), Err));
+        if checked.is_err() {
+            self.store = before;
         }
+        checked
     }
 
     /// A candidate below it cannot win.
@@ -263,6 +272,13 @@ fn reaches(block: &[f32], bar: u32) -> bool {
     block
         .iter()
         .fold(false, |any, &score| any | at_least(score, bar))
+}
+
+fn check_score_columns(i: &[i64], j: &[i64], scores: &[f32]) -> Result<(), Error> {
+    match first_wrong(scores) {
+        Some(at) => check_score(Pair::of_column_entries(i[at], j[at])?, scores[at]),
+        None => Ok(()),
+    }
 }
 
 /// The place of the first score that cannot be ranked.

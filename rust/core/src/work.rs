@@ -5,14 +5,16 @@
 use crate::Error;
 use std::ops::Range;
 
+/// Asking for more threads than this gets so many.
+const MOST: usize = 256;
+
 /// Cuts `0..items` into at most `parts` runs of about equal cost; none is empty.
 pub(crate) fn shares(items: usize, parts: usize, cost: impl Fn(usize) -> u64) -> Vec<Range<usize>> {
-    if parts <= 1 || items <= 1 {
-        return vec![0..items];
-    }
-    let total: u64 = (0..items).map(&cost).sum();
+    let parts = parts.clamp(1, MOST);
     let (mut shares, mut start, mut spent) = (Vec::new(), 0, 0);
-    for item in 0..items {
+    let cut = if parts > 1 { items } else { 0 };
+    let total: u64 = (0..cut).map(&cost).sum();
+    for item in 0..cut {
         spent += cost(item);
         let due = total * (shares.len() as u64 + 1) / parts as u64;
         if spent >= due && shares.len() + 1 < parts && item + 1 < items {

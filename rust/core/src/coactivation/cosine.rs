@@ -7,10 +7,10 @@
 //! Costs a dot product per pair that fires together, and one in float64 per survivor; no memory beside the norms.
 
 use super::{Accumulator, Coactivation, Selected, Transposed};
-use crate::Error;
 use crate::codes::{Codes, Feature};
 use crate::rows::{Norms, Rows, Work, dot, dot_error, dot_f64, wide};
 use crate::topk::buffer::Buffer;
+use crate::{Error, Pair};
 use std::ops::Range;
 
 /// Rows with norms in this range multiply without underflow or overflow that the bound does not cover.
@@ -112,7 +112,7 @@ impl Work for Search<'_> {
                 let (above_zero, score) = self.decoder.score(feature, other as usize, best.bar());
                 positive += u64::from(above_zero);
                 if let Some(score) = score {
-                    best.admit_row(feature as u32, &[other], &[score.to_bits()]);
+                    best.admit_one(Pair::of_distinct(feature as u32, other), score.to_bits());
                 }
             }
         }

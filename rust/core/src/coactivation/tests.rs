@@ -152,7 +152,7 @@ proptest! {
         let numbers: Vec<f32> = (0..D_SAE * width).map(number).collect();
         let rows = Rows::new(&numbers, width).expect("rows");
         let dot = |i: u32, j: u32| crate::rows::dot_f64(rows.row(i as usize), rows.row(j as usize));
-        let cosine = |i: u32, j: u32| match [dot(i, i), dot(j, j)].map(|square| square.sqrt()) {
+        let cosine = |i: u32, j: u32| match [dot(i, i), dot(j, j)].map(f64::sqrt) {
             [a, b] if a > 0.0 && b > 0.0 => dot(i, j) * a.recip() * b.recip(),
             _ => 0.0,
         };

@@ -3,17 +3,20 @@
 //! No branch depends on a single score: which candidates pass is hard to predict, and a wrong guess costs more than a
 //! comparison.
 
-use super::{LANE, SMALLEST_POSITIVE, Selection, at_least, reaches};
+use super::{LANE, SMALLEST_POSITIVE, Selection, at_least, wrong};
 use crate::Pair;
 use crate::order::best_first;
 
 /// Candidates between two looks at how full the buffer is.
 const BLOCK: usize = 1024;
 
+/// Candidates of one feature that are taken together.
+pub(crate) const ROW: usize = 64;
+
 /// Candidates beyond `k` that a small buffer takes before it is cut back: counting bins costs as much.
 const ROOM: usize = 16_384;
 
-/// Scores drawn from a large block to guess its k-th best.
+/// Scores drawn from a large block to guess its k-th best, and up to eight times as many.
 const SAMPLE: usize = 4096;
 
 /// Leading bits of a score that choose its bin: the exponent and four bits more.
@@ -27,6 +30,8 @@ pub(crate) struct Buffer {
     bar: u32,
     /// Whether `bar` is the k-th best of exactly what is held.
     settled: bool,
+    /// Whether a score that cannot be ranked was met since this was last set to false.
+    pub(super) suspicious: bool,
     scores: Vec<u32>,
     pairs: Vec<Pair>,
 }
@@ -42,6 +47,7 @@ impl Buffer {
             k,
             bar,
             settled: false,
+            suspicious: false,
             scores: Vec::new(),
             pairs: Vec::new(),
         }
@@ -56,22 +62,30 @@ impl Buffer {
         f32::from_bits(self.bar)
     }
 
-    /// Takes at most `BLOCK` pairs of one feature with features behind it, their scores as bits.
+    /// Takes at most `ROW` pairs of one feature with features behind it, their scores as bits.
     pub(crate) fn admit_row(&mut self, feature: u32, others: &[u32], scores: &[u32]) {
         let bar = self.bar as i32;
-        let (mut passed, mut passing) = (0, [(0_u32, 0_u32); BLOCK]);
-        for (&other, &score) in others.iter().zip(scores) {
-            passing[passed] = (score, other);
+        let (mut passed, mut passing) = (0, [0_u8; ROW]);
+        for (at, &score) in (0..).zip(scores) {
+            passing[passed] = at;
             passed += usize::from(score as i32 >= bar);
         }
-        let passing = &passing[..passed];
-        self.scores.extend(passing.iter().map(|passing| passing.0));
-        let pairs = passing
-            .iter()
-            .map(|passing| Pair::of_distinct(feature, passing.1));
-        self.pairs.extend(pairs);
+        let passing = passing[..passed].iter().map(|&at| usize::from(at));
+        self.scores.extend(passing.clone().map(|at| scores[at]));
+        self.pairs
+            .extend(passing.map(|at| Pair::of_distinct(feature, others[at])));
         self.settled &= passed == 0;
         self.make_room();
+    }
+
+    /// Takes one candidate, its score as bits.
+    pub(crate) fn admit_one(&mut self, pair: Pair, score: u32) {
+        if score as i32 >= self.bar as i32 {
+            self.scores.push(score);
+            self.pairs.push(pair);
+            self.settled = false;
+            self.make_room();
+        }
     }
 
     /// Takes what another buffer of the same `k` holds.
@@ -117,7 +131,7 @@ impl Buffer {
         if scores.len() / 8 < self.k.max(SAMPLE) {
             return None;
         }
-        let stride = scores.len() / SAMPLE;
+        let stride = scores.len() / (scores.len() / 256).clamp(SAMPLE, 8 * SAMPLE);
         let mut sample: Vec<i32> = scores
             .iter()
             .step_by(stride)
@@ -146,7 +160,7 @@ impl Buffer {
         let (mut reached, mut reaching) = (0, [0_u16; BLOCK / LANE]);
         for (place, lane) in (0..).zip(block) {
             reaching[reached] = place;
-            reached += usize::from(reaches(lane, bar));
+            reached += usize::from(reaches_or_wrong(lane, bar));
         }
         let (mut passed, mut passing) = (0, [0_u16; BLOCK]);
         for &place in &reaching[..reached] {
@@ -154,6 +168,7 @@ impl Buffer {
             for (at, score) in block[usize::from(place)].iter().enumerate() {
                 passing[passed] = first + at as u16;
                 passed += usize::from(at_least(*score, bar));
+                self.suspicious |= wrong(*score);
             }
         }
         let scores = block.as_flattened();
@@ -224,4 +239,10 @@ impl Buffer {
             above + better.iter().filter(|&&score| score > bar).count(),
         )
     }
+}
+
+/// Compared as unsigned integers: the bits of what cannot be ranked are above every bar.
+fn reaches_or_wrong(lane: &[f32; LANE], bar: u32) -> bool {
+    lane.iter()
+        .fold(false, |any, &score| any | (score.to_bits() >= bar))
 }

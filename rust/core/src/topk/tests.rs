@@ -122,6 +122,37 @@ fn a_refused_block_changes_nothing() {
     }
 }
 
+/// Large blocks are checked on the way, small ones ahead; either is taken back as a whole.
+#[test]
+fn a_refused_block_of_any_size_changes_nothing() {
+    for (held, size) in [(0, 5), (0, 9_000), (300, 400), (300, 90_000)] {
+        let columns = |n: i64| -> (Vec<i64>, Vec<i64>, Vec<f32>) {
+            let scores = (0..n).map(|n| 1.0 + (n % 97) as f32).collect();
+            (vec![3; n as usize], (10..10 + n).collect(), scores)
+        };
+        let mut best = with_buffer(300);
+        let (i, j, scores) = columns(held);
+        best.push_columns(&i, &j, &scores).expect("pairs");
+        let before = best.clone().finish();
+        for place in [0, size / 2, size - 1] {
+            let (mut i, j, mut scores) = columns(size);
+            for wrong in [-1.0, f32::NAN, f32::INFINITY] {
+                scores[place as usize] = wrong;
+                let error = best.push_columns(&i, &j, &scores).expect_err("refused");
+                assert!(error.to_string().contains(&format!("j = {}", 10 + place)));
+                assert_eq!(best.clone().finish(), before);
+            }
+            (scores[place as usize], i[place as usize]) = (1e9, 1 << 40);
+            let error = best.push_columns(&i, &j, &scores).expect_err("refused");
+            assert!(matches!(error, Error::IndexRange { .. }));
+            assert_eq!(best.clone().finish(), before);
+            (scores[place as usize], i[place as usize]) = (-0.0, -7);
+            let unseen = best.clone().push_columns(&i, &j, &scores);
+            assert_eq!(unseen, Ok(()));
+        }
+    }
+}
+
 #[test]
 fn an_absurd_k_allocates_nothing_and_zero_is_refused() {
     let mut best = TopK::new(usize::MAX).expect("positive");

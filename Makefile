@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUST := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name 'Cargo.toml')
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: train test setup lint rust-test py-test bench clean
+.PHONY: train test setup lint rust-test py-test bench bench-peers gpu clean
 
 train: setup
 	$(BIN)/python -m topk_ortho.train
@@ -38,8 +38,28 @@ rust-test:
 py-test: setup
 	$(BIN)/python -m pytest
 
-bench:
-	cargo bench
+# On a machine with a CUDA device: what the suite cannot show without one, and the step's time.
+gpu: setup
+	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python benches/step.py --device cuda
+
+# The figures of docs/performance.md, about ten minutes; `cargo bench` is the Rust core alone.
+bench: setup
+	$(BIN)/python benches/step.py
+	$(BIN)/python benches/pairs.py --full
+	$(BIN)/python benches/penalty.py
+	$(BIN)/python benches/curves.py
+	$(BIN)/python benches/table.py
+
+# SAELens and dictionary_learning in an environment of their own, which shares the torch of .venv.
+bench-peers: .venv-peers/.ready
+
+.venv-peers/.ready: $(VENV)/.dependencies benches/peers.txt
+	$(BIN)/python -m venv .venv-peers
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
+	    "$$(.venv-peers/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/shared.pth"
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r benches/peers.txt
+	touch $@
 
 clean:
-	rm -rf $(VENV) target dist runs
+	rm -rf $(VENV) .venv-peers target dist runs benches/results

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler's own log; before torch as well
 
 import tyro
 
@@ -109,9 +110,23 @@ def _bars(arguments: list[str]) -> int:
     )
 
 
+def _doctor(arguments: list[str]) -> int:
+    from topk_ortho.command_line import parse
+
+    o = parse(arguments, prog="topk-ortho doctor")
+    from topk_ortho.training.doctor import examine
+    from topk_ortho.training.folder import RunFolder
+
+    config = o.settings if o.resume is None else RunFolder.open(o.resume)[1]
+    report, fits = examine(config, o.out or o.resume)
+    print(report)
+    return 0 if fits else 1
+
+
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "train": (_train, "train one run (the same as python -m topk_ortho.train)"),
     "cache": (_cache, "write a language model's activations to files"),
+    "doctor": (_doctor, "memory, disk and device that a run would need; takes train's options"),
     "bars": (_bars, "train the arms of a setting over seeds and check the bars"),
 }
 

@@ -15,7 +15,7 @@ from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.config_file import nearest, option_types, read_config
 from topk_ortho.config_rules import check
 
-GO_WITH_RESUME = {"resume", "stop-after"}
+GO_WITH_RESUME = {"resume", "stop-after", "profile"}
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class RunOptions:
     """Go on with this run folder, from its newest valid checkpoint."""
     stop_after: int | None = None
     """Stop so many steps later as if interrupted; schedules follow the full --steps."""
+    profile: int = 0
+    """Watch so many steps, print where their time goes, and write a trace; 0 for none."""
     settings: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
     """What to train."""
 
@@ -61,6 +63,11 @@ def parse(arguments: list[str], *, prog: str = "python -m topk_ortho.train") -> 
         raise ConfigError(
             f"--stop-after {options.stop_after} was given, but at least 1 step was expected; "
             "a run that executes no step is a failure."
+        )
+    if options.profile < 0:
+        raise ConfigError(
+            f"--profile {options.profile} was given, but a number of steps to watch was expected; "
+            "20 is enough for a good mean."
         )
     if any(name.startswith("plant.") for name in given - {"plant.enabled", "plant.no-enabled"}):
         plant = dataclasses.replace(options.settings.plant, enabled=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 # A spinning second thread takes the core that the first one needs; has to be set before torch.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler's own log; before torch as well
 
 from topk_ortho.command_line import fail, parse
 from topk_ortho.config import ConfigError
@@ -70,10 +71,11 @@ def _run(arguments: list[str], prog: str) -> int:
     from topk_ortho.training.hardware import keep_freed_memory
 
     keep_freed_memory()
+    how: dict[str, Any] = {"stop_after": options.stop_after, "profile": options.profile}
     if options.resume is not None:
-        result = resume(options.resume, stop_after=options.stop_after)
+        result = resume(options.resume, **how)
     else:
-        result = train(options.settings, options.out, stop_after=options.stop_after)
+        result = train(options.settings, options.out, **how)
     print(finish(result["folder"]))
     return 0
 

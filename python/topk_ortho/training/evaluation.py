@@ -25,6 +25,7 @@ CALIBRATION_CELLS = 2**33
 """Encoder outputs that calibration looks at: wide dictionaries get by with fewer rows."""
 CELLS_AT_ONCE = 2**24
 """Elements of `[rows, d_sae]` measured at once: 64 MB of float32."""
+PIECE = 2**20
 GEOMETRY_CELLS = 2**31
 """Cosines of decoder rows measured: above, a sample of the features against all others."""
 BEHAVIOUR_CONTEXTS = 128
@@ -44,7 +45,7 @@ def calibrate_threshold(sae: SAE, fresh: ShuffleBuffer) -> None:
         for x in fresh.next().split(rows_at_once(sae.d_sae)):
             pre = torch.relu_(sae.pre_acts(x.to(device))).flatten()
             share = min(pre.numel(), max(2, round(4 * sae.config.k * len(x))))
-            largest.append(pre.topk(share, sorted=False).values)
+            largest.append(_largest(pre, share))
     ordered = torch.cat(largest).sort(descending=True).values
     wanted = min(wanted, ordered.numel() - 1)
     sae.threshold.copy_((ordered[wanted - 1] + ordered[wanted]) / 2)
@@ -73,6 +74,14 @@ def evaluate(sae: SAE, data: Activations, *, samples: int) -> dict[str, Any]:
     if data.language is not None and truth is None:
         out |= _behaviour(sae, data.language, data.scale)
     return out
+
+
+def _largest(values: Tensor, n: int) -> Tensor:
+    """The `n` largest of `[many]` values, in pieces: `topk` takes 16 bytes an element on CPU."""
+    pieces = values.split(PIECE)
+    if len(pieces) > 1:
+        values = torch.cat([p.topk(min(n, p.numel()), sorted=False).values for p in pieces])
+    return values.topk(n, sorted=False).values
 
 
 def rows_at_once(d_sae: int) -> int:

@@ -1,4 +1,4 @@
-"""What a process holds and could still get, in bytes: allocator figures on CUDA, pages elsewhere."""
+"""What a process holds and could still get, in bytes: from the allocator on CUDA, else in pages."""
 
 from __future__ import annotations
 

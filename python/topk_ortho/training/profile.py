@@ -35,7 +35,8 @@ TRACE = "trace.json.gz"
 
 def spans(state: TrainState) -> list[tuple[Any, str, str]]:
     """`(owner, attribute, phase)` of every function that is watched."""
-    optimiser, found = "optimiser", [(state.buffer, "next", "data")]
+    optimiser = "optimiser"
+    found: list[tuple[Any, str, str]] = [(state.buffer, "next", "data")]
     found += [(state.sae, "forward", "forward"), (torch.autograd, "backward", "backward")]
     found += [(losses, name, "forward") for name in ("reconstruction", "sparsity", "aux_k")]
     found += [(step, "step_evidence", "scores"), (pairs.PairSelector, "__call__", "scores")]

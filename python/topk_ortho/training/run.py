@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,20 @@ from topk_ortho.config import TrainConfig
 from topk_ortho.config_file import config_hash
 from topk_ortho.config_rules import check
 from topk_ortho.training import hardware
+from topk_ortho.training.doctor import announce, cached_blocks, in_short
 from topk_ortho.training.folder import RunFolder, new_run_path
 from topk_ortho.training.interrupt import Interrupted
 from topk_ortho.training.loop import Loop
 from topk_ortho.training.state import TrainState
+
+
+@dataclass(frozen=True)
+class Progressing:
+    """How a run goes on, whatever it trains: the arguments of `train` by these names."""
+
+    stop_after: int | None
+    profile: int
+    progress: bool
 
 
 def train(
@@ -25,6 +37,7 @@ def train(
     *,
     data: Activations | None = None,
     stop_after: int | None = None,
+    profile: int = 0,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Train one run to the end.
@@ -34,7 +47,8 @@ def train(
         out: a folder that does not exist yet; a new one under `runs/` unless given.
         data: what `prepare` made of the same data settings and seed, to share between arms.
         stop_after: stop so many steps later as Ctrl-C would.
-        progress: show a progress bar.
+        profile: watch so many steps, print where their time went, and write a trace.
+        progress: show a progress bar and the memory that the run is expected to need.
 
     Returns:
         The figures of `result.json`, and `folder`.
@@ -49,7 +63,8 @@ def train(
         _refuse_existing(Path(out), config)
     data = data or prepare(config, device=str(device))
     folder = RunFolder.create(new_run_path(config) if out is None else Path(out), config)
-    return _both_arms(folder, config, data, device, stop_after=stop_after, progress=progress)
+    how = Progressing(stop_after, profile, progress)
+    return _both_arms(folder, config, data, device, how)
 
 
 def resume(
@@ -57,13 +72,14 @@ def resume(
     *,
     data: Activations | None = None,
     stop_after: int | None = None,
+    profile: int = 0,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Go on with a run from its newest valid checkpoint, or from step 0 when there is none yet."""
     run, config = RunFolder.open(Path(folder))
     device = hardware.choose_device(config.device)
     data = data or prepare(config, device=str(device))
-    return _both_arms(run, config, data, device, stop_after=stop_after, progress=progress)
+    return _both_arms(run, config, data, device, Progressing(stop_after, profile, progress))
 
 
 def _refuse_existing(path: Path, config: TrainConfig) -> None:
@@ -77,16 +93,14 @@ def _both_arms(
     config: TrainConfig,
     data: Activations,
     device: torch.device,
-    *,
-    stop_after: int | None,
-    progress: bool,
+    how: Progressing,
 ) -> dict[str, Any]:
     def arm(where: RunFolder, what: TrainConfig, left: int | None) -> tuple[dict[str, Any], int]:
-        return _arm(where, what, data, device, run=folder, stop_after=left, progress=progress)
+        return _arm(where, what, data, device, replace(how, stop_after=left), run=folder)
 
-    result, done = arm(folder, config, stop_after)
+    result, done = arm(folder, config, how.stop_after)
     if config.with_baseline:
-        left = None if stop_after is None else stop_after - done
+        left = None if how.stop_after is None else how.stop_after - done
         if left == 0:
             raise Interrupted(
                 step=config.steps, steps=config.steps, folder=folder.path, number=signal.SIGINT
@@ -108,10 +122,9 @@ def _arm(
     config: TrainConfig,
     data: Activations,
     device: torch.device,
+    how: Progressing,
     *,
     run: RunFolder,
-    stop_after: int | None,
-    progress: bool,
 ) -> tuple[dict[str, Any], int]:
     """Figures of one arm, and the steps that were executed for them now."""
     finished = folder.result()
@@ -121,17 +134,20 @@ def _arm(
     threads_before = torch.get_num_threads()
     threads = hardware.choose_threads(config, data.source.d_in)
     torch.set_num_threads(threads)
-    folder.write_json(
-        "manifest.json",
-        hardware.describe(config, device, threads) | {"config_hash": config_hash(config)},
-    )
+    kept = cached_blocks(data.language)
+    expected = announce(config, d_in=data.source.d_in, device=device, cached=kept)
+    if how.progress:
+        print(in_short(expected, device), file=sys.stderr, flush=True)
+    described = hardware.describe(config, device, threads)
+    described |= {"config_hash": config_hash(config), "memory_forecast": expected.as_json()}
+    folder.write_json("manifest.json", described)
     name = config.pairs.criterion if config.constrained else "none"
     state = TrainState.fresh(config, data, device)
-    loop = Loop(folder, state, name=name, shown=progress, run=run)
+    loop = Loop(folder, state, name=name, shown=how.progress, run=run, profile=how.profile)
     try:
         loop.resume()
         first = state.step
-        result = loop.run(stop_at=None if stop_after is None else first + stop_after)
+        result = loop.run(stop_at=None if how.stop_after is None else first + how.stop_after)
     finally:
         torch.set_num_threads(threads_before)
         if state.constraint is not None:

@@ -1,0 +1,104 @@
+"""`topk-ortho doctor`: what a run would need, before there is one."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.system.tiny_run import OPTIONS, tiny
+from topk_ortho import cli
+from topk_ortho.training import doctor, memory, train
+
+GB = 10**9
+
+
+def test_it_prints_memory_disk_and_device(capsys, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["doctor", *OPTIONS]) == 0
+    said = capsys.readouterr().out
+    for word in ("torch", "device: cpu", "d_in 24", "weights", "Adam's moments", "--sae.d-sae",
+                 "peak", "in use already", "disk:"):  # fmt: skip
+        assert word in said, word
+    assert "problem" not in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_configuration_file_and_a_run_folder(capsys, tmp_path: Path) -> None:
+    train(tiny("--sae.d-sae", "128"), tmp_path / "run", progress=False)
+    capsys.readouterr()
+    assert cli.main(["doctor", "--config", str(tmp_path / "run" / "config.toml")]) == 0
+    assert "d_sae 128" in capsys.readouterr().out
+    assert cli.main(["doctor", "--resume", str(tmp_path / "run")]) == 0
+    assert "d_sae 128" in capsys.readouterr().out
+
+
+def test_files_are_opened_for_their_width(capsys, tmp_path: Path) -> None:
+    import numpy as np
+
+    np.save(tmp_path / "a.npy", np.zeros((50, 17), np.float32))
+    assert cli.main(["doctor", "--activations", "files", "--data", str(tmp_path)]) == 0
+    assert "d_in 17" in capsys.readouterr().out
+
+
+def test_what_cannot_be_used_is_refused(capsys, tmp_path: Path) -> None:
+    assert cli.main(["doctor", "--activations", "files", "--data", str(tmp_path / "no")]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_too_little_memory_is_a_problem_with_a_remedy(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(doctor, "memory_available", lambda device: 10**6)
+    assert cli.main(["doctor", *OPTIONS, "--sae.d-sae", "65536", "--buffer-rows", "64"]) == 1
+    said = capsys.readouterr().out
+    problem = next(line for line in said.splitlines() if line.startswith("problem: "))
+    assert re.search(r"expected to need [\d.]+ .B more memory on cpu, but 1.0 MB is", problem)
+    assert "lower --" in problem
+
+
+def test_too_little_disk_is_a_problem(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: type("U", (), {"free": 1}))
+    assert cli.main(["doctor", *OPTIONS]) == 1
+    assert "lower --keep-checkpoints" in capsys.readouterr().out
+
+
+def test_checkpoints_take_no_more_disk_than_was_said(tmp_path: Path) -> None:
+    config = tiny("--keep-checkpoints", "1", "--pairs.per-feature", "1")
+    train(config, tmp_path / "run", progress=False)
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
+    size = sum(path.stat().st_size for path in checkpoint.iterdir())
+    said, _ = doctor._disk(config, 24, tmp_path / "run")
+    assert size < said
+
+
+def test_a_run_says_at_its_start_what_it_will_need(tmp_path: Path, capsys) -> None:
+    train(tiny(), tmp_path / "run", progress=True)
+    first = capsys.readouterr().err.splitlines()[0]
+    assert re.fullmatch(r"memory: .* in use, .* more at the peak, in [a-z ]+: .*, \.\.\.", first)
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    expected = manifest["memory_forecast"]
+    assert expected["peak_bytes"]["host"] > sum(
+        part["bytes"] for part in expected["components"] if part["when"] == "all along"
+    )
+
+
+def test_a_run_that_will_hardly_fit_is_warned_of(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(doctor, "memory_available", lambda device: 1)
+    with pytest.warns(UserWarning, match="expected to need .* more memory on cpu"):
+        train(tiny(), tmp_path / "run", progress=False)
+
+
+def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch) -> None:
+    import torch
+
+    device = torch.device("cpu")
+    machine = memory._machine()
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    assert machine is None or abs((memory.memory_available(device) or 0) - machine) < GB
+    (tmp_path / "memory.max").write_text("9000\n")
+    (tmp_path / "memory.current").write_text("4000\n")
+    (tmp_path / "memory.stat").write_text("anon 3000\ninactive_file 500\n")
+    assert memory.memory_available(device) == 5500
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.memory_available(device) != 5500

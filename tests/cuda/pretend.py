@@ -161,11 +161,15 @@ class Device(TorchFunctionMode):
             requires_grad = kwargs.pop("requires_grad", False)
             with torch._C.DisableTorchFunctionSubclass():
                 return Pretend(func(*args, **kwargs)).requires_grad_(requires_grad)
-        if func is torch.Tensor.to and not isinstance(args[0], Pretend):
-            if any(_is_cuda(a) for a in (*args[1:], kwargs.get("device"))):
-                return pretend(args[0])
+        towards = (*args[1:], kwargs.get("device"))
+        if (
+            func is torch.Tensor.to
+            and not isinstance(args[0], Pretend)
+            and any(_is_cuda(a) for a in towards)
+        ):
+            return pretend(args[0])
         if func is torch.Tensor.to and isinstance(args[0], Pretend):
-            if any(_is_cpu(a) for a in (*args[1:], kwargs.get("device"))):
+            if any(_is_cpu(a) for a in towards):
                 # torch's own grouping of gradients by device sees what C++ sees, the CPU.
                 if f"{os.sep}torch{os.sep}" in sys._getframe(1).f_code.co_filename:
                     return args[0]

@@ -1,4 +1,4 @@
-"""On a real GPU: what the pretended one promised, and what it cannot show. `make gpu` runs these."""
+"""On a real GPU: what the pretended one promised, and what it cannot show (`make gpu`)."""
 
 from __future__ import annotations
 

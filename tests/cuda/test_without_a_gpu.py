@@ -145,7 +145,8 @@ def test_a_penalty_on_the_device_is_that_on_cpu(tau: str, gradient: str, gpu: to
 def run_steps(device: torch.device, n: int = 4, **sae: object) -> tuple[TrainState, Step]:
     """A state after `n` steps on the dense path, and the last of them."""
     table = {"steps": 100, "batch_size": 32, "buffer_rows": 256, "warmup_steps": 0,
-             "sae": {"d_sae": 256, "k": 4.0, "dead_after": 1, **sae}, "pairs": {"per_feature": 0.25}}  # fmt: skip
+             "sae": {"d_sae": 256, "k": 4.0, "dead_after": 1, **sae},
+             "pairs": {"per_feature": 0.25}}  # fmt: skip
     data = Activations(Gaussian(), scale=1.0, variance=float(D_IN), mean=torch.zeros(D_IN))
     state = TrainState.fresh(check(from_table(table)), data, device)
     for _ in range(n):

@@ -32,7 +32,7 @@ QUEUED_PAIR = 16  # per pair and observation that waits for the history
 # Freed blocks that the C library keeps: those of the data's filling, and a hole in the heap that
 # the largest temporary block does not fit in any more. Measured.
 HEAP = 80 * MiB
-HOLE = 0.75
+HOLE = 0.65
 # torch.topk on CPU sorts (value, place) pairs of the whole row that it looks at.
 TOPK_CELL = 16
 
@@ -263,7 +263,7 @@ def _pairs(s: Sizes) -> Iterator[Component]:
                     "--pairs.memory-budget")  # fmt: skip
     yield Component("penalty", PAIR * k, "backward", "device", size)
     if s.gpu:
-        yield Component("unit decoder rows", 2 * s.matrix, "backward", "device", "--sae.d-sae")
+        yield Component("unit decoder rows", 4 * s.matrix, "backward", "device", "--sae.d-sae")
 
 
 def _selection_bytes(s: Sizes, budget: int) -> int:

@@ -26,6 +26,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 
+import topk_ortho
+
+PACKAGE = str(Path(topk_ortho.__file__).parent) + os.sep
+
 CUDA = torch.device("cuda", 0)
 # Operations whose CUDA kernels hand a number to the host.
 WAITING = {
@@ -52,7 +56,7 @@ def _where() -> str:
     frame = sys._getframe(2)
     while frame is not None:
         code = frame.f_code
-        if "topk_ortho" in code.co_filename and "tests" not in code.co_filename:
+        if code.co_filename.startswith(PACKAGE):
             return f"{'/'.join(Path(code.co_filename).parts[-2:])}:{code.co_name}"
         frame = frame.f_back
     return "elsewhere"

@@ -184,12 +184,32 @@ def pair_gradient(
     out: NDArray[np.float32] | None = None,
     threads: int | None = None,
 ) -> NDArray[np.float32]:
-    """Adds the gradient of ``sum(slope * pair_cosines(rows, i, j, norms=norms))`` to ``out``.
+    """The gradient of ``sum(slope * pair_cosines(rows, i, j, norms=norms))``, written to ``out``.
 
-    Only rows whose side moves get one. With norms it is the gradient to the rows as they are, of
-    any length: the part along the row is gone. ``out`` [n, width] is contiguous, is a new array of
-    zeros unless given, and is returned. Pairs whose slope is 0 cost nothing. The same bits on any
-    number of threads (one unless given).
+    Only rows whose side moves get one, all others 0. With norms it is the gradient to the rows as
+    they are, of any length: the part along the row is gone. ``out`` [n, width] is contiguous, is a
+    new array unless given, and is returned. Pairs whose slope is 0 cost nothing. The same bits on
+    any number of threads (one unless given).
+    """
+
+def pair_penalty(
+    rows: NDArray[np.float32],
+    i: NDArray[np.int64],
+    j: NDArray[np.int64],
+    tau: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    i_is_child: NDArray[np.bool_],
+    *,
+    both_signs: bool = False,
+    norms: NDArray[np.float32] | None = None,
+    out: NDArray[np.float32] | None = None,
+    threads: int | None = None,
+) -> tuple[float, NDArray[np.float32]]:
+    """``sum(weight * max(overlap - tau, 0) ** 2)``, and its gradient written to ``out``.
+
+    The overlap is what ``pair_cosines`` gives, or its absolute value. Only the child of a pair
+    moves: its row alone gets a gradient, with ``norms`` and ``out`` as for ``pair_gradient``. The
+    same bits on any number of threads (one unless given).
     """
 
 @final

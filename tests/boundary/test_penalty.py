@@ -1,4 +1,4 @@
-"""row_norms, pair_cosines and pair_gradient against numpy, over the boundary."""
+"""row_norms, pair_cosines, pair_gradient and pair_penalty against numpy, over the boundary."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from topk_ortho._core import pair_cosines, pair_gradient, row_norms
+from topk_ortho._core import pair_cosines, pair_gradient, pair_penalty, row_norms
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -18,6 +18,7 @@ ROWS[3] = 0
 LEFT, RIGHT = (RNG.integers(0, N, K) for _ in "ij")
 SLOPE: Floats = (RNG.normal(size=K) * (RNG.random(K) < 0.7)).astype(np.float32)
 MOVES_I, MOVES_J = (RNG.random(K) < 0.6 for _ in "ij")
+TAU, WEIGHT = (RNG.random(K).astype(np.float32) * scale for scale in (0.2, 3.0))
 NORM = np.sqrt((ROWS.astype(np.float64) ** 2).sum(1))
 INVERSE = np.divide(1, NORM, out=np.zeros_like(NORM), where=NORM > 0)
 UNIT = ROWS * INVERSE[:, None]
@@ -41,10 +42,10 @@ def test_cosines_and_dot_products() -> None:
     np.testing.assert_allclose(cosines, dots * INVERSE[LEFT] * INVERSE[RIGHT], atol=1e-6)
 
 
-def test_gradient_is_added_to_rows_that_move() -> None:
-    out = np.ones_like(ROWS)
+def test_gradient_is_written_to_rows_that_move() -> None:
+    out = np.full_like(ROWS, 7.0)
     assert pair_gradient(ROWS, LEFT, RIGHT, SLOPE, MOVES_I, MOVES_J, out=out) is out
-    np.testing.assert_allclose(out - 1.0, gradient(ROWS.astype(np.float64)), atol=1e-4)
+    np.testing.assert_allclose(out, gradient(ROWS.astype(np.float64)), atol=1e-4)
 
 
 def test_gradient_of_rows_of_any_length() -> None:
@@ -56,16 +57,37 @@ def test_gradient_of_rows_of_any_length() -> None:
     assert not got[3].any()
 
 
+@pytest.mark.parametrize("both_signs", [False, True])
+def test_priced_pairs_are_cosines_prices_and_their_gradient(both_signs: bool) -> None:
+    norms = row_norms(ROWS)
+    cosine = pair_cosines(ROWS, LEFT, RIGHT, norms=norms)
+    over = np.maximum((np.abs(cosine) if both_signs else cosine) - TAU, 0)
+    slope = 2 * WEIGHT * over * np.where(cosine < 0, np.float32(-1), np.float32(1))
+    out = np.full_like(ROWS, 7.0)
+    cost, got = pair_penalty(
+        ROWS, LEFT, RIGHT, TAU, WEIGHT, MOVES_I, both_signs=both_signs, norms=norms, out=out
+    )
+    assert got is out
+    assert cost == pytest.approx(float((WEIGHT * over**2).sum(dtype=np.float64)), rel=1e-6)
+    expected = pair_gradient(ROWS, LEFT, RIGHT, slope, MOVES_I, ~MOVES_I, norms=norms)
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+    with pytest.raises(ValueError, match=r"tau has length 699; expected 700; "):
+        pair_penalty(ROWS, LEFT, RIGHT, TAU[1:], WEIGHT, MOVES_I)
+
+
 @pytest.mark.parametrize("norms", [None, row_norms(ROWS)])
 def test_the_same_bits_on_any_number_of_threads(norms: Floats | None) -> None:
-    def both(threads: int) -> tuple[bytes, bytes]:
+    def all_of_them(threads: int) -> tuple[bytes | float, ...]:
         cosines = pair_cosines(ROWS, LEFT, RIGHT, norms=norms, threads=threads)
         out = pair_gradient(
             ROWS, LEFT, RIGHT, SLOPE, MOVES_I, MOVES_J, norms=norms, threads=threads
         )
-        return cosines.tobytes(), out.tobytes()
+        cost, priced = pair_penalty(
+            ROWS, LEFT, RIGHT, TAU, WEIGHT, MOVES_I, norms=norms, threads=threads
+        )
+        return cosines.tobytes(), out.tobytes(), cost, priced.tobytes()
 
-    assert both(1) == both(2) == both(7)
+    assert all_of_them(1) == all_of_them(2) == all_of_them(7)
 
 
 def test_strided_rows_are_copied_and_an_output_of_another_kind_is_refused() -> None:

@@ -75,7 +75,7 @@ class Pretend(torch.Tensor):
     def __new__(cls, real: Tensor, requires_grad: bool = False) -> Pretend:
         self = torch.Tensor._make_wrapper_subclass(
             cls, real.shape, strides=real.stride() if real.layout == torch.strided else None,
-            storage_offset=real.storage_offset() if real.layout == torch.strided else 0,
+            storage_offset=real.storage_offset() if real.layout == torch.strided else None,
             dtype=real.dtype, requires_grad=requires_grad, device="cpu",
         )  # fmt: skip
         self.held = real
@@ -165,6 +165,12 @@ class Device(TorchFunctionMode):
             requires_grad = kwargs.pop("requires_grad", False)
             with torch._C.DisableTorchFunctionSubclass():
                 return Pretend(func(*args, **kwargs)).requires_grad_(requires_grad)
+        if func is torch.sparse_csr_tensor and any(isinstance(a, Pretend) for a in args):
+            host = [a for a in args[:3] if not isinstance(a, Pretend)]
+            if host:
+                raise MixedDevicesError(f"CSR parts of a matrix on the CPU at {_where()}")
+            with torch._C.DisableTorchFunctionSubclass():
+                return Pretend(func(*(_unwrap(a) for a in args), **kwargs))
         towards = (*args[1:], kwargs.get("device"))
         if (
             func is torch.Tensor.to

@@ -1,7 +1,8 @@
-"""Cosines of chosen pairs of unit rows, with a gradient to the rows that may move.
+"""Cosines of chosen pairs of decoder rows, with a gradient to the rows that move, in PyTorch.
 
-Works through the pairs in pieces, so that no `[k, d_in]` block is kept for the backward pass: what
-is saved is the rows themselves and the index tensors.
+A sampled product gives the cosines, a CSR product the gradient; the normalisation is worked out by
+hand. No `[k, d_in]` block is formed and no copy of the rows: beside the gradient, memory is a few
+columns of `[k]`.
 """
 
 from __future__ import annotations
@@ -10,58 +11,46 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-PIECE_BYTES = 16 * 2**20
-
-
-def pairs_at_once(rows: Tensor) -> int:
-    """Pairs per piece: two gathered blocks within `PIECE_BYTES`."""
-    return max(1, PIECE_BYTES // (2 * rows.shape[1] * rows.element_size()))
-
-
-def unit_rows(W_dec: Tensor) -> Tensor:
-    """Rows of `W_dec` `[d_sae, d_in]` at unit norm; a zero row stays zero and gets no gradient."""
-    norm = torch.linalg.vector_norm(W_dec, dim=1, keepdim=True)
-    zero = norm == 0
-    return (W_dec / norm.masked_fill(zero, 1.0)).masked_fill(zero, 0.0)
+from topk_ortho.csr import csr, dots, product
 
 
 class PairCosine(torch.autograd.Function):
-    """`cos[p] = <rows[i[p]], rows[j[p]]>`; `rows` `[d_sae, d_in]` unit, `i`, `j` `[k]` int64.
+    """`cos[p]` of rows `i[p]` and `j[p]` of `W_dec` `[d_sae, d_in]`, 0 where a row is zero.
 
-    `moves_i`, `moves_j` (`[k]` bool) say which of the two rows receives the gradient.
+    `i_is_child` `[k]` bool says which row receives the gradient; None for both.
     """
 
     @staticmethod
-    def forward(ctx, rows: Tensor, i: Tensor, j: Tensor, moves_i: Tensor, moves_j: Tensor):
-        ctx.save_for_backward(rows, i, j, moves_i, moves_j)
-        cosines = rows.new_empty(i.numel())
-        # Blocks that are used again: allocating per piece leaves a heap full of holes.
-        left, right = _blocks(rows, i.numel(), 2)
-        for piece in _pieces(i.numel(), len(left)):
-            a = torch.index_select(rows, 0, i[piece], out=left[: piece.stop - piece.start])
-            b = torch.index_select(rows, 0, j[piece], out=right[: piece.stop - piece.start])
-            torch.sum(a.mul_(b), 1, out=cosines[piece])
-        return cosines
+    def forward(ctx, W_dec: Tensor, i: Tensor, j: Tensor, i_is_child: Tensor | None):
+        norm = torch.linalg.vector_norm(W_dec, dim=1)
+        inverse = torch.where(norm > 0, 1 / norm, 0.0)
+        order, starts = _by_row(i, len(W_dec))
+        cosine = torch.empty(i.numel(), dtype=W_dec.dtype, device=W_dec.device)
+        cosine[order] = dots(starts, j[order], W_dec, W_dec)
+        cosine.mul_(inverse[i]).mul_(inverse[j])
+        ctx.save_for_backward(W_dec, inverse, i, j, i_is_child, cosine)
+        return cosine
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        rows, i, j, moves_i, moves_j = ctx.saved_tensors
-        out = torch.zeros_like(rows)
-        (block,) = _blocks(rows, i.numel(), 1)
-        for moving, fixed, moves in ((i, j, moves_i), (j, i, moves_j)):
-            moving, fixed, weight = moving[moves], fixed[moves], grad[moves]
-            for piece in _pieces(moving.numel(), len(block)):
-                a = torch.index_select(rows, 0, fixed[piece], out=block[: piece.stop - piece.start])
-                out.index_add_(0, moving[piece], a.mul_(weight[piece, None]))
-        return out, None, None, None, None
+        W_dec, inverse, i, j, i_is_child, cosine = ctx.saved_tensors
+        if i_is_child is None:
+            moving, fixed = torch.cat([i, j]), torch.cat([j, i])
+            slope, cosine = grad.repeat(2), cosine.repeat(2)
+        else:
+            moving, fixed = torch.where(i_is_child, i, j), torch.where(i_is_child, j, i)
+            slope = grad
+        along = torch.zeros_like(inverse).index_add_(0, moving, slope * cosine)
+        order, starts = _by_row(moving, len(W_dec))
+        value = (slope * inverse[fixed])[order]
+        out = product(csr(starts, fixed[order], value, (len(W_dec), len(W_dec))), W_dec)
+        # d cos / d row: what is along the row goes, and the rest is divided by the norm.
+        out.addcmul_(W_dec, along.mul_(inverse)[:, None], value=-1).mul_(inverse[:, None])
+        return out, None, None, None
 
 
-def _blocks(rows: Tensor, pairs: int, n: int) -> list[Tensor]:
-    """`n` blocks for the gathered rows of one piece."""
-    height = max(1, min(pairs, pairs_at_once(rows)))
-    return [rows.new_empty(height, rows.shape[1]) for _ in range(n)]
-
-
-def _pieces(pairs: int, height: int) -> list[slice]:
-    return [slice(at, min(at + height, pairs)) for at in range(0, pairs, height)]
+def _by_row(row: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """The order of the entries by row, and `[n + 1]` int64, where each row starts in it."""
+    counts = row.new_zeros(n + 1).index_add_(0, row + 1, torch.ones_like(row))  # waits for nothing
+    return torch.argsort(row, stable=True), counts.cumsum(0)

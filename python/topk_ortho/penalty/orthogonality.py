@@ -9,7 +9,7 @@ from torch import Tensor
 
 from topk_ortho.penalty import native
 from topk_ortho.penalty import tau as policies
-from topk_ortho.penalty.cosine import PairCosine, unit_rows
+from topk_ortho.penalty.cosine import PairCosine
 
 TAUS = ("fixed", "mean-std", "mean-std-all", "strength", "strength-threshold", "stability")
 
@@ -72,6 +72,7 @@ class OrthogonalityPenalty:
         *,
         firing_rate: Tensor | None = None,
         ema: Tensor | None = None,
+        coefficient: float = 1.0,
     ) -> Tensor:
         """The penalty as a scalar to add to a loss.
 
@@ -82,6 +83,7 @@ class OrthogonalityPenalty:
             firing_rate: `[d_sae]`, for `child_only`; at equal rates the larger index is the child.
             ema: `[k]` moving averages of "selected", the present selection counted, for
                 `stability`.
+            coefficient: factor before the penalty; given here, the gradient has it from the start.
 
         Raises:
             ValueError: indices outside `W_dec`, lengths that differ, or what the chosen options
@@ -94,38 +96,50 @@ class OrthogonalityPenalty:
             W_dec = W_dec.float() if W_dec.dtype.itemsize < 4 else W_dec
             if k == 0:
                 return W_dec[:0].sum()  # part of the graph, so that `backward` finds a gradient
-            moves_i, moves_j = self._moves(pairs.i, pairs.j, firing_rate, d_sae)
-            cosine = self._cosines(W_dec, pairs.i, pairs.j, moves_i, moves_j)
+            scale = coefficient / (d_sae if self.n == "d-sae" else k)
+            i_is_child = self._i_is_child(pairs.i, pairs.j, firing_rate, d_sae)
+            score = pairs.score.detach()
+            if i_is_child is not None and self._in_one_pass(W_dec):
+                tau, weight = self._price(W_dec.detach(), W_dec.new_empty(k), score, ema)
+                weight = (weight * scale).contiguous()
+                return native.NativePairPenalty.apply(
+                    W_dec, pairs.i, pairs.j, tau, weight, i_is_child, self.sign == "both"
+                )
+            cosine = self._cosines(W_dec, pairs.i, pairs.j, i_is_child)
             overlap = cosine.abs() if self.sign == "both" else cosine
-            tau, weight = self._tau(W_dec.detach(), overlap.detach(), pairs.score.detach(), ema)
-            total = (weight * torch.relu(overlap - tau) ** 2).sum()
-        return total / (d_sae if self.n == "d-sae" else k)
+            tau, weight = self._price(W_dec.detach(), overlap.detach(), score, ema)
+            return scale * (weight * torch.relu(overlap - tau) ** 2).sum()
 
-    def _cosines(
-        self, W_dec: Tensor, i: Tensor, j: Tensor, moves_i: Tensor, moves_j: Tensor
-    ) -> Tensor:
-        if self.backend == "auto" and native.takes(W_dec):
-            return native.NativePairCosine.apply(W_dec, i, j, moves_i, moves_j)
-        return PairCosine.apply(unit_rows(W_dec), i, j, moves_i, moves_j)
+    def _in_one_pass(self, W_dec: Tensor) -> bool:
+        """Whether Rust can price the pairs as it meets them: τ has to be known before."""
+        asked = torch.is_grad_enabled() and W_dec.requires_grad
+        return asked and self.tau != "mean-std" and self._native(W_dec)
 
-    def _moves(
+    def _native(self, W_dec: Tensor) -> bool:
+        return self.backend == "auto" and native.takes(W_dec)
+
+    def _cosines(self, W_dec: Tensor, i: Tensor, j: Tensor, i_is_child: Tensor | None) -> Tensor:
+        function = native.NativePairCosine if self._native(W_dec) else PairCosine
+        return function.apply(W_dec, i, j, i_is_child)
+
+    def _i_is_child(
         self, i: Tensor, j: Tensor, firing_rate: Tensor | None, d_sae: int
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Tensor | None:
+        """`[k]`: whether `i` is the rarer and moves; None where both move."""
         if self.gradient == "symmetric":
-            both = torch.ones_like(i, dtype=torch.bool)
-            return both, both
+            return None
         if firing_rate is None:
             raise ValueError(
                 "no firing_rate was given, but gradient='child_only' moves the rarer feature of a "
                 "pair; pass firing_rate [d_sae], or take gradient='symmetric'."
             )
         _check_length("firing_rate", firing_rate, d_sae, "one rate per feature")
-        i_is_child = firing_rate[i] < firing_rate[j]
-        return i_is_child, ~i_is_child
+        return firing_rate[i] < firing_rate[j]
 
-    def _tau(
+    def _price(
         self, W_dec: Tensor, overlap: Tensor, score: Tensor, ema: Tensor | None
     ) -> tuple[Tensor, Tensor]:
+        """`(τ, w)`, both `[k]`; only `mean-std` looks at the overlaps themselves."""
         k = overlap.numel()
         if self.tau.startswith("strength"):
             _check_length("score", score, k, "one score per pair")
@@ -153,9 +167,7 @@ class OrthogonalityPenalty:
         if self._sample is None or self._sample_of != of:
             self._sample = policies.sample_pairs(of[0], seed=self.seed, device=of[1])
             self._sample_of = of
-        i, j = self._sample
-        still = torch.zeros_like(i, dtype=torch.bool)
-        return self._cosines(W_dec, i, j, still, still)
+        return self._cosines(W_dec, *self._sample, None)
 
 
 def _check_pairs(i: Tensor, j: Tensor, d_sae: int) -> None:
@@ -166,6 +178,11 @@ def _check_pairs(i: Tensor, j: Tensor, d_sae: int) -> None:
         )
     if i.numel() == 0:
         return
+    if i.numel() > d_sae * (d_sae - 1) // 2:
+        raise ValueError(
+            f"{i.numel()} pairs were given, but {d_sae} features have {d_sae * (d_sae - 1) // 2}; "
+            "give every pair once."
+        )
     for index in torch.stack([*i.aminmax(), *j.aminmax()]).tolist():
         if not 0 <= index < d_sae:
             raise ValueError(

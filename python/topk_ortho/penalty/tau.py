@@ -40,7 +40,10 @@ def stability(threshold: float, cosine: Tensor, ema: Tensor) -> tuple[Tensor, Te
 
 
 def sample_pairs(d_sae: int, *, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The fixed sample of `mean_std_all`: `SAMPLED_PAIRS` pairs of different features."""
+    """The fixed sample of `mean_std_all`: `SAMPLED_PAIRS` pairs; all of them, if they are fewer."""
+    if d_sae * (d_sae - 1) // 2 <= SAMPLED_PAIRS:
+        i, j = torch.triu_indices(d_sae, d_sae, 1)
+        return i.to(device), j.to(device)
     generator = torch.Generator().manual_seed(seed)
     i = torch.randint(d_sae, (SAMPLED_PAIRS,), generator=generator)
     j = (i + torch.randint(1, d_sae, (SAMPLED_PAIRS,), generator=generator)) % d_sae

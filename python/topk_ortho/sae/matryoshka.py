@@ -6,8 +6,9 @@ from torch import Tensor
 
 from topk_ortho.codes import Codes
 from topk_ortho.config import SAEConfig
+from topk_ortho.csr import row_starts
 from topk_ortho.sae.batch_topk import BatchTopKSAE
-from topk_ortho.sae.sparse import Decode, row_starts
+from topk_ortho.sae.sparse import Decode
 
 
 class MatryoshkaSAE(BatchTopKSAE):

@@ -7,32 +7,13 @@ of `b_dec` is a matrix-vector product. The dense twin is `SAE.forward` with `spa
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-
-def csr(crow: Tensor, col: Tensor, value: Tensor, shape: tuple[int, int]) -> Tensor:
-    """A CSR matrix from parts that are known to be sound."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
-        return torch.sparse_csr_tensor(crow, col, value, shape, check_invariants=False)
-
-
-def product(matrix: Tensor, rows: Tensor) -> Tensor:
-    """`matrix @ rows` for a CSR matrix, into memory that nothing has filled before."""
-    out = rows.new_empty(matrix.shape[0], rows.shape[1])
-    return torch.addmm(out, matrix, rows, beta=0, out=out)
-
-
-def row_starts(index: Tensor, n: int) -> Tensor:
-    """`[n + 1]` int64, where each row of sorted or countable `index` starts."""
-    starts = torch.zeros(n + 1, dtype=torch.int64, device=index.device)
-    torch.cumsum(torch.bincount(index, minlength=n), 0, out=starts[1:])
-    return starts
+from topk_ortho.csr import csr, dots, product, row_starts
 
 
 def by_feature(row: Tensor, col: Tensor, d_sae: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -93,8 +74,7 @@ class Decode(torch.autograd.Function):
         value, W_dec, crow, row, col = ctx.saved_tensors
         grad = grad.contiguous()
         shape = (len(crow) - 1, len(W_dec))
-        pattern = csr(crow, col, torch.zeros_like(value), shape)
-        grad_value = torch.sparse.sampled_addmm(pattern, grad, W_dec.T, beta=0).values()
+        grad_value = dots(crow, col, grad, W_dec)
         starts, rows, order = by_feature(row, col, len(W_dec))
         transposed = csr(starts, rows, value[order], (shape[1], shape[0]))
         return grad_value, product(transposed, grad), None, None, None

@@ -81,13 +81,19 @@ class Constraint:
         if self._selects(step):
             self._select(codes, evidence, step)
         ramp = schedules.ramp(step, steps=self.config.steps, share=c.ramp)
-        return self.weight * ramp * c.every_n * self.cost(W_dec, firing_rate)
+        return self.cost(W_dec, firing_rate, coefficient=self.weight * ramp * c.every_n)
 
-    def cost(self, W_dec: Tensor, firing_rate: Tensor) -> Tensor:
-        """`orthogonality` of the current pairs, without a weight; 0 before the first selection."""
+    def cost(self, W_dec: Tensor, firing_rate: Tensor, *, coefficient: float = 1.0) -> Tensor:
+        """`coefficient * orthogonality` of the current pairs; 0 before the first selection."""
         if self.selection is None:
             return W_dec.new_zeros(())
-        return self.penalty(W_dec, self.selection, firing_rate=firing_rate, ema=self.ema)
+        return self.penalty(
+            W_dec,
+            self.selection,
+            firing_rate=firing_rate,
+            ema=self.ema,
+            coefficient=coefficient,
+        )
 
     def close(self) -> None:
         """End the history's thread; what was recorded stays in the history's bytes."""

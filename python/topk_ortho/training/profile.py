@@ -20,7 +20,7 @@ from topk_ortho import pairs, penalty
 from topk_ortho.history import HistoryRecorder, PairHistory
 from topk_ortho.pairs import topk
 from topk_ortho.penalty.cosine import PairCosine
-from topk_ortho.penalty.native import NativePairCosine
+from topk_ortho.penalty.native import NativePairCosine, NativePairPenalty
 from topk_ortho.training import losses, step
 from topk_ortho.training.folder import RunFolder
 from topk_ortho.training.state import TrainState
@@ -43,7 +43,8 @@ def spans(state: TrainState) -> list[tuple[Any, str, str]]:
     for collector in (topk.RustCollector, topk.TorchCollector):
         found += [(collector, name, "selection") for name in ("push", "finish")]
     found += [(penalty.OrthogonalityPenalty, "__call__", "penalty")]
-    found += [(function, "backward", "penalty") for function in (NativePairCosine, PairCosine)]
+    functions = (NativePairPenalty, NativePairCosine, PairCosine)
+    found += [(function, "backward", "penalty") for function in functions]
     found += [(HistoryRecorder, name, "history") for name in ("record", "settled")]
     found += [(PairHistory, "observe", BACKGROUND), (state.optimizer, "step", optimiser)]
     found += [(torch.nn.utils, "clip_grad_norm_", optimiser)]

@@ -58,7 +58,7 @@ pub use codes::Codes;
 pub use error::Error;
 pub use history::PairHistory;
 pub use pair::Pair;
-pub use penalty::{pair_cosines, pair_gradient, row_norms};
+pub use penalty::{pair_cosines, pair_gradient, pair_penalty, row_norms};
 pub use product::top_products;
 pub use rows::Rows;
 pub use topk::{Selection, TopK};

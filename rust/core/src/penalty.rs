@@ -11,9 +11,12 @@
 //! Refuses indices outside the rows and columns of different lengths; the gradient is unchanged then.
 
 mod groups;
+mod priced;
+
+pub use priced::{Price, pair_penalty};
 
 use crate::Error;
-use crate::rows::{Norms, Rows, Work, add_four, add_scaled, dot, dot_two, wide};
+use crate::rows::{Norms, Rows, Work, add_four, add_scaled, dot, dot_four, wide};
 use crate::work::{check_threads, each, shares};
 use groups::Groups;
 use std::ops::Range;
@@ -127,9 +130,9 @@ impl Work for Dots<'_> {
                 self.rows
                     .row(if i as usize == group { j } else { i } as usize)
             };
-            let (twos, rest) = self.groups.members(group).as_chunks::<2>();
-            for two in twos {
-                answer.extend(dot_two(row, two.map(other)));
+            let (fours, rest) = self.groups.members(group).as_chunks::<4>();
+            for four in fours {
+                answer.extend(dot_four(row, four.map(other)));
             }
             answer.extend(rest.iter().map(|&pair| dot(row, other(pair))));
         }
@@ -137,12 +140,12 @@ impl Work for Dots<'_> {
     }
 }
 
-/// Adds `Σ slope * dcos/drow` to the rows of `gradient`, which is shaped like `rows`.
+/// Writes `Σ slope * dcos/drow` to the rows of `gradient`, which is shaped like `rows`; 0 where nothing moves.
 ///
 /// ```
 /// use topk_ortho_core::{Rows, pair_gradient, penalty::{RowPairs, Slopes}};
 /// let rows = Rows::new(&[1.0, 0.0, 0.6, 0.8], 2)?;
-/// let mut gradient = [0.0; 4];
+/// let mut gradient = [7.0; 4];
 /// let slopes = Slopes { slope: &[2.0], moves_i: &[false], moves_j: &[true] };
 /// pair_gradient(rows, None, RowPairs { i: &[0], j: &[1] }, slopes, &mut gradient, 1)?;
 /// assert_eq!(gradient, [0.0, 0.0, 2.0, 0.0]);
@@ -176,13 +179,7 @@ pub fn pair_gradient(
         (moving as u32, moves && slopes.slope[pair] != 0.0)
     });
     let groups = Groups::new(rows.len(), sides);
-    let mut tasks = Vec::new();
-    let mut rest = gradient;
-    for share in groups.shares(threads) {
-        let (mine, behind) = rest.split_at_mut(share.len() * rows.width());
-        rest = behind;
-        tasks.push((share, mine));
-    }
+    let tasks = groups.own_rows(gradient, rows.width(), threads);
     let terms = Terms {
         rows,
         norms,
@@ -243,25 +240,21 @@ impl Work for Gradient<'_> {
     #[inline(always)]
     fn run(self) {
         let terms = self.terms;
-        let mut direction = vec![0.0; terms.rows.width()];
         for (group, out) in self
             .share
             .zip(self.out.chunks_exact_mut(terms.rows.width()))
         {
+            out.fill(0.0);
             let members = terms.groups.members(group);
-            if members.is_empty() {
-                continue;
-            }
-            let Some(norms) = terms.norms else {
-                terms.add(members, out);
+            terms.add(members, out);
+            let Some(norms) = terms.norms.filter(|_| !members.is_empty()) else {
                 continue;
             };
-            direction.fill(0.0);
-            terms.add(members, &mut direction);
             let (row, scale) = (terms.rows.row(group), inverse(norms[group]));
-            let along = dot(row, &direction) * scale * scale;
-            add_scaled(out, scale, &direction);
-            add_scaled(out, -scale * along, row);
+            let along = dot(row, out) * scale * scale;
+            for (out, row) in out.iter_mut().zip(row) {
+                *out = (*out - along * row) * scale;
+            }
         }
     }
 }

@@ -69,31 +69,34 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     total(&sums, a_rest, b_rest)
 }
 
-/// `<a, b>` and `<a, c>`, each as [`dot`] gives it.
+/// `<a, b>` for four `b`, each as [`dot`] gives it, reading `a` once.
 #[inline(always)]
-pub(crate) fn dot_two(a: &[f32], [b, c]: [&[f32]; 2]) -> [f32; 2] {
+pub(crate) fn dot_four(a: &[f32], rows: [&[f32]; 4]) -> [f32; 4] {
     let (a, a_rest) = a.as_chunks::<LANES>();
-    let (b, b_rest) = b.as_chunks::<LANES>();
-    let (c, c_rest) = c.as_chunks::<LANES>();
-    let (mut with_b, mut with_c) = (Lanes::default(), Lanes::default());
-    for ((a, b), c) in a.iter().zip(b).zip(c) {
-        add_products(&mut with_b, a, b);
-        add_products(&mut with_c, a, c);
+    let [(b, b_rest), (c, c_rest), (d, d_rest), (e, e_rest)] = rows.map(<[f32]>::as_chunks);
+    let [mut s, mut t, mut u, mut v] = [Lanes::default(); 4];
+    for ((((a, b), c), d), e) in a.iter().zip(b).zip(c).zip(d).zip(e) {
+        add_products(&mut s, a, b);
+        add_products(&mut t, a, c);
+        add_products(&mut u, a, d);
+        add_products(&mut v, a, e);
     }
     [
-        total(&with_b, a_rest, b_rest),
-        total(&with_c, a_rest, c_rest),
+        total(&s, a_rest, b_rest),
+        total(&t, a_rest, c_rest),
+        total(&u, a_rest, d_rest),
+        total(&v, a_rest, e_rest),
     ]
 }
 
-/// In eights, which the compiler keeps in registers.
-type Lanes = [[f32; 8]; LANES / 8];
+/// In sixteens, which the compiler keeps in registers.
+type Lanes = [[f32; 16]; LANES / 16];
 
 #[inline(always)]
 fn add_products(sums: &mut Lanes, a: &[f32; LANES], b: &[f32; LANES]) {
-    let (a, b) = (a.as_chunks::<8>().0, b.as_chunks::<8>().0);
+    let (a, b) = (a.as_chunks::<16>().0, b.as_chunks::<16>().0);
     for (sums, (a, b)) in sums.iter_mut().zip(a.iter().zip(b)) {
-        for lane in 0..8 {
+        for lane in 0..16 {
             sums[lane] += a[lane] * b[lane];
         }
     }
@@ -102,8 +105,8 @@ fn add_products(sums: &mut Lanes, a: &[f32; LANES], b: &[f32; LANES]) {
 #[inline(always)]
 fn total(s: &Lanes, a_rest: &[f32], b_rest: &[f32]) -> f32 {
     let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    let s: [f32; 8] =
-        std::array::from_fn(|lane| (s[0][lane] + s[1][lane]) + (s[2][lane] + s[3][lane]));
+    let s: [f32; 16] = std::array::from_fn(|lane| s[0][lane] + s[1][lane]);
+    let s: [f32; 8] = std::array::from_fn(|lane| s[lane] + s[lane + 8]);
     let s: [f32; 4] = std::array::from_fn(|lane| s[lane] + s[lane + 4]);
     (s[0] + s[2]) + (s[1] + s[3]) + rest
 }

@@ -22,7 +22,7 @@ mod _core {
     #[pymodule_export]
     use crate::history::PairHistory;
     #[pymodule_export]
-    use crate::penalty::{pair_cosines, pair_gradient, row_norms};
+    use crate::penalty::{pair_cosines, pair_gradient, pair_penalty, row_norms};
     #[pymodule_export]
     use crate::selection::{TopK, top_products};
 }

@@ -1,4 +1,4 @@
-//! `row_norms`, `pair_cosines` and `pair_gradient`.
+//! `row_norms`, `pair_cosines`, `pair_gradient` and `pair_penalty`.
 
 use crate::columns::{Column, Matrix};
 use crate::detached;
@@ -8,7 +8,7 @@ use numpy::{
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use topk_ortho_core as core;
-use topk_ortho_core::penalty::{RowPairs, Slopes};
+use topk_ortho_core::penalty::{Price, RowPairs, Slopes};
 
 type Floats<'py> = Bound<'py, PyArray1<f32>>;
 
@@ -52,7 +52,7 @@ pub(crate) fn pair_cosines<'py>(
     Ok(cosines.into_pyarray(py))
 }
 
-/// Adds the gradient of the pairs' cosines times their slopes to `out`.
+/// The gradient of the pairs' cosines times their slopes, written to `out`.
 #[pyfunction]
 #[pyo3(signature = (rows, i, j, slope, moves_i, moves_j, *, norms=None, out=None, threads=None))]
 #[expect(clippy::too_many_arguments, reason = "columns of one set of pairs")]
@@ -74,11 +74,7 @@ pub(crate) fn pair_gradient<'py>(
     let moves_i = Column::new("moves_i", moves_i)?;
     let moves_j = Column::new("moves_j", moves_j)?;
     let norms = norms.map(|norms| Column::new("norms", norms)).transpose()?;
-    let shape = [rows.height(), rows.width()];
-    let out = match out {
-        Some(out) => of_shape(out, shape)?,
-        None => PyArray2::zeros(py, shape, false),
-    };
+    let out = of_shape(py, out, [rows.height(), rows.width()])?;
     let mut gradient = writable(&out)?;
     let (numbers, width) = (rows.slice()?, rows.width());
     let pairs = RowPairs {
@@ -99,10 +95,58 @@ pub(crate) fn pair_gradient<'py>(
     Ok(out)
 }
 
+/// What the pairs cost, and its gradient written to `out`.
+#[pyfunction]
+#[pyo3(signature = (rows, i, j, tau, weight, i_is_child, *, both_signs=false, norms=None, out=None, threads=None))]
+#[expect(clippy::too_many_arguments, reason = "columns of one set of pairs")]
+pub(crate) fn pair_penalty<'py>(
+    py: Python<'py>,
+    rows: &Bound<'py, PyAny>,
+    i: &Bound<'py, PyAny>,
+    j: &Bound<'py, PyAny>,
+    tau: &Bound<'py, PyAny>,
+    weight: &Bound<'py, PyAny>,
+    i_is_child: &Bound<'py, PyAny>,
+    both_signs: bool,
+    norms: Option<&Bound<'py, PyAny>>,
+    out: Option<&Bound<'py, PyAny>>,
+    threads: Option<&Bound<'py, PyAny>>,
+) -> PyResult<(f64, Bound<'py, PyArray2<f32>>)> {
+    let (rows, threads) = (Matrix::new("rows", rows)?, crate::threads(threads)?);
+    let (i, j) = (Column::new("i", i)?, Column::new("j", j)?);
+    let (tau, weight) = (Column::new("tau", tau)?, Column::new("weight", weight)?);
+    let i_is_child = Column::new("i_is_child", i_is_child)?;
+    let norms = norms.map(|norms| Column::new("norms", norms)).transpose()?;
+    let out = of_shape(py, out, [rows.height(), rows.width()])?;
+    let mut gradient = writable(&out)?;
+    let (numbers, width) = (rows.slice()?, rows.width());
+    let pairs = RowPairs {
+        i: i.slice()?,
+        j: j.slice()?,
+    };
+    let price = Price {
+        tau: tau.slice()?,
+        weight: weight.slice()?,
+        both_signs,
+    };
+    let i_is_child = i_is_child.slice()?;
+    let norms = norms.as_ref().map(Column::slice).transpose()?;
+    let gradient = gradient.as_slice_mut()?;
+    let cost = detached(py, || {
+        let rows = core::Rows::new(numbers, width)?;
+        core::pair_penalty(rows, norms, pairs, price, i_is_child, gradient, threads)
+    })?;
+    Ok((cost, out))
+}
+
 fn of_shape<'py>(
-    out: &Bound<'py, PyAny>,
+    py: Python<'py>,
+    out: Option<&Bound<'py, PyAny>>,
     shape: [usize; 2],
 ) -> PyResult<Bound<'py, PyArray2<f32>>> {
+    let Some(out) = out else {
+        return Ok(PyArray2::zeros(py, shape, false));
+    };
     let Ok(array) = out.cast::<PyArray2<f32>>() else {
         let given = out.get_type().name()?;
         return Err(PyTypeError::new_err(format!(
@@ -121,7 +165,7 @@ fn of_shape<'py>(
 fn writable<'py>(out: &Bound<'py, PyArray2<f32>>) -> PyResult<PyReadwriteArray2<'py, f32>> {
     out.try_readwrite().map_err(|error| {
         PyValueError::new_err(format!(
-            "out cannot be written to ({error}); expected an array of its own; pass numpy.zeros_like(rows), or leave it out"
+            "out cannot be written to ({error}); expected an array of its own; pass numpy.empty_like(rows), or leave it out"
         ))
     })
 }

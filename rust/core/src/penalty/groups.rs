@@ -42,8 +42,28 @@ impl Groups {
         (self.first[groups.end] - self.first[groups.start]) as usize
     }
 
+    /// Cuts `[groups, width]` into runs of rows with about equal numbers of members, one for each thread.
+    pub(super) fn own_rows<'a>(
+        &self,
+        rows: &'a mut [f32],
+        width: usize,
+        threads: usize,
+    ) -> Vec<(Range<usize>, &'a mut [f32])> {
+        let mut rest = rows;
+        let mut owned = Vec::new();
+        for share in self.shares(threads) {
+            let (mine, behind) = rest.split_at_mut(share.len() * width);
+            rest = behind;
+            owned.push((share, mine));
+        }
+        owned
+    }
+
     pub(super) fn shares(&self, threads: usize) -> Vec<Range<usize>> {
         let groups = self.first.len() - 2;
-        shares(groups, threads, |group| self.members(group).len() as u64)
+        // One more for the row itself.
+        shares(groups, threads, |group| {
+            self.members(group).len() as u64 + 1
+        })
     }
 }

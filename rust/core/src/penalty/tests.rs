@@ -61,7 +61,7 @@ impl Case {
     }
 
     fn gradient(&self, norms: Option<&[f32]>, threads: usize) -> Vec<f32> {
-        let mut gradient = vec![1.0; self.numbers.len()];
+        let mut gradient = vec![7.0; self.numbers.len()];
         pair_gradient(
             self.rows(),
             norms,
@@ -131,11 +131,11 @@ impl Case {
     }
 }
 
-fn close(got: &[f32], expected: &[f64], shift: f64, tolerance: f64) {
+fn close(got: &[f32], expected: &[f64], tolerance: f64) {
     assert_eq!(got.len(), expected.len());
     for (got, expected) in got.iter().zip(expected) {
         assert!(
-            (f64::from(*got) - shift - expected).abs() <= tolerance,
+            (f64::from(*got) - expected).abs() <= tolerance,
             "{got} {expected}"
         );
     }
@@ -149,9 +149,9 @@ proptest! {
         let shortest = norms.iter().copied().filter(|&norm| norm > 0.0).fold(1.0, f32::min);
         for (norms, tolerance) in [(None, 1e-4), (Some(&norms[..]), 1e-4 / f64::from(shortest).powi(2))] {
             let cosines = pair_cosines(case.rows(), norms, case.pairs(), 1).expect("pairs");
-            close(&cosines, &case.exact_cosines(norms.is_some()), 0.0, 1e-4);
+            close(&cosines, &case.exact_cosines(norms.is_some()), 1e-4);
             let gradient = case.gradient(norms, 1);
-            close(&gradient, &case.exact_gradient(norms.is_some()), 1.0, tolerance);
+            close(&gradient, &case.exact_gradient(norms.is_some()), tolerance);
             for threads in [2, 3, 40] {
                 prop_assert_eq!(&row_norms(case.rows(), threads).expect("threads"), &row_norms(case.rows(), 1).expect("threads"));
                 prop_assert_eq!(&pair_cosines(case.rows(), norms, case.pairs(), threads).expect("pairs"), &cosines);
@@ -159,6 +159,77 @@ proptest! {
             }
         }
     }
+}
+
+proptest! {
+    /// The pass that prices pairs is the cosines, their prices and the gradient of those, one after the other.
+    #[test]
+    fn priced_pairs_cost_what_their_parts_say(case in case(), both_signs in any::<bool>(), weight in 0.0_f32..2.0) {
+        let norms = row_norms(case.rows(), 1).expect("threads");
+        let k = case.i.len();
+        let tau: Vec<f32> = (0..k).map(|pair| [0.0, 0.1, 0.4][pair % 3]).collect();
+        let price = Price { tau: &tau, weight: &vec![weight; k], both_signs };
+        let moves_j: Vec<bool> = case.moves_i.iter().map(|moves| !moves).collect();
+        for norms in [None, Some(&norms[..])] {
+            let cosines = pair_cosines(case.rows(), norms, case.pairs(), 1).expect("pairs");
+            let over = |(cosine, tau): (&f32, &f32)| (if both_signs { cosine.abs() } else { *cosine } - tau).max(0.0);
+            let over: Vec<f32> = cosines.iter().zip(&tau).map(over).collect();
+            let slope: Vec<f32> = cosines.iter().zip(&over).map(|(c, o)| 2.0 * weight * o * if *c < 0.0 { -1.0 } else { 1.0 }).collect();
+            let slopes = Slopes { slope: &slope, moves_i: &case.moves_i, moves_j: &moves_j };
+            let mut expected = vec![7.0; case.numbers.len()];
+            pair_gradient(case.rows(), norms, case.pairs(), slopes, &mut expected, 1).expect("pairs");
+            let scale = expected.iter().fold(1.0_f32, |most, g| most.max(g.abs()));
+            let priced = |threads| {
+                let mut gradient = vec![7.0; case.numbers.len()];
+                let cost = pair_penalty(case.rows(), norms, case.pairs(), price, &case.moves_i, &mut gradient, threads);
+                (cost.expect("pairs").to_bits(), gradient)
+            };
+            let (cost, gradient) = priced(1);
+            let sum: f64 = over.iter().map(|o| f64::from(weight * o * o)).sum();
+            prop_assert!((f64::from_bits(cost) - sum).abs() <= 1e-6 * (1.0 + sum));
+            close(&gradient, &expected.iter().map(|&g| g.into()).collect::<Vec<_>>(), 1e-4 * f64::from(scale));
+            for threads in [2, 3, 40] {
+                prop_assert_eq!(&priced(threads), &(cost, gradient.clone()));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_number_that_is_not_one_shows_in_cost_and_gradient() {
+    let rows = Rows::new(&[f32::NAN, 0.0, 0.6, 0.8], 2).expect("rows");
+    let price = Price {
+        tau: &[0.1],
+        weight: &[1.0],
+        both_signs: true,
+    };
+    let mut gradient = [0.0; 4];
+    let pairs = RowPairs { i: &[0], j: &[1] };
+    let cost = pair_penalty(rows, None, pairs, price, &[false], &mut gradient, 1).expect("pairs");
+    assert!(cost.is_nan() && gradient[2].is_nan());
+}
+
+#[test]
+fn refuses_prices_that_do_not_fit_and_changes_nothing() {
+    let rows = Rows::new(&[1.0; 6], 2).expect("rows");
+    let mut gradient = [7.0; 6];
+    let one = [1.0];
+    for (tau, weight, child, j) in [
+        (&one[..0], &one[..], &[true][..], 1),
+        (&one, &[], &[true], 1),
+        (&one, &one, &[], 1),
+        (&one, &one, &[true], 3),
+    ] {
+        let price = Price {
+            tau,
+            weight,
+            both_signs: false,
+        };
+        let pairs = RowPairs { i: &[0], j: &[j] };
+        assert!(pair_penalty(rows, None, pairs, price, child, &mut gradient, 1).is_err());
+        assert!(pair_penalty(rows, None, pairs, price, child, &mut gradient[1..], 1).is_err());
+    }
+    assert_eq!(gradient, [7.0; 6]);
 }
 
 #[test]

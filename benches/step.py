@@ -40,8 +40,15 @@ from topk_ortho.training.step import train_step
 
 PEERS_PYTHON = HERE.parent / ".venv-peers" / "bin" / "python"
 ON, PER_FEATURE = "ours, penalty on (0.1 % of pairs)", "ours, penalty on (2.5 per feature)"
+BFLOAT16 = "ours, penalty on, bfloat16 products"
 NO_HISTORY, OFF = "ours, penalty on, history off", "ours, penalty off"
-OURS = {"on": ON, "per-feature": PER_FEATURE, "no-history": NO_HISTORY, "off": OFF}
+OURS = {
+    "on": ON,
+    "per-feature": PER_FEATURE,
+    "no-history": NO_HISTORY,
+    "off": OFF,
+    "bfloat16": BFLOAT16,
+}
 PEERS = {
     "saelens": "SAELens, no penalty",
     "saelens-sparse": "SAELens, sparse activations, no penalty",
@@ -77,7 +84,13 @@ def configuration(arm: str, size: Size, device: str) -> TrainConfig:
         batch_size=size.batch,
         lr=3e-4,
         device=device,
-        sae=SAEConfig(kind="topk", d_sae=size.d_sae, k=float(size.l0), dead_after=10_000),
+        sae=SAEConfig(
+            kind="topk",
+            d_sae=size.d_sae,
+            k=float(size.l0),
+            dead_after=10_000,
+            products="bfloat16" if arm == "bfloat16" else "float32",
+        ),
         pairs=pairs,
         history=HistoryConfig(enabled=arm != "no-history", capacity=HISTORY_ENTRIES),
     )

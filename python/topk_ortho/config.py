@@ -123,6 +123,9 @@ class SAEConfig:
     """A feature counts as dead after so many steps without firing."""
     prefixes: tuple[int, ...] = ()
     """Matryoshka prefixes, the last one `d_sae`; `d_sae` times 1/8, 3/8, 1 when empty."""
+    products: Literal["float32", "bfloat16"] = "float32"
+    """On CPU, `bfloat16` screens the features of sparse codes by a bfloat16 product, for processors
+    that have them; float32 still decides. CUDA always takes autocast."""
 
 
 @dataclass(frozen=True)

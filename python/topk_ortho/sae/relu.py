@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from topk_ortho.sae.sae import SAE
+from topk_ortho.sae.screen import Screen
 
 
 class ReLUSAE(SAE):
@@ -17,3 +18,7 @@ class ReLUSAE(SAE):
     def active(self, pre: Tensor) -> tuple[Tensor, Tensor]:
         row, col = (pre > 0).nonzero(as_tuple=True)
         return row, col
+
+    def screened(self, screen: Screen) -> tuple[Tensor, Tensor, Tensor]:
+        row, col = (~(screen.rough <= screen.never_positive())).nonzero(as_tuple=True)
+        return row, col, screen.exact(row, col)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from topk_ortho.codes import Codes
 from topk_ortho.config import SAEConfig
+from topk_ortho.sae.screen import Screen
 from topk_ortho.sae.sparse import Decode, Encode
 
 
@@ -16,7 +17,8 @@ class Forward(NamedTuple):
     """One pass over a batch.
 
     Attributes:
-        pre: `[batch, d_sae]` encoder pre-activations; without a gradient on the sparse path.
+        pre: `[batch, d_sae]` encoder pre-activations; without a gradient on the sparse path, and
+            rough ones in bfloat16 where they were screened.
         code: the code that gradients go through: `[batch, d_sae]`, or on the sparse path `[nnz]`
             in the order of `codes`.
         codes: its active entries, detached.
@@ -32,6 +34,7 @@ class Forward(NamedTuple):
 
 # Below this share of active entries the sparse path is the faster one.
 SPARSE_DENSITY = 0.02
+CACHED = 2**20  # bytes
 
 
 class SAE(nn.Module):
@@ -75,6 +78,10 @@ class SAE(nn.Module):
         """`(row, feature)` `[nnz]` of the entries that `activate` keeps, in row order."""
         raise NotImplementedError
 
+    def screened(self, screen: Screen) -> tuple[Tensor, Tensor, Tensor]:
+        """`(row, feature, pre-activation)` `[nnz]` of the same entries, from a rough product."""
+        raise NotImplementedError
+
     def inference_code(self, pre: Tensor) -> Tensor:
         """The code of `pre` outside training; the same unless an architecture says otherwise."""
         return self.activate(pre)
@@ -106,14 +113,22 @@ class SAE(nn.Module):
             codes = Codes.from_entries(row, col, value, batch=len(x), d_sae=self.d_sae)
             return Forward(pre, acts, codes, self.reconstructions(acts))
         with torch.no_grad():
-            pre = self.pre_acts(x)
-            row, col = self.active(pre)
-            keep = ~(pre[row, col] <= 0)  # a NaN stays, and stops the run
+            pre, row, col, at = self._sparse_pre_acts(x)
+            keep = ~(at <= 0)  # a NaN stays, and stops the run
             if not bool(keep.all()):
-                row, col = row[keep], col[keep]
-        value = Encode.apply(x, self.b_dec, self.W_enc, self.b_enc, pre, row, col)
+                row, col, at = row[keep], col[keep], at[keep]
+        value = Encode.apply(x, self.b_dec, self.W_enc, self.b_enc, at, row, col)
         codes = Codes.from_entries(row, col, value.detach(), batch=len(x), d_sae=self.d_sae)
         return Forward(pre, value, codes, self.sparse_reconstructions(value, codes))
+
+    def _sparse_pre_acts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Pre-activations `[batch, d_sae]`; row, feature and value `[nnz]` of the active ones."""
+        if self.config.products == "bfloat16":
+            screen = Screen.of(x - self.b_dec, self.W_enc.T.contiguous(), self.b_enc)
+            return screen.rough, *self.screened(screen)
+        pre = self.pre_acts(x)
+        row, col = self.active(pre)
+        return pre, row, col, pre[row, col]
 
     def thresholds(self) -> Tensor | None:
         """`[d_sae]` values that `pre` has to exceed outside training; None where there are none."""
@@ -122,11 +137,17 @@ class SAE(nn.Module):
     @torch.no_grad()
     def remove_parallel_gradient_(self) -> None:
         """Take the part along each decoder row out of its gradient."""
-        grad = self.W_dec.grad
-        if grad is not None:
-            grad.addcmul_(self.W_dec, (grad * self.W_dec).sum(1, keepdim=True), value=-1)
+        if self.W_dec.grad is not None:
+            for grad, rows in zip(self._some(self.W_dec.grad), self._some(self.W_dec), strict=True):
+                grad.addcmul_(rows, (grad * rows).sum(1, keepdim=True), value=-1)
 
     @torch.no_grad()
     def normalise_decoder_(self) -> None:
         """Bring the decoder rows back to unit norm; a zero row stays zero."""
-        self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12))
+        for rows in self._some(self.W_dec):
+            rows.div_(rows.norm(dim=1, keepdim=True).clamp_min(1e-12))
+
+    def _some(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """`[d_sae, d_in]` in blocks that stay in the cache from one pass to the next."""
+        size = len(rows) if rows.is_cuda else max(1, CACHED // (self.d_in * rows.element_size()))
+        return rows.split(size)

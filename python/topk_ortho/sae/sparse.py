@@ -23,10 +23,10 @@ def by_feature(row: Tensor, col: Tensor, d_sae: int) -> tuple[Tensor, Tensor, Te
 
 
 class Encode(torch.autograd.Function):
-    """`relu` of given entries of `pre`, with the gradient to weights and biases.
+    """`relu` of some pre-activations, with the gradient to weights and biases.
 
-    Inputs: `x` `[batch, d_in]`, `b_dec`, `W_enc` `[d_in, d_sae]`, `b_enc`, `pre` (computed from
-    these), `row` and `col` `[nnz]`. Output: `[nnz]`.
+    Inputs: `x` `[batch, d_in]`, `b_dec`, `W_enc` `[d_in, d_sae]`, `b_enc`; and of the entries `row`
+    and `col` their pre-activation `pre` (computed from these), all `[nnz]`. Output: `[nnz]`.
     """
 
     @staticmethod
@@ -40,7 +40,7 @@ class Encode(torch.autograd.Function):
         row: Tensor,
         col: Tensor,
     ) -> Tensor:
-        value = torch.relu(pre[row, col])
+        value = torch.relu(pre)
         ctx.save_for_backward(x, b_dec, W_enc, row, col, value)
         return value
 

@@ -44,7 +44,8 @@ def step_evidence(
     if "x" in needs:
         evidence["x"] = (x - sae.b_dec).detach()
     if "pre" in needs:
-        evidence["pre"] = out.pre.detach()
+        screened = out.pre.dtype != x.dtype and x.device.type == "cpu"
+        evidence["pre"] = (sae.pre_acts(x) if screened else out.pre).detach()
     for name in needs & {"W_dec", "W_enc"}:
         evidence[name] = getattr(sae, name).detach()
     return {name: evidence[name] for name in needs}

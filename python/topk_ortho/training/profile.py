@@ -47,7 +47,8 @@ def spans(state: TrainState) -> list[tuple[Any, str, str]]:
     found += [(function, "backward", "penalty") for function in functions]
     found += [(HistoryRecorder, name, "history") for name in ("record", "settled")]
     found += [(PairHistory, "observe", BACKGROUND), (state.optimizer, "step", optimiser)]
-    found += [(torch.nn.utils, "clip_grad_norm_", optimiser)]
+    clipping = ("get_total_norm", "clip_grads_with_norm_")
+    found += [(torch.nn.utils, name, optimiser) for name in clipping]
     names = ("remove_parallel_gradient_", "normalise_decoder_")
     return found + [(state.sae, name, optimiser) for name in names]
 

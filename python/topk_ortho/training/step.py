@@ -71,8 +71,11 @@ def train_step(state: TrainState, x: Tensor) -> Step:
     state.optimizer.zero_grad()
     loss.backward()
     sae.remove_parallel_gradient_()
-    norm = torch.nn.utils.clip_grad_norm_(sae.parameters(), config.grad_clip or float("inf"))
+    norm = torch.nn.utils.get_total_norm([p.grad for p in sae.parameters() if p.grad is not None])
     check_finite(state, x, out, loss + norm)
+    clip = config.grad_clip
+    if clip and (norm.is_cuda or norm > clip):  # a GPU multiplies by 1 sooner than it tells
+        torch.nn.utils.clip_grads_with_norm_(sae.parameters(), clip, norm)
     state.optimizer.step(lr)
     sae.normalise_decoder_()
     if weight:

@@ -13,20 +13,25 @@
 //! nothing but the buffers.
 
 mod accumulator;
+mod band;
 mod cosine;
 #[cfg(test)]
 mod tests;
 
 use crate::codes::{Codes, Feature, Transposed};
-use crate::topk::buffer::{Buffer, ROW};
-use crate::topk::{INFINITY, SMALLEST_POSITIVE, Selection, check_score};
+use crate::order::Candidate;
+use crate::topk::{SMALLEST_POSITIVE, Selection, check_score};
 use crate::work::{check_threads, each, shares};
 use crate::{Error, Pair};
 use accumulator::Accumulator;
+use band::Band;
 use std::ops::Range;
 
 /// How far below the last k-th best score the next one is expected.
 const MARGIN: f32 = 0.95;
+
+/// So many active features at most fit a candidate of 64 bits.
+const NARROW: usize = 1 << 16;
 
 /// A selection, and what it was selected from.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -48,6 +53,24 @@ pub struct Sums {
     pub sum: Vec<f64>,
 }
 
+/// What one selection tells the next.
+#[derive(Clone, Copy, Debug)]
+struct Bar {
+    /// Score that some more than `k` pairs are expected to reach, as bits.
+    score: u32,
+    /// How many pairs reached the last bar.
+    reached: usize,
+}
+
+impl Default for Bar {
+    fn default() -> Self {
+        Self {
+            score: SMALLEST_POSITIVE,
+            reached: 0,
+        }
+    }
+}
+
 /// Selects from one batch after another, keeping buffers and the bar.
 ///
 /// ```
@@ -62,9 +85,8 @@ pub struct Sums {
 #[derive(Clone, Debug)]
 pub struct Coactivation {
     threads: usize,
-    /// Score that about `k` pairs are expected to reach, as bits: of sums, and of cosines.
-    bar: u32,
-    cosine_bar: u32,
+    bar: Bar,
+    cosine_bar: Bar,
     codes: Transposed,
     workers: Vec<Accumulator>,
 }
@@ -78,8 +100,8 @@ impl Coactivation {
         check_threads(threads)?;
         Ok(Self {
             threads,
-            bar: SMALLEST_POSITIVE,
-            cosine_bar: SMALLEST_POSITIVE,
+            bar: Bar::default(),
+            cosine_bar: Bar::default(),
             codes: Transposed::default(),
             workers: Vec::new(),
         })
@@ -95,10 +117,25 @@ impl Coactivation {
         k: usize,
     ) -> Result<Selected, Error> {
         let shares = self.begin(codes, k)?;
-        let select = |features, accumulator: &mut Accumulator, codes: &Transposed, bar| {
-            select_share(codes, features, accumulator, Buffer::above(k, bar))
+        if self.codes.features().len() <= NARROW {
+            self.select_as::<u64>(&shares, k)
+        } else {
+            self.select_as::<u128>(&shares, k)
+        }
+    }
+
+    fn select_as<N: Candidate>(
+        &mut self,
+        shares: &[Range<usize>],
+        k: usize,
+    ) -> Result<Selected, Error> {
+        let found = self.go::<N>(shares, k, self.bar, select_share)?;
+        let features = self.codes.features();
+        let pair = |ranks: [u32; 2]| {
+            let [i, j] = ranks.map(|rank| features[rank as usize]);
+            Pair::of_distinct(i, j)
         };
-        let (selected, bar) = self.go(&shares, k, self.bar, select)?;
+        let (selected, bar) = found.selected(k, pair);
         self.bar = bar;
         Ok(selected)
     }
@@ -120,13 +157,14 @@ impl Coactivation {
             });
         }
         let mut shares = self.begin(codes, 1)?;
+        let ranks = self.codes.ranks(&features);
         for share in &mut shares {
-            *share = share.start.max(features.start)..share.end.min(features.end);
+            *share = share.start.max(ranks.start)..share.end.min(ranks.end);
         }
         let Self { codes, workers, .. } = self;
         let tasks: Vec<_> = shares.iter().cloned().zip(workers).collect();
-        let mut parts = each(tasks, |(features, accumulator)| {
-            sums_of(codes, features, accumulator)
+        let mut parts = each(tasks, |(ranks, accumulator)| {
+            sums_of(codes, ranks, accumulator)
         })
         .into_iter();
         let mut all = parts.next().unwrap_or_default();
@@ -148,14 +186,22 @@ impl Coactivation {
         most_pairs: u64,
     ) -> Result<Vec<usize>, Error> {
         self.codes.fill(codes)?;
-        let (mut ends, mut first, mut held) = (Vec::new(), 0, 0);
-        for feature in 0..codes.d_sae {
-            let pairs = self.codes.products(feature).min(codes.d_sae as u64);
-            if feature > first && held + pairs > most_pairs {
-                ends.push(feature);
-                (first, held) = (feature, 0);
+        let (mut ends, mut first, mut last, mut held) = (Vec::new(), 0, 0, 0);
+        for (rank, &feature) in self.codes.features().iter().enumerate() {
+            let feature = feature as usize;
+            let pairs = self.codes.products(rank).min(codes.d_sae as u64);
+            for end in [last, feature] {
+                let more = if end == feature { pairs } else { 0 };
+                if end > first && held + more > most_pairs {
+                    ends.push(end);
+                    (first, held) = (end, 0);
+                }
             }
             held += pairs;
+            last = feature + 1;
+        }
+        if held > most_pairs && last < codes.d_sae {
+            ends.push(last);
         }
         ends.push(codes.d_sae);
         Ok(ends)
@@ -168,7 +214,7 @@ impl Coactivation {
         size_of::<Self>() + self.codes.bytes() + workers
     }
 
-    /// Takes the codes and shares the features out.
+    /// Takes the codes and shares the active features out, by rank.
     fn begin<C: Feature, V: Copy + Into<f64>>(
         &mut self,
         codes: &Codes<'_, C, V>,
@@ -178,111 +224,132 @@ impl Coactivation {
             return Err(Error::ZeroK);
         }
         self.codes.fill(codes)?;
-        let cost =
-            |feature| self.codes.products(feature) + self.codes.entries(feature).len() as u64;
-        let shares = shares(codes.d_sae, self.threads, cost);
+        let cost = |rank| self.codes.products(rank) + self.codes.entries(rank).len() as u64;
+        let active = self.codes.features().len();
+        let shares = shares(active, self.threads, cost);
         self.workers.resize_with(shares.len(), Accumulator::default);
         for worker in &mut self.workers {
-            worker.reset(codes.d_sae);
+            worker.reset(active, codes.d_sae);
         }
         Ok(shares)
     }
 
-    /// Selects above the bar; without it if fewer than `k` pairs were above. Gives the next bar, too.
-    fn go(
+    /// Finds candidates above the bar; without it if fewer than `k` pairs were above.
+    fn go<N: Candidate>(
         &mut self,
         shares: &[Range<usize>],
         k: usize,
-        bar: u32,
-        select: impl Fn(
-            Range<usize>,
-            &mut Accumulator,
-            &Transposed,
-            u32,
-        ) -> Result<(Buffer, u64), Error>
+        bar: Bar,
+        select: impl Fn(Range<usize>, &mut Accumulator, &Transposed, Band<N>) -> Result<Found<N>, Error>
         + Sync,
-    ) -> Result<(Selected, u32), Error> {
+    ) -> Result<Found<N>, Error> {
         let Self { codes, workers, .. } = self;
-        let mut run = |bar| -> Result<(Buffer, u64), Error> {
+        let mut run = |score, room: usize| -> Result<Found<N>, Error> {
             let tasks: Vec<_> = shares.iter().cloned().zip(workers.iter_mut()).collect();
-            let mut parts = each(tasks, |(features, accumulator)| {
-                let part = select(features, accumulator, codes, bar);
+            let mut parts = each(tasks, |(ranks, accumulator)| {
+                let part = select(ranks, accumulator, codes, Band::above(k, score, room));
                 if part.is_err() {
                     accumulator.clear();
                 }
                 part
             })
             .into_iter();
-            let (mut best, mut positive) = match parts.next() {
-                Some(first) => first?,
-                None => (Buffer::new(k), 0),
+            let nothing = || Found {
+                best: Band::above(k, score, 0),
+                positive: 0,
             };
+            let mut found = parts.next().unwrap_or_else(|| Ok(nothing()))?;
             for part in parts {
-                let (more, count) = part?;
-                best.absorb(more);
-                positive += count;
+                let part = part?;
+                found.best.absorb(&part.best);
+                found.positive += part.positive;
             }
-            Ok((best, positive))
+            Ok(found)
         };
-        let (mut best, mut positive) = run(bar)?;
-        if best.len() < k && bar > SMALLEST_POSITIVE {
-            (best, positive) = run(SMALLEST_POSITIVE)?;
+        // What reached the last bar, and the longest row of pairs.
+        let found = run(
+            bar.score,
+            bar.reached / shares.len() + codes.features().len(),
+        )?;
+        if found.best.held() < k && bar.score > SMALLEST_POSITIVE {
+            return run(SMALLEST_POSITIVE, 0);
         }
-        let next = best.threshold().map_or(SMALLEST_POSITIVE, |kth| {
-            (kth * MARGIN).to_bits().max(SMALLEST_POSITIVE)
-        });
-        let selection = best.finish();
-        Ok((
+        Ok(found)
+    }
+}
+
+/// Candidates among which the best `k` pairs are, and how many pairs had a positive score.
+struct Found<N> {
+    best: Band<N>,
+    positive: u64,
+}
+
+impl<N: Candidate> Found<N> {
+    /// The best of them, and the bar for the next selection.
+    fn selected(mut self, k: usize, pair: impl Fn([u32; 2]) -> Pair) -> (Selected, Bar) {
+        let reached = self.best.held();
+        let best = self.best.best();
+        let selection = Selection {
+            pairs: best.iter().map(|c| pair(c.indices())).collect(),
+            scores: best.iter().map(|c| f32::from_bits(c.score())).collect(),
+        };
+        let kth = selection.scores.get(k - 1).map_or(0.0, |kth| kth * MARGIN);
+        let bar = Bar {
+            score: kth.to_bits().max(SMALLEST_POSITIVE),
+            reached,
+        };
+        (
             Selected {
                 selection,
-                positive,
+                positive: self.positive,
             },
-            next,
-        ))
+            bar,
+        )
     }
 }
 
-fn select_share(
-    codes: &Transposed,
-    features: Range<usize>,
+fn select_share<N: Candidate>(
+    ranks: Range<usize>,
     accumulator: &mut Accumulator,
-    mut best: Buffer,
-) -> Result<(Buffer, u64), Error> {
+    codes: &Transposed,
+    mut best: Band<N>,
+) -> Result<Found<N>, Error> {
     let mut positive = 0;
-    for feature in features {
-        accumulator.add(codes, feature);
-        let (touched, sums) = accumulator.touched();
-        for others in touched.chunks(ROW) {
-            let (mut scores, mut wrong) = ([0_u32; ROW], false);
-            for (score, &other) in scores.iter_mut().zip(others) {
-                *score = (std::mem::take(&mut sums[other as usize]) as f32).to_bits();
-                wrong |= *score >= INFINITY;
-                positive += u64::from(*score as i32 > 0);
-            }
-            if wrong {
-                refuse(feature as u32, others, &scores)?;
-            }
-            best.admit_row(feature as u32, others, &scores[..others.len()]);
+    for rank in ranks {
+        accumulator.add(codes, rank);
+        let (others, sums) = accumulator.touched();
+        match best.take(rank as u32, others, sums) {
+            Some(count) => positive += count,
+            None => positive += refuse(codes, rank, accumulator)?,
         }
     }
-    Ok((best, positive))
+    Ok(Found { best, positive })
 }
 
-/// The error for the first score of a block that cannot be ranked, if there is one: -0.0 can.
+/// The error for the first score of a rank that cannot be ranked, if there is one: -0.0 can. Its sums are zero again.
 #[cold]
-fn refuse(feature: u32, others: &[u32], scores: &[u32]) -> Result<(), Error> {
-    others.iter().zip(scores).try_for_each(|(&other, &score)| {
-        check_score(Pair::of_distinct(feature, other), f32::from_bits(score))
-    })
+fn refuse(codes: &Transposed, rank: usize, accumulator: &mut Accumulator) -> Result<u64, Error> {
+    accumulator.add(codes, rank);
+    let (others, sums) = accumulator.touched();
+    let name = |rank: usize| codes.features()[rank];
+    let mut positive = 0;
+    for &other in others {
+        let score = std::mem::take(&mut sums[other as usize]) as f32;
+        check_score(Pair::of_distinct(name(rank), name(other as usize)), score)?;
+        positive += u64::from(score > 0.0);
+    }
+    Ok(positive)
 }
 
-fn sums_of(codes: &Transposed, features: Range<usize>, accumulator: &mut Accumulator) -> Sums {
-    let mut all = Sums::default();
-    for feature in features {
-        accumulator.add(codes, feature);
+fn sums_of(codes: &Transposed, ranks: Range<usize>, accumulator: &mut Accumulator) -> Sums {
+    let (mut all, features) = (Sums::default(), codes.features());
+    let name = |rank: usize| i64::from(features[rank]);
+    for rank in ranks {
+        accumulator.add(codes, rank);
         let (touched, sums) = accumulator.sorted();
-        all.i.resize(all.i.len() + touched.len(), feature as i64);
-        all.j.extend(touched.iter().map(|&other| i64::from(other)));
+        all.i.resize(all.i.len() + touched.len(), name(rank));
+        all.j
+            .extend(touched.iter().map(|&other| name(other as usize)));
         let take = |&other: &u32| std::mem::take(&mut sums[other as usize]);
         all.sum.extend(touched.iter().map(take));
     }

@@ -6,10 +6,9 @@
 //! float32 are scored in float64 at once.
 //! Costs a dot product per pair that fires together, and one in float64 per survivor; no memory beside the norms.
 
-use super::{Accumulator, Coactivation, Selected, Transposed};
+use super::{Accumulator, Band, Coactivation, Found, Selected, Transposed};
 use crate::codes::{Codes, Feature};
 use crate::rows::{Norms, Rows, Work, dot, dot_error, dot_f64, wide};
-use crate::topk::buffer::Buffer;
 use crate::{Error, Pair};
 use std::ops::Range;
 
@@ -42,17 +41,18 @@ impl Coactivation {
         }
         let shares = self.begin(codes, k)?;
         let decoder = Decoder::new(rows)?;
-        let select = |features, accumulator: &mut Accumulator, codes: &Transposed, bar| {
-            let best = Buffer::above(k, bar);
-            Ok(wide(Search {
-                decoder: &decoder,
-                codes,
-                features,
-                accumulator,
-                best,
-            }))
-        };
-        let (selected, bar) = self.go(&shares, k, self.cosine_bar, select)?;
+        let select =
+            |ranks, accumulator: &mut Accumulator, codes: &Transposed, best: Band<u128>| {
+                Ok(wide(Search {
+                    decoder: &decoder,
+                    codes,
+                    ranks,
+                    accumulator,
+                    best,
+                }))
+            };
+        let found = self.go(&shares, k, self.cosine_bar, select)?;
+        let (selected, bar) = found.selected(k, |[i, j]| Pair::of_distinct(i, j));
         self.cosine_bar = bar;
         Ok(selected)
     }
@@ -93,29 +93,31 @@ impl<'a> Decoder<'a> {
 struct Search<'a> {
     decoder: &'a Decoder<'a>,
     codes: &'a Transposed,
-    features: Range<usize>,
+    ranks: Range<usize>,
     accumulator: &'a mut Accumulator,
-    best: Buffer,
+    best: Band<u128>,
 }
 
 impl Work for Search<'_> {
-    /// What was selected, and how many scores were positive.
-    type Answer = (Buffer, u64);
+    type Answer = Found<u128>;
     #[inline(always)]
-    fn run(self) -> (Buffer, u64) {
+    fn run(self) -> Found<u128> {
         let (mut best, mut positive) = (self.best, 0);
-        for feature in self.features {
-            self.accumulator.add(self.codes, feature);
+        let features = self.codes.features();
+        for rank in self.ranks {
+            let i = features[rank];
+            self.accumulator.add(self.codes, rank);
             let (others, sums) = self.accumulator.sorted();
             for &other in others {
                 sums[other as usize] = 0.0;
-                let (above_zero, score) = self.decoder.score(feature, other as usize, best.bar());
+                let j = features[other as usize];
+                let (above_zero, score) = self.decoder.score(i as usize, j as usize, best.bar());
                 positive += u64::from(above_zero);
                 if let Some(score) = score {
-                    best.admit_one(Pair::of_distinct(feature as u32, other), score.to_bits());
+                    best.take_one(score.to_bits(), [i, j]);
                 }
             }
         }
-        (best, positive)
+        Found { best, positive }
     }
 }

@@ -4,33 +4,33 @@
 //! bits however the features are cut into blocks or shared among threads. The score is the sum rounded once to float32.
 //! A selection keeps the `k` largest scores, ties to the smaller pair; scores of zero are never selected.
 //!
-//! Costs one multiplication and one note per product, `batch * L0² / 2` of them, whatever the number of features. Of the
-//! scores, those below 0.95 of the last selection's k-th best are dropped as they come; that bar is only a guess, and a
-//! selection for which it was too high is made again without it.
-//! Memory beside the answer: 20 bytes per entry and 4 per feature; and per thread 8 bytes per feature, 8 per feature of
-//! the fullest row of pairs, and 24 bytes for each of the `k` pairs.
+//! Costs one multiplication and one note per product, `batch * L0² / 2` of them, and one pass over a bit per feature:
+//! all else is done for the features that are active in the batch. Of the scores, those below 0.95 of the last
+//! selection's k-th best are dropped as they come; that bar is only a guess, and a selection for which it was too high
+//! is made again without it.
+//! Memory beside the answer: 20 bytes per entry, 8 per active feature, and 4 per feature that are touched where it is
+//! active; and per thread 8 bytes per active feature, 8 per feature of the fullest row of pairs, and 16 bytes for each
+//! of the `k` pairs, 32 with more than 65,536 active features; as much again as the latter while the best are sorted.
 //! Refuses codes that are no CSR, and scores that are negative or not finite, naming the pair. A refused call changes
 //! nothing but the buffers.
 
 mod accumulator;
 mod band;
 mod cosine;
+mod search;
 #[cfg(test)]
 mod tests;
 
 use crate::codes::{Codes, Feature, Transposed};
 use crate::order::Candidate;
-use crate::topk::{SMALLEST_POSITIVE, Selection, check_score};
+use crate::topk::Selection;
 use crate::work::{check_threads, each, shares};
 use crate::{Error, Pair};
 use accumulator::Accumulator;
-use band::Band;
+use search::{Bar, by_sums};
 use std::ops::Range;
 
-/// How far below the last k-th best score the next one is expected.
-const MARGIN: f32 = 0.95;
-
-/// So many active features at most fit a candidate of 64 bits.
+/// Indices below this fit a candidate of 64 bits.
 const NARROW: usize = 1 << 16;
 
 /// A selection, and what it was selected from.
@@ -51,24 +51,6 @@ pub struct Sums {
     pub j: Vec<i64>,
     /// `Σ_b v_bi v_bj`.
     pub sum: Vec<f64>,
-}
-
-/// What one selection tells the next.
-#[derive(Clone, Copy, Debug)]
-struct Bar {
-    /// Score that some more than `k` pairs are expected to reach, as bits.
-    score: u32,
-    /// How many pairs reached the last bar.
-    reached: usize,
-}
-
-impl Default for Bar {
-    fn default() -> Self {
-        Self {
-            score: SMALLEST_POSITIVE,
-            reached: 0,
-        }
-    }
 }
 
 /// Selects from one batch after another, keeping buffers and the bar.
@@ -129,7 +111,7 @@ impl Coactivation {
         shares: &[Range<usize>],
         k: usize,
     ) -> Result<Selected, Error> {
-        let found = self.go::<N>(shares, k, self.bar, select_share)?;
+        let found = self.search::<N>(shares, k, self.bar, by_sums)?;
         let features = self.codes.features();
         let pair = |ranks: [u32; 2]| {
             let [i, j] = ranks.map(|rank| features[rank as usize]);
@@ -224,121 +206,19 @@ impl Coactivation {
             return Err(Error::ZeroK);
         }
         self.codes.fill(codes)?;
+        Ok(self.share_out(codes.d_sae))
+    }
+
+    fn share_out(&mut self, d_sae: usize) -> Vec<Range<usize>> {
         let cost = |rank| self.codes.products(rank) + self.codes.entries(rank).len() as u64;
         let active = self.codes.features().len();
         let shares = shares(active, self.threads, cost);
         self.workers.resize_with(shares.len(), Accumulator::default);
         for worker in &mut self.workers {
-            worker.reset(active, codes.d_sae);
+            worker.reset(active, d_sae);
         }
-        Ok(shares)
+        shares
     }
-
-    /// Finds candidates above the bar; without it if fewer than `k` pairs were above.
-    fn go<N: Candidate>(
-        &mut self,
-        shares: &[Range<usize>],
-        k: usize,
-        bar: Bar,
-        select: impl Fn(Range<usize>, &mut Accumulator, &Transposed, Band<N>) -> Result<Found<N>, Error>
-        + Sync,
-    ) -> Result<Found<N>, Error> {
-        let Self { codes, workers, .. } = self;
-        let mut run = |score, room: usize| -> Result<Found<N>, Error> {
-            let tasks: Vec<_> = shares.iter().cloned().zip(workers.iter_mut()).collect();
-            let mut parts = each(tasks, |(ranks, accumulator)| {
-                let part = select(ranks, accumulator, codes, Band::above(k, score, room));
-                if part.is_err() {
-                    accumulator.clear();
-                }
-                part
-            })
-            .into_iter();
-            let nothing = || Found {
-                best: Band::above(k, score, 0),
-                positive: 0,
-            };
-            let mut found = parts.next().unwrap_or_else(|| Ok(nothing()))?;
-            for part in parts {
-                let part = part?;
-                found.best.absorb(&part.best);
-                found.positive += part.positive;
-            }
-            Ok(found)
-        };
-        // What reached the last bar, and the longest row of pairs.
-        let found = run(
-            bar.score,
-            bar.reached / shares.len() + codes.features().len(),
-        )?;
-        if found.best.held() < k && bar.score > SMALLEST_POSITIVE {
-            return run(SMALLEST_POSITIVE, 0);
-        }
-        Ok(found)
-    }
-}
-
-/// Candidates among which the best `k` pairs are, and how many pairs had a positive score.
-struct Found<N> {
-    best: Band<N>,
-    positive: u64,
-}
-
-impl<N: Candidate> Found<N> {
-    /// The best of them, and the bar for the next selection.
-    fn selected(mut self, k: usize, pair: impl Fn([u32; 2]) -> Pair) -> (Selected, Bar) {
-        let reached = self.best.held();
-        let best = self.best.best();
-        let selection = Selection {
-            pairs: best.iter().map(|c| pair(c.indices())).collect(),
-            scores: best.iter().map(|c| f32::from_bits(c.score())).collect(),
-        };
-        let kth = selection.scores.get(k - 1).map_or(0.0, |kth| kth * MARGIN);
-        let bar = Bar {
-            score: kth.to_bits().max(SMALLEST_POSITIVE),
-            reached,
-        };
-        (
-            Selected {
-                selection,
-                positive: self.positive,
-            },
-            bar,
-        )
-    }
-}
-
-fn select_share<N: Candidate>(
-    ranks: Range<usize>,
-    accumulator: &mut Accumulator,
-    codes: &Transposed,
-    mut best: Band<N>,
-) -> Result<Found<N>, Error> {
-    let mut positive = 0;
-    for rank in ranks {
-        accumulator.add(codes, rank);
-        let (others, sums) = accumulator.touched();
-        match best.take(rank as u32, others, sums) {
-            Some(count) => positive += count,
-            None => positive += refuse(codes, rank, accumulator)?,
-        }
-    }
-    Ok(Found { best, positive })
-}
-
-/// The error for the first score of a rank that cannot be ranked, if there is one: -0.0 can. Its sums are zero again.
-#[cold]
-fn refuse(codes: &Transposed, rank: usize, accumulator: &mut Accumulator) -> Result<u64, Error> {
-    accumulator.add(codes, rank);
-    let (others, sums) = accumulator.touched();
-    let name = |rank: usize| codes.features()[rank];
-    let mut positive = 0;
-    for &other in others {
-        let score = std::mem::take(&mut sums[other as usize]) as f32;
-        check_score(Pair::of_distinct(name(rank), name(other as usize)), score)?;
-        positive += u64::from(score > 0.0);
-    }
-    Ok(positive)
 }
 
 fn sums_of(codes: &Transposed, ranks: Range<usize>, accumulator: &mut Accumulator) -> Sums {

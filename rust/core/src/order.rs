@@ -239,7 +239,16 @@ mod tests {
             expected.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
             let got = best_first(&scores, &pairs);
             let got: Vec<_> = got.scores.iter().map(|score| score.to_bits()).zip(got.pairs).collect();
-            prop_assert_eq!(got, expected);
+            prop_assert_eq!(&got, &expected);
+            let mut narrow: Vec<u64> = pairs.iter().zip(&scores).map(|(p, &s)| u64::new(s, [p.i(), p.j()])).collect();
+            let (k, mut best) = (seed as usize % (scores.len() + 1), narrow.clone());
+            best.sort_unstable();
+            let range = *scores.iter().min().unwrap_or(&1)..=*scores.iter().max().unwrap_or(&1);
+            prop_assert_eq!(best_of(&mut narrow, k, range), &best[..k]);
+            for (place, candidate) in best.iter().enumerate() {
+                let [i, j] = candidate.indices();
+                prop_assert_eq!((candidate.score(), Pair::of_distinct(i, j)), expected[place]);
+            }
             let (mut sorted, mut expected) = (pairs.clone(), pairs);
             sort_pairs(&mut sorted);
             expected.sort_unstable();

@@ -10,9 +10,6 @@ use crate::order::best_first;
 /// Candidates between two looks at how full the buffer is.
 const BLOCK: usize = 1024;
 
-/// Candidates of one feature that are taken together.
-pub(crate) const ROW: usize = 64;
-
 /// Candidates beyond `k` that a small buffer takes before it is cut back: counting bins costs as much.
 const ROOM: usize = 16_384;
 
@@ -38,14 +35,9 @@ pub(crate) struct Buffer {
 
 impl Buffer {
     pub(crate) const fn new(k: usize) -> Self {
-        Self::above(k, SMALLEST_POSITIVE)
-    }
-
-    /// With a bar that is only a guess: what is held at the end are the `k` best if it is `k` candidates.
-    pub(crate) const fn above(k: usize, bar: u32) -> Self {
         Self {
             k,
-            bar,
+            bar: SMALLEST_POSITIVE,
             settled: false,
             suspicious: false,
             scores: Vec::new(),
@@ -60,39 +52,6 @@ impl Buffer {
     /// Below this, a score is of no use.
     pub(crate) const fn bar(&self) -> f32 {
         f32::from_bits(self.bar)
-    }
-
-    /// Takes at most `ROW` pairs of one feature with features behind it, their scores as bits.
-    pub(crate) fn admit_row(&mut self, feature: u32, others: &[u32], scores: &[u32]) {
-        let bar = self.bar as i32;
-        let (mut passed, mut passing) = (0, [0_u8; ROW]);
-        for (at, &score) in (0..).zip(scores) {
-            passing[passed] = at;
-            passed += usize::from(score as i32 >= bar);
-        }
-        let passing = passing[..passed].iter().map(|&at| usize::from(at));
-        self.scores.extend(passing.clone().map(|at| scores[at]));
-        self.pairs
-            .extend(passing.map(|at| Pair::of_distinct(feature, others[at])));
-        self.settled &= passed == 0;
-        self.make_room();
-    }
-
-    /// Takes one candidate, its score as bits.
-    pub(crate) fn admit_one(&mut self, pair: Pair, score: u32) {
-        if score as i32 >= self.bar as i32 {
-            self.scores.push(score);
-            self.pairs.push(pair);
-            self.settled = false;
-            self.make_room();
-        }
-    }
-
-    /// Takes what another buffer of the same `k` holds.
-    pub(crate) fn absorb(&mut self, other: Self) {
-        self.scores.extend(other.scores);
-        self.pairs.extend(other.pairs);
-        self.settled = false;
     }
 
     /// A block with many times `k` candidates is gathered above a guessed bar. The guess is right if `k` candidates

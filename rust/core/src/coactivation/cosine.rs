@@ -14,7 +14,7 @@ use super::search::Found;
 use super::{Coactivation, NARROW, Selected};
 use crate::codes::{Codes, Feature, Transposed};
 use crate::order::Candidate;
-use crate::rows::{Norms, Rows, Work, dot_error, dot_f64, wide};
+use crate::rows::{Norms, Rows, Work, dot_error, dot_f64, dot_lanes, total, wide};
 use crate::work::{each, shares};
 use crate::{Error, Pair};
 use std::ops::Range;
@@ -24,10 +24,6 @@ const SAFE_NORMS: Range<f64> = 1e-12..1e12;
 
 /// Partners of a feature whose rows are looked at together, so that they are still near when they are scored.
 const TOGETHER: usize = 8;
-
-/// Numbers of a row that are multiplied before the next, and partial sums of a dot product in the end.
-const BLOCK: usize = 32;
-const LANES: usize = 8;
 
 struct Decoder<'a> {
     rows: Rows<'a>,
@@ -150,46 +146,18 @@ impl<'a> Decoder<'a> {
         positive
     }
 
-    /// `<row i, row j>` in float32 for every `j`, in two steps: summed up at once, the compiler would cut the vectors
-    /// of the long loop to the width of the last sum.
+    /// `<row i, row j>` in float32 for every `j`; in two steps, for the reason that [`dot_four`](crate::rows::dot_four)
+    /// has.
     #[inline(always)]
     fn dots(&self, i: usize, others: &[u32]) -> [f32; TOGETHER] {
-        let (mut lanes, mut dots) = ([[0.0; LANES]; TOGETHER], [0.0; TOGETHER]);
+        let (mut lanes, mut dots) = ([[0.0; 8]; TOGETHER], [0.0; TOGETHER]);
         for (lanes, &j) in lanes.iter_mut().zip(others) {
             *lanes = dot_lanes(self.rows.row(i), self.rows.row(j as usize));
         }
-        for (dot, s) in dots.iter_mut().zip(&lanes[..others.len()]) {
-            *dot = ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
+        for (dot, lanes) in dots.iter_mut().zip(&lanes[..others.len()]) {
+            *dot = total(lanes);
         }
         dots
-    }
-}
-
-/// The terms of [`dot`](crate::rows::dot) in eight partial sums, what is over as one more block with zeros.
-#[inline(always)]
-fn dot_lanes(a: &[f32], b: &[f32]) -> [f32; LANES] {
-    let (a, a_rest) = a.as_chunks::<BLOCK>();
-    let (b, b_rest) = b.as_chunks::<BLOCK>();
-    let mut sums = [[0.0; LANES]; BLOCK / LANES];
-    for (a, b) in a.iter().zip(b) {
-        add_products(&mut sums, a, b);
-    }
-    if !a_rest.is_empty() {
-        let mut rest = [[0.0; BLOCK]; 2];
-        rest[0][..a_rest.len()].copy_from_slice(a_rest);
-        rest[1][..b_rest.len()].copy_from_slice(b_rest);
-        add_products(&mut sums, &rest[0], &rest[1]);
-    }
-    std::array::from_fn(|lane| (sums[0][lane] + sums[1][lane]) + (sums[2][lane] + sums[3][lane]))
-}
-
-#[inline(always)]
-fn add_products(sums: &mut [[f32; LANES]; BLOCK / LANES], a: &[f32; BLOCK], b: &[f32; BLOCK]) {
-    let (a, b) = (a.as_chunks::<LANES>().0, b.as_chunks::<LANES>().0);
-    for (sums, (a, b)) in sums.iter_mut().zip(a.iter().zip(b)) {
-        for lane in 0..LANES {
-            sums[lane] += a[lane] * b[lane];
-        }
     }
 }
 

@@ -144,7 +144,7 @@ impl Table {
             upper < edge || (upper == edge && age_key(&self.records[place]) <= last_out)
         });
         self.index
-            .retain(|place| !self.gaps.contains(place as usize));
+            .retain(|place| !self.gaps.contains_any(place as usize));
         self.bound = self.bound.max(f64::from_bits(edge));
         youngest <= edge
     }
@@ -216,8 +216,13 @@ impl Table {
     }
 
     fn held(&self) -> impl Iterator<Item = (usize, &Record)> {
-        let all = self.records.iter().enumerate();
-        all.filter(|&(place, _)| !self.gaps.contains(place))
+        let words = self.records.chunks(Gaps::WORD).enumerate();
+        words.flat_map(|(at, records)| {
+            let gaps = self.gaps.word(at);
+            let here = records.iter().enumerate();
+            here.filter(move |(bit, _)| gaps >> bit & 1 == 0)
+                .map(move |(bit, record)| (at * Gaps::WORD + bit, record))
+        })
     }
 
     pub(crate) const fn len(&self) -> usize {

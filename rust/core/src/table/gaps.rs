@@ -10,21 +10,34 @@ pub(super) struct Gaps {
 }
 
 impl Gaps {
+    /// Places in one word.
+    pub(super) const WORD: usize = u64::BITS as usize;
+
+    /// The gaps among so many places from a multiple of them on, the lowest in the lowest bit.
+    pub(super) fn word(&self, at: usize) -> u64 {
+        self.bits.get(at).copied().unwrap_or(0)
+    }
+
     pub(super) const fn len(&self) -> usize {
         self.count
     }
 
     pub(super) fn contains(&self, place: usize) -> bool {
-        let word = self.bits.get(place / 64);
-        word.is_some_and(|word| word >> (place % 64) & 1 == 1)
+        self.word(place / Self::WORD) >> (place % Self::WORD) & 1 == 1
+    }
+
+    /// As [`Gaps::contains`] where there are gaps, but what is beyond the last word is unspecified, and no branch.
+    pub(super) fn contains_any(&self, place: usize) -> bool {
+        let last = self.bits.len() - 1;
+        self.bits[last.min(place / Self::WORD)] >> (place % Self::WORD) & 1 == 1
     }
 
     /// Adds the places that go, of so many, asked in order; gaps are not asked.
     pub(super) fn extend(&mut self, places: usize, mut goes: impl FnMut(usize) -> bool) {
-        self.bits.resize(places.div_ceil(64), 0);
+        self.bits.resize(places.div_ceil(Self::WORD), 0);
         for (at, word) in self.bits.iter_mut().enumerate() {
-            let bits = (0..64.min(places - at * 64)).map(|bit| {
-                let new = *word >> bit & 1 == 0 && goes(at * 64 + bit);
+            let bits = (0..Self::WORD.min(places - at * Self::WORD)).map(|bit| {
+                let new = *word >> bit & 1 == 0 && goes(at * Self::WORD + bit);
                 u64::from(new) << bit
             });
             *word |= bits.fold(0, |all, bit| all | bit);
@@ -45,7 +58,7 @@ impl Gaps {
         let bit = word.trailing_zeros() as usize;
         *word &= *word - 1;
         self.count -= 1;
-        Some((self.first * 64 + bit) as u32)
+        Some((self.first * Self::WORD + bit) as u32)
     }
 
     pub(super) fn bytes(&self) -> usize {

@@ -84,15 +84,16 @@ impl Index {
         }
     }
 
-    /// Drops the places that do not stay.
+    /// Drops the places that do not stay; asks that of [`NOWHERE`] too.
     pub(super) fn retain(&mut self, stays: impl Fn(u32) -> bool) {
         let mut next = 0;
         for at in 0..self.slots.len() {
             let slot = std::mem::replace(&mut self.slots[at], EMPTY);
             let to = self.home(hash_of(slot)).max(next).min(at);
-            let kept = slot != EMPTY && stays(slot as u32);
-            self.slots[to] = if kept { slot } else { self.slots[to] };
-            next = if kept { to + 1 } else { next };
+            let kept = (slot != EMPTY) & stays(slot as u32);
+            let other = self.slots[to];
+            self.slots[to] = std::hint::select_unpredictable(kept, slot, other);
+            next = std::hint::select_unpredictable(kept, to + 1, next);
         }
     }
 

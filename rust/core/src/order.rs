@@ -6,6 +6,7 @@
 
 use crate::{Pair, Selection};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 const DIGIT: u32 = 11;
 /// Below this, comparing is cheaper than counting digits.
@@ -149,15 +150,28 @@ fn starts(counts: &mut [u32]) {
     }
 }
 
-/// Sorts pairs that come in any order.
-pub(crate) fn sort_pairs(pairs: &mut Vec<Pair>) {
-    if pairs.len() < FEW {
-        pairs.sort_unstable();
-        return;
+/// The pairs in their order. Where the indices are small, what is sorted is four bytes a pair.
+pub(crate) fn sorted_pairs(pairs: impl ExactSizeIterator<Item = Pair> + Clone) -> Arc<[Pair]> {
+    if pairs.len() < FEW || pairs.clone().is_sorted() {
+        let mut few: Arc<[Pair]> = pairs.collect();
+        Arc::make_mut(&mut few).sort_unstable();
+        return few;
     }
-    let all = pairs.iter().fold(0, |all, pair| all | pair.bits());
-    radix_sort(pairs, 0, bits_of(all as u32));
-    radix_sort(pairs, 32, bits_of((all >> 32) as u32));
+    let all = pairs.clone().fold(0, |all, pair| all | pair.bits());
+    let (i_bits, j_bits) = (bits_of((all >> 32) as u32), bits_of(all as u32));
+    let packed = pairs.map(|pair| u64::from(pair.i()) << j_bits | u64::from(pair.j()));
+    let unpacked = |key: u64| {
+        let j = key & ((1 << j_bits) - 1);
+        Pair::of_distinct((key >> j_bits) as u32, j as u32)
+    };
+    if i_bits + j_bits > u32::BITS {
+        let mut keys: Vec<u64> = packed.collect();
+        radix_sort(&mut keys, 0, i_bits + j_bits);
+        return keys.into_iter().map(unpacked).collect();
+    }
+    let mut keys: Vec<u32> = packed.map(|key| key as u32).collect();
+    radix_sort(&mut keys, 0, i_bits + j_bits);
+    keys.into_iter().map(|key| unpacked(key.into())).collect()
 }
 
 const fn bits_of(largest: u32) -> u32 {
@@ -174,9 +188,9 @@ impl Key for u64 {
     }
 }
 
-impl Key for Pair {
+impl Key for u32 {
     fn bits(self) -> u64 {
-        self.bits()
+        self.into()
     }
 }
 
@@ -249,10 +263,13 @@ mod tests {
                 let [i, j] = candidate.indices();
                 prop_assert_eq!((candidate.score(), Pair::of_distinct(i, j)), expected[place]);
             }
-            let (mut sorted, mut expected) = (pairs.clone(), pairs);
-            sort_pairs(&mut sorted);
-            expected.sort_unstable();
-            prop_assert_eq!(sorted, expected);
+            for shift in [0, 20] {
+                let wider = |pair: &Pair| Pair::of_distinct(pair.i() << shift, pair.j() << shift);
+                let mut expected: Vec<_> = pairs.iter().map(wider).collect();
+                let sorted = sorted_pairs(expected.iter().copied());
+                expected.sort_unstable();
+                prop_assert_eq!(&*sorted, expected);
+            }
         }
 
         #[test]

@@ -30,7 +30,7 @@ from topk_ortho.training.forecast.pairs import history, pairs
 from topk_ortho.training.forecast.sizes import Sizes
 from topk_ortho.training.forecast.step import backward, dead, decoding, encoding, model
 
-ROUNDS = 3  # steps after which the heap lies as it will in all later ones
+ROUNDS = 3  # steps after which the heap lies about as it will in all later ones
 SEEDS = 12
 
 

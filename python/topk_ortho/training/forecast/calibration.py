@@ -18,17 +18,21 @@ def calibration_rows(c: TrainConfig) -> int:
 
 
 def calibration(s: Sizes) -> Iterator[Component]:
-    c, now = s.config, ("calibration",)
+    """The largest codes of every batch, piece by piece, and of all of them."""
+    c, size = s.config, "--sae.d-sae"
+    encoding, looking = ("encoding to calibrate",), ("calibration",)
     rows = min(c.batch_size, evaluation.rows_at_once(c.sae.d_sae))
     cells = rows * c.sae.d_sae
     share = min(cells, round(4 * c.sae.k * rows))
     piece = min(cells, evaluation.PIECE)
     kept = min(cells, -(-cells // piece) * min(share, piece))
-    found = FLOAT * min(4 * c.sae.k * calibration_rows(c), 2.0**62)
-    size = "--sae.d-sae"
-    yield Component("codes, calibration", FLOAT * cells, now, size)
+    found = FLOAT * share * -(-calibration_rows(c) // rows)
+    if calibration_rows(c) > rows:
+        yield Component("codes of the rows before", FLOAT * cells, encoding, size)
+    yield Component("codes to calibrate on", FLOAT * cells, encoding + looking, size)
     if not s.gpu:
-        yield Component("largest codes", TOPK_CELL * max(piece, kept) + FLOAT * kept, now,
-                        size, blocks=2)  # fmt: skip
-    # Found, put together, and sorted with their places.
-    yield Component("largest of all", round(5 * found), now, "--sae.k", blocks=4)
+        ranking = TOPK_CELL * max(piece, kept) + FLOAT * kept
+        yield Component("ranking of codes", ranking, looking, size, blocks=2)
+    yield Component("largest codes", found, (*encoding, *looking, "sorting the largest"), "--sae.k")
+    # Put together, and sorted with their places.
+    yield Component("the same, sorted", 4 * found, ("sorting the largest",), "--sae.k", blocks=4)

@@ -15,9 +15,9 @@ START = ("reading the first rows", "measuring their variance", "scaling them", "
 CYCLE = ("refilling the buffer", "encoding", "decoding", "aux-k", "first tile", "next tile",
          "selecting pairs", "penalty", "gradient of the loss", "backward pass", "optimiser",
          "log line", "checkpoint")  # fmt: skip
-END = ("filling for calibration", "calibration", "export", "matching", "assigning",
-       "encoding to measure", "measuring", "counting", "encoding on", "geometry", "next cosines",
-       "geometry on")  # fmt: skip
+END = ("filling for calibration", "encoding to calibrate", "calibration", "sorting the largest",
+       "export", "matching", "assigning", "encoding to measure", "measuring", "counting",
+       "encoding on", "geometry", "next cosines", "geometry on")  # fmt: skip
 MOMENTS = START + CYCLE + END
 
 

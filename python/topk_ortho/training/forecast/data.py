@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from topk_ortho.activations.scaling import ESTIMATION_ROWS
 from topk_ortho.activations.synthetic import BLOCK_ROWS
 from topk_ortho.training.forecast.calibration import calibration_rows
-from topk_ortho.training.forecast.component import MOMENTS, START, Component, since
+from topk_ortho.training.forecast.component import END, MOMENTS, START, Component, between, since
 from topk_ortho.training.forecast.sizes import FLOAT, Sizes
 
 
@@ -34,6 +34,6 @@ def data(s: Sizes, cached: int) -> Iterator[Component]:
         yield Component("blocks to be shuffled", s.filling, where, size, "host", blocks=blocks)
         yield Component("rows before shuffling", s.filling, where, size, "host")
         if when != "filling the buffer":
-            both = (when, "calibration") if when == "filling for calibration" else where
+            both = between(when, "sorting the largest") if when in END else where
             yield Component("next filling", s.filling, both, size, "host")
     yield Component("data", s.filling, since("filling the buffer"), size, "host")

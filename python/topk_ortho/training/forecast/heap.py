@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 CRUMB = 1024
-SHARE = 0.18
+SHARE = 0.17
 """How often a crumb stays where a block was; fitted to measured peaks."""
 
 

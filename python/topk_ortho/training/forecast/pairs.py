@@ -55,7 +55,8 @@ def _tiles(s: Sizes) -> Iterator[Component]:
     yield Component("codes in float64", DOUBLE * s.entries, tiles, "--sae.k")
     picked = (DOUBLE + ENTRY) * round(s.entries * side / d_sae)
     for tile, now in enumerate(tiles if side < d_sae else tiles[-1:]):
-        cells = side**2 if tile else side**2 // 2
+        diagonal = tile == 0 or (now == tiles[-1] and 2 * side >= d_sae)
+        cells = side**2 // (2 if diagonal else 1)
         yield Component("codes of a tile", picked, (now,), "--sae.k", blocks=4)
         yield Component("the same, dense", 2 * DOUBLE * batch * side, (now,), budget, blocks=2)
         yield Component("sums of a tile", DOUBLE * side**2, (now,), budget)

@@ -1,7 +1,7 @@
 """The numbers that a run's components are made of, from its settings.
 
-What depends on the data is taken at its largest: all features dead, a new set of pairs on every
-step.
+What depends on the data is taken at its largest (a new set of pairs on every step), or half way
+between its bounds (how many features are dead).
 """
 
 from __future__ import annotations
@@ -148,6 +148,10 @@ class Sizes:
         return tuple(stop / sae.d_sae for stop in stops)
 
     @property
-    def dead(self) -> bool:
-        """Whether features can have died: all of them, at most."""
-        return bool(self.config.sae.aux_k) and self.config.steps > self.config.sae.dead_after + 1
+    def dead(self) -> float:
+        """Share of the features that will have died: half of those that can have fired lately."""
+        sae = self.config.sae
+        if not sae.aux_k or self.config.steps <= sae.dead_after + 1:
+            return 0.0
+        fired = min(1.0, self.entries * (sae.dead_after + 1) / sae.d_sae)
+        return 1 - fired / 2

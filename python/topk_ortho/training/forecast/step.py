@@ -60,17 +60,16 @@ def decoding(s: Sizes) -> Iterator[Component]:
 
 
 def dead(s: Sizes) -> Iterator[Component]:
-    """Aux-k once features have died: at most as if all had."""
-    if not s.dead:
-        return
+    """Aux-k once features have died."""
     where, lasting = "--sae.aux-k, --batch-size", between("aux-k", "backward pass")
+    codes, weights = round(s.dead * s.dense), round(s.dead * s.matrix)
     copies = 2 if s.sparse else 1  # the dense path has their pre-activations already
-    yield Component("aux-k, pre-activations", s.dense, ("aux-k",), where)
-    yield Component("aux-k, empty codes", s.dense, ("aux-k",), where)
-    yield Component("aux-k, codes", s.dense, lasting, where)
-    yield Component("aux-k, weights", copies * s.matrix, lasting, where, blocks=copies)
-    yield Component("aux-k, gradients of codes", s.dense, ("backward pass",), where)
-    yield Component("aux-k, gradients of weights", copies * s.matrix, ("backward pass",), where,
+    yield Component("aux-k, pre-activations", codes, ("aux-k",), where)
+    yield Component("aux-k, empty codes", codes, ("aux-k",), where)
+    yield Component("aux-k, codes", codes, lasting, where)
+    yield Component("aux-k, weights", copies * weights, lasting, where, blocks=copies)
+    yield Component("aux-k, gradients of codes", codes, ("backward pass",), where)
+    yield Component("aux-k, gradients of weights", copies * weights, ("backward pass",), where,
                     blocks=copies)  # fmt: skip
 
 

@@ -16,11 +16,12 @@ from topk_ortho.training.forecast.sizes import (
     ENTRY,
     FLOAT,
     INT,
-    PLACE,
     PRICED,
+    PRICED_IN_TORCH,
     RANKED,
     RECORD,
     SCORED,
+    SLOT,
     TILED_PAIR,
     Sizes,
 )
@@ -41,10 +42,11 @@ def pairs(s: Sizes) -> Iterator[Component]:
         yield from _tiles(s)
     yield Component("chosen pairs", CHOSEN * s.k, since("refilling the buffer"), size,
                     born="selecting pairs", blocks=3)  # fmt: skip
-    yield Component("penalty", PRICED * s.k, between("penalty", "backward pass"), size, blocks=8)
-    if s.gpu:
-        yield Component("unit decoder rows", 2 * s.matrix, between("penalty", "backward pass"),
-                        "--sae.d-sae", blocks=2)  # fmt: skip
+    per_pair = PRICED if s.priced_in_rust else PRICED_IN_TORCH
+    yield Component("penalty", per_pair * s.k, between("penalty", "backward pass"), size, blocks=8)
+    begins = "penalty" if s.priced_in_rust else "backward pass"
+    yield Component("gradient of the penalty", s.matrix, between(begins, "backward pass"),
+                    "--sae.d-sae")  # fmt: skip
 
 
 def _tiles(s: Sizes) -> Iterator[Component]:
@@ -113,6 +115,6 @@ def history_bytes(s: Sizes) -> int:
     observations = -(-c.steps // max(c.penalty.every_n, c.penalty.refresh_every))
     capacity = c.history.capacity or max(LEAST_CAPACITY, PAIRS_PER_ENTRY * k)
     records = min(capacity * 5 // 4 + k, observations * k)
-    buckets = 1 << (records * 8 // 7).bit_length()
+    slots = records * 8 // 5  # rust/core/src/table/index.rs
     waiting = min(c.history.queue, observations) * 2 * INT * k
-    return RECORD * records + PLACE * buckets + waiting
+    return RECORD * records + SLOT * slots + waiting

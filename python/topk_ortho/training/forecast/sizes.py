@@ -22,14 +22,18 @@ ENTRY = 2 * INT + FLOAT  # row, column and value
 SORTED_ENTRY = 3 * INT + 2 * FLOAT  # the same by feature, their order, and a gradient
 # torch.topk on CPU sorts (value, place) pairs of the whole row that it looks at.
 TOPK_CELL = 16
+MASK = 1  # per cell: whether it reaches the bar
+# Per active entry of a batch, twice over: place, value, and torch.topk's (value, place) pairs.
+ABOVE_BAR = 2 * (2 * INT + FLOAT + 16)
 CHOSEN = 2 * INT + FLOAT  # i, j and score
-PRICED = 72  # per pair: who moves, cosine, overlap, threshold, weight and their gradients
+PRICED = 24  # per pair in Rust: who moves, threshold, weight, and its place in the child's group
+PRICED_IN_TORCH = 96  # per pair: entries by row, cosine, overlap and price, and their gradients
 RANKED = 64  # per pair in a selector: candidates of which k stay, and the answer
 SCORED = 96  # per pair that fires together: (i, j, sum), and what scoring makes of it
 PRODUCTS = 6 * 2**20  # what the library of matrix products keeps for itself; measured
 TILED_PAIR = 2 * INT + DOUBLE  # that fires together: (i, j, sum)
 RECORD = 64  # of the history, one pair
-PLACE = 5  # of the history's index, one bucket
+SLOT = 8  # of the history's index
 
 
 @dataclass(frozen=True)
@@ -66,12 +70,24 @@ class Sizes:
 
     @property
     def dense(self) -> int:
-        return self.cells * (2 if self.gpu else FLOAT)  # bfloat16 under autocast
+        rough = self.gpu or self.screened  # bfloat16, on a GPU under autocast
+        return self.cells * (2 if rough else FLOAT)
+
+    @property
+    def screened(self) -> bool:
+        """Whether a bfloat16 product screens the features."""
+        return self.sparse and self.config.sae.products == "bfloat16"
 
     @property
     def sparse(self) -> bool:
         sae = self.config.sae
         return not self.gpu and sae.kind != "relu" and sae.k < SPARSE_DENSITY * sae.d_sae
+
+    @property
+    def priced_in_rust(self) -> bool:
+        """Whether loss and gradient of the pairs come from one pass (`penalty/native.py`)."""
+        penalty = self.config.penalty
+        return not self.gpu and penalty.gradient == "child-only" and penalty.tau != "mean-std"
 
     @property
     def encoder_by_feature(self) -> bool:

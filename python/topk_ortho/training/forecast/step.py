@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 from topk_ortho.training.forecast.component import Component, between, since
 from topk_ortho.training.forecast.sizes import (
+    ABOVE_BAR,
     ENTRY,
+    MASK,
     PRODUCTS,
     RUNNING,
     SORTED_ENTRY,
-    TOPK_CELL,
     Sizes,
 )
 
@@ -32,8 +33,12 @@ def encoding(s: Sizes) -> Iterator[Component]:
     saved = encoding if s.sparse else between("encoding", "backward pass")
     yield Component("centred batch", s.rows, saved, "--batch-size")
     yield Component("pre-activations", s.dense, lasting, where)
+    if s.screened:
+        size = s.matrix // 2 + s.rows // 2
+        yield Component("encoder in bfloat16", size, encoding, "--sae.products", blocks=2)
     if s.ranks_batch and not s.gpu:
-        yield Component("top-k over the batch", TOPK_CELL * s.cells, encoding, where)
+        above = MASK * s.cells + ABOVE_BAR * s.entries
+        yield Component("top-k over the batch", above, encoding, where, blocks=3)
     if s.sparse:
         yield Component("sorting of active entries", SORTED_ENTRY * s.entries, encoding, "--sae.k",
                         blocks=4)  # fmt: skip
@@ -92,6 +97,5 @@ def backward(s: Sizes) -> Iterator[Component]:
         kept = between("refilling the buffer", "backward pass")
         yield Component("last gradient of the encoder", s.matrix, kept[-2:], size,
                         born="optimiser")  # fmt: skip
-    yield Component("gradient along the decoder", s.matrix, ("optimiser",), size)
     yield Component("Adam's moments", 2 * s.parameters, since("refilling the buffer"), size,
                     born="optimiser", blocks=4)  # fmt: skip

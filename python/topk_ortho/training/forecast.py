@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from topk_ortho.activations.synthetic import resolve
 from topk_ortho.config import DEFAULT_PER_FEATURE, TrainConfig
+from topk_ortho.sae.jumprelu import SURPLUS
 from topk_ortho.sae.sae import SPARSE_DENSITY
 from topk_ortho.training import evaluation
 from topk_ortho.training.constraint import LEAST_CAPACITY, PAIRS_PER_ENTRY
@@ -127,7 +128,11 @@ class Sizes:
     @property
     def sparse(self) -> bool:
         sae = self.config.sae
-        return not self.gpu and sae.kind != "relu" and sae.k < SPARSE_DENSITY * sae.d_sae
+        return (
+            not self.gpu
+            and sae.kind not in ("relu", "jumprelu")
+            and sae.k < SPARSE_DENSITY * sae.d_sae
+        )
 
     @property
     def n_true(self) -> int:
@@ -149,13 +154,16 @@ class Sizes:
         """About half of all features fire in a ReLU SAE at the start."""
         if self.config.sae.kind == "relu":
             return self.cells // 2
-        return round(self.config.sae.k * self.config.batch_size)
+        surplus = SURPLUS if self.config.sae.kind == "jumprelu" else 1
+        return round(surplus * self.config.sae.k * self.config.batch_size)
 
     @property
     def k(self) -> int:
         c, d_sae = self.config.pairs, self.config.sae.d_sae
         if not self.config.constrained:
             return 0
+        if c.criterion == "ortsae":
+            return d_sae
         every = d_sae * (d_sae - 1) // 2
         k = round((c.per_feature or DEFAULT_PER_FEATURE) * d_sae)
         if c.fraction is not None:
@@ -271,7 +279,7 @@ def _selection_bytes(s: Sizes, budget: int) -> int:
     if s.config.pairs.criterion in ("random", "magnitude", "gradient-accumulated"):
         return 64 * s.k
     tiled = ("decoder-cosine", "sign-discrepancy", "preactivation", "decoder-projection",
-             "suppressed")  # fmt: skip
+             "suppressed", "ortsae")  # fmt: skip
     if s.config.pairs.criterion in tiled:
         return min(budget, 64 * s.config.sae.d_sae**2)
     return min(budget, sums)

@@ -46,7 +46,9 @@ def cost(c: Constraint, *, step: int, seed: int = 0) -> float:
     [
         ({}, 3.0 * D_IN),
         ({"pairs": {"criterion": "coactive-cosine"}}, 0.8 * D_IN),
-        ({"pairs": {"criterion": "random"}}, 0.8 * D_IN),
+        ({"pairs": {"criterion": "random"}}, 8.0 * D_IN),
+        ({"pairs": {"criterion": "random-matched"}}, 8.0 * D_IN),
+        ({"pairs": {"criterion": "ortsae"}}, 0.2 * D_IN),
         ({"penalty": {"units": "absolute"}}, 3.0),
         ({"penalty": {"coefficient": 0.5}}, 0.5 * D_IN),
         ({"penalty": {"coefficient": 0.5, "units": "absolute"}}, 0.5),

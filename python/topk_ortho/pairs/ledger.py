@@ -6,6 +6,7 @@ holds inside one operation it does not see. Costs some microseconds per operatio
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -17,7 +18,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-PACKAGE = str(Path(__file__).parent.parent)
+PACKAGE = str(Path(__file__).parent.parent) + os.sep
 
 
 class Ledger(TorchDispatchMode):
@@ -73,8 +74,8 @@ def _maker() -> str:
     """File and function of the innermost frame of the package besides this file."""
     frame = sys._getframe(1)
     while frame.f_back is not None:
-        path = Path(frame.f_code.co_filename)
-        if path.is_relative_to(PACKAGE) and path.name != Path(__file__).name:
-            return f"{path.relative_to(PACKAGE).as_posix()} {frame.f_code.co_name}"
+        path = frame.f_code.co_filename
+        if path.startswith(PACKAGE) and path != __file__:
+            return f"{path.removeprefix(PACKAGE)} {frame.f_code.co_name}".replace(os.sep, "/")
         frame = frame.f_back
     return "elsewhere"

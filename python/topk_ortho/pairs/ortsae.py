@@ -72,8 +72,8 @@ def _search(best: _Best, chunk: Tensor, cosine: Cosine, *, side: int) -> None:
             if a == b:
                 tile.fill_diagonal_(-torch.inf)
             else:
-                best.offer(tile.T, right, left)
-            best.offer(tile, left, right)
+                best.offer(tile, right, left, along=0)
+            best.offer(tile, left, right, along=1)
 
 
 class _Best:
@@ -90,12 +90,12 @@ class _Best:
         self.partner = torch.arange(d_sae, device=cosine.W.device)
         self.score = torch.zeros(d_sae, device=cosine.W.device)
 
-    def offer(self, tile: Tensor, features: Tensor, others: Tensor) -> None:
-        """Take in approximate cosines `[features, others]`."""
+    def offer(self, tile: Tensor, features: Tensor, others: Tensor, *, along: int) -> None:
+        """Take in approximate cosines, those of a feature `along` dimension 0 or 1 of the tile."""
         # Both the tile's largest and the one that truly is may be off by the error.
-        bar = torch.maximum(tile.amax(1) - 2 * self.error, self.score[features] - self.error)
-        row, col = (tile >= bar[:, None]).nonzero(as_tuple=True)
-        feature, other = features[row], others[col]
+        bar = torch.maximum(tile.amax(along) - 2 * self.error, self.score[features] - self.error)
+        found = (tile >= bar.unsqueeze(along)).nonzero(as_tuple=True)
+        feature, other = features[found[1 - along]], others[found[along]]
         score = self.cosine(torch.minimum(feature, other), torch.maximum(feature, other)).float()
         # Best first, ties to the smaller partner; what a feature had stands among what it is given.
         feature = torch.cat([feature, features])

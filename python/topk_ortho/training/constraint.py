@@ -134,7 +134,8 @@ class Constraint:
             i, j = self.selection.i.cpu(), self.selection.j.cpu()
             self.ema = self._weights_from_history(i, j).to(codes.device)
         if self.recorder is not None:
-            self.recorder.record(step, *(side.cpu() for side in self.selection.distinct()))
+            i, j = self.selection.distinct()
+            self.recorder.record(step, i.cpu(), j.cpu())
 
     def _most_pairs(self) -> int:
         """The largest k that the schedule will ask for, from what it asks for now."""

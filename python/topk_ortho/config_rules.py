@@ -25,12 +25,7 @@ def check(c: TrainConfig) -> TrainConfig:
     _check_run(c)
     _check_sae(c.sae)
     _check_pairs(c.pairs)
-    _require(
-        c.pairs.criterion != "ortsae" or c.sae.d_sae > 2,
-        f"--sae.d-sae {c.sae.d_sae} was given with --pairs.criterion ortsae",
-        "it lists a pair once for each of its features, and there is only one pair",
-        "give --sae.d-sae 3 or more",
-    )
+    _check_ortsae(c)
     _check_penalty(c.penalty)
     _require(
         c.penalty.tau != "stability" or c.history.enabled,
@@ -210,14 +205,6 @@ def _check_pairs(c: PairsConfig) -> None:
             "it says what --pairs.fraction is a share of",
             "give --pairs.fraction too",
         )
-    sizes = {"fraction": c.fraction, "per-feature": c.per_feature, "max-pairs": c.max_pairs}
-    for name, size in sizes.items():
-        _require(
-            c.criterion != "ortsae" or size is None,
-            f"--pairs.{name} {size} was given with --pairs.criterion ortsae",
-            "it takes one pair per feature",
-            "leave it out",
-        )
     _require(
         c.max_pairs is None or c.max_pairs >= 1,
         f"--pairs.max-pairs {c.max_pairs} was given",
@@ -229,6 +216,25 @@ def _check_pairs(c: PairsConfig) -> None:
         f"--pairs.memory-budget {c.memory_budget} was given",
         "at least 1048576 bytes (1 MiB) were expected",
         "the default is 268435456",
+    )
+
+
+def _check_ortsae(c: TrainConfig) -> None:
+    if c.pairs.criterion != "ortsae":
+        return
+    for name in ("fraction", "per-feature", "max-pairs"):
+        size = getattr(c.pairs, name.replace("-", "_"))
+        _require(
+            size is None,
+            f"--pairs.{name} {size} was given with --pairs.criterion ortsae",
+            "it takes one pair per feature",
+            "leave it out",
+        )
+    _require(
+        c.sae.d_sae > 2,
+        f"--sae.d-sae {c.sae.d_sae} was given with --pairs.criterion ortsae",
+        "it lists a pair once for each of its features, and there is only one pair",
+        "give --sae.d-sae 3 or more",
     )
 
 

@@ -31,7 +31,8 @@ TABLE = {
     "exponential-schedule": ("coactivation", "mean-std", False, "A 4"),
 }
 LARGER = words(
-    "--sae.d-sae 128 --batch-size 64 --synthetic.root-rate-high 0.5 --synthetic.independent-rate-high 0.5"
+    "--sae.d-sae 128 --batch-size 64 --synthetic.root-rate-high 0.5 "
+    "--synthetic.independent-rate-high 0.5"
 )
 
 

@@ -84,6 +84,17 @@ def test_every_n_leaves_steps_out_and_multiplies():
     assert c.settled_history().observations == 2  # a step left out selects nothing
 
 
+def test_ortsae_on_every_fifth_step_is_five_times_its_definition():
+    ortsae = {"criterion": "ortsae"}
+    penalty = {"ramp": 0.0, "threshold": 0.0, "gradient": "symmetric", "every_n": 5}
+    c = constraint(pairs=ortsae, penalty=penalty)
+    found = [cost(c, step=step) for step in range(6)]
+    cosine = rows() @ rows().T - 2 * torch.eye(D_SAE)
+    mean_square = float(cosine.max(1).values.square().mean())
+    assert found == pytest.approx([5 * 0.2 * D_IN * mean_square, 0, 0, 0, 0, found[0]])
+    assert c.settled_history().observations == 2
+
+
 def test_refresh_every_keeps_the_pairs_in_between():
     c = constraint(penalty={"ramp": 0.0, "refresh_every": 3})
     chosen, at = [], []

@@ -1,4 +1,4 @@
-"""The runs of the two source documents, each as a named recipe (method 6).
+"""The runs of the two source documents, each as a named recipe (method 8).
 
 They are the experiment as it was meant: weight 0.1, absolute, on the mean over pairs, from the
 first step on; both rows of a pair move; the top 0.1 % of all pairs. The package's own advice is

@@ -68,6 +68,11 @@ class BarsOptions:
     """Hook point of the planted settings."""
 
 
+@dataclass(frozen=True)
+class RecipesOptions:
+    """List the runs of the source documents; `topk-ortho train --recipe NAME` trains one."""
+
+
 def _train(arguments: list[str]) -> int:
     return train_main(arguments, prog="topk-ortho train")
 
@@ -123,10 +128,19 @@ def _doctor(arguments: list[str]) -> int:
     return 0 if fits else 1
 
 
+def _recipes(arguments: list[str]) -> int:
+    tyro.cli(RecipesOptions, args=arguments, prog="topk-ortho recipes")
+    from topk_ortho.experiments.recipes import listing
+
+    print(listing())
+    return 0
+
+
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "train": (_train, "train one run (the same as python -m topk_ortho.train)"),
     "cache": (_cache, "write a language model's activations to files"),
     "doctor": (_doctor, "memory, disk and device that a run would need; takes train's options"),
+    "recipes": (_recipes, "list the runs of the source documents, for train --recipe NAME"),
     "bars": (_bars, "train the arms of a setting over seeds and check the bars"),
 }
 
@@ -135,7 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
-        lines = [f"  {name:<8}{help_}" for name, (_, help_) in COMMANDS.items()]
+        lines = [f"  {name:<9}{help_}" for name, (_, help_) in COMMANDS.items()]
         print("usage: topk-ortho COMMAND [OPTIONS]\n\n" + "\n".join(lines))
         print("\n`topk-ortho COMMAND --help` shows a command's options.")
         return 0 if arguments else 2

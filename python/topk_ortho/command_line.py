@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import sys
 import typing
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import tyro
 from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.config_file import nearest, option_types, read_config
 from topk_ortho.config_rules import check
+from topk_ortho.experiments.recipes import recipe
 
 GO_WITH_RESUME = {"resume", "stop-after", "profile"}
 
@@ -28,6 +30,9 @@ class RunOptions:
 
     config: Path | None = None
     """TOML file with the same names as the options; options given here win."""
+    recipe: str | None = None
+    """A run of the source documents (`topk-ortho recipes`) in place of the pairs, penalty and
+    history of the TOML file or the defaults; options given here win."""
     out: Path | None = None
     """Run folder; it must not exist yet."""
     resume: Path | None = None
@@ -77,13 +82,27 @@ def parse(arguments: list[str], *, prog: str = "python -m topk_ortho.train") -> 
 
 
 def _default(arguments: list[str]) -> RunOptions:
-    """What the options start from: the quickstart, a TOML file, or the plain defaults."""
+    """What the options start from: the quickstart, a TOML file, a recipe, or the defaults."""
     if not arguments:
         return RunOptions(settings=TrainConfig(with_baseline=True))
-    for option, value in zip(arguments, [*arguments[1:], None], strict=True):
-        if option == "--config" and value is not None:
-            return RunOptions(settings=read_config(Path(value)))
-    return RunOptions()
+    given = dict(itertools.pairwise(arguments))
+    config = given.get("--config")
+    settings = TrainConfig() if config is None else read_config(Path(config))
+    if "--recipe" in given:
+        settings = recipe(given["--recipe"]).config(settings)
+        settings = _freely_sized(settings, given)
+    return RunOptions(settings=settings)
+
+
+def _freely_sized(settings: TrainConfig, given: dict[str, str]) -> TrainConfig:
+    """A recipe's settings without its size of a selection, where the options say another."""
+    other = "--pairs.per-feature" in given or given.get("--pairs.criterion") == "ortsae"
+    if not other or "--pairs.fraction" in given:
+        return settings
+    pairs = dataclasses.replace(
+        settings.pairs, fraction=None, schedule="constant", final_fraction=None, schedule_steps=None
+    )
+    return dataclasses.replace(settings, pairs=pairs)
 
 
 def _known_options() -> dict[str, Any]:

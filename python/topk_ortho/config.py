@@ -27,11 +27,13 @@ Criterion = Literal[
     "sign-discrepancy",
     "preactivation",
     "random",
+    "random-matched",
+    "ortsae",
 ]
 Tau = Literal["fixed", "mean-std", "mean-std-all", "strength", "strength-threshold", "stability"]
 
 DEFAULT_PER_FEATURE = 2.5
-COEFFICIENTS = {"coactivation": 3.0}
+COEFFICIENTS = {"coactivation": 3.0, "random": 8.0, "random-matched": 8.0, "ortsae": 0.2}
 OTHER_COEFFICIENT = 0.8
 
 
@@ -109,12 +111,12 @@ class PlantConfig:
 class SAEConfig:
     """The dictionary."""
 
-    kind: Literal["topk", "batch-topk", "relu", "matryoshka"] = "batch-topk"
+    kind: Literal["topk", "batch-topk", "relu", "jumprelu", "matryoshka"] = "batch-topk"
     """Architecture."""
     d_sae: int = 256
     """Number of features."""
     k: float = 8.0
-    """Mean L0 (for `relu` the target that the L1 coefficient is steered to)."""
+    """Mean L0 (for `relu` and `jumprelu` the target that the sparsity weight is steered to)."""
     aux_k: int = 16
     """Dead features that reconstruct the residual; 0 switches it off."""
     aux_coefficient: float = 1 / 32
@@ -123,6 +125,9 @@ class SAEConfig:
     """A feature counts as dead after so many steps without firing."""
     prefixes: tuple[int, ...] = ()
     """Matryoshka prefixes, the last one `d_sae`; `d_sae` times 1/8, 3/8, 1 when empty."""
+    bandwidth: float = 0.6
+    """`jumprelu`: width of the window in which a threshold's gradient is estimated, as a share of
+    the threshold."""
     products: Literal["float32", "bfloat16"] = "float32"
     """On CPU, `bfloat16` screens the features of sparse codes by a bfloat16 product, for processors
     that have them; float32 still decides. CUDA always takes autocast."""
@@ -152,6 +157,8 @@ class PairsConfig:
     """`correlation`: a pair whose rarer feature fired less often in the batch is no candidate."""
     memory_budget: int = 256 * 2**20
     """Bytes that one selection may use for its temporaries."""
+    account: bool = False
+    """Log who held how much memory in a selection (`selection_temporaries`), once per log line."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +166,8 @@ class PenaltyConfig:
     """What a pair costs."""
 
     coefficient: float | None = None
-    """Weight of the penalty; by criterion unless given (`coactivation` 3, others 0.8)."""
+    """Weight of the penalty; by criterion unless given: `coactivation` 3, `random` and
+    `random-matched` 8, `ortsae` 0.2, others 0.8."""
     units: Literal["variance", "absolute"] = "variance"
     """`variance`: the coefficient counts in total variances of the data."""
     n: Literal["d-sae", "k"] = "d-sae"

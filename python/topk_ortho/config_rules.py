@@ -25,6 +25,7 @@ def check(c: TrainConfig) -> TrainConfig:
     _check_run(c)
     _check_sae(c.sae)
     _check_pairs(c.pairs)
+    _check_ortsae(c)
     _check_penalty(c.penalty)
     _require(
         c.penalty.tau != "stability" or c.history.enabled,
@@ -63,6 +64,7 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "sae.aux-k": _FROM_0,
     "sae.aux-coefficient": _FROM_0,
     "sae.dead-after": _FROM_0,
+    "sae.bandwidth": (_SMALLEST, 2, "a share of the threshold above 0 and up to 2"),
     "pairs.per-feature": _ABOVE_0,
     "pairs.min-support": _FROM_0,
     "pairs.schedule-steps": _FROM_1,
@@ -158,6 +160,13 @@ def _check_sae(c: SAEConfig) -> None:
             "TopK keeps a whole number of features per activation",
             "round it, or take --sae.kind batch-topk",
         )
+    if c.kind == "jumprelu":
+        _require(
+            c.products == "float32",
+            f"--sae.products {c.products} was given with --sae.kind jumprelu",
+            "its thresholds learn from pre-activations just below them, which no screen computes",
+            "leave --sae.products out",
+        )
     prefixes = list(c.prefixes)
     if prefixes:
         _require(
@@ -207,6 +216,25 @@ def _check_pairs(c: PairsConfig) -> None:
         f"--pairs.memory-budget {c.memory_budget} was given",
         "at least 1048576 bytes (1 MiB) were expected",
         "the default is 268435456",
+    )
+
+
+def _check_ortsae(c: TrainConfig) -> None:
+    if c.pairs.criterion != "ortsae":
+        return
+    for name in ("fraction", "per-feature", "max-pairs"):
+        size = getattr(c.pairs, name.replace("-", "_"))
+        _require(
+            size is None,
+            f"--pairs.{name} {size} was given with --pairs.criterion ortsae",
+            "it takes one pair per feature",
+            "leave it out",
+        )
+    _require(
+        c.sae.d_sae > 2,
+        f"--sae.d-sae {c.sae.d_sae} was given with --pairs.criterion ortsae",
+        "it lists a pair once for each of its features, and there is only one pair",
+        "give --sae.d-sae 3 or more",
     )
 
 

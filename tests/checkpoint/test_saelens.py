@@ -14,14 +14,14 @@ from topk_ortho.checkpoint import atomic
 from topk_ortho.checkpoint.saelens import export, read
 from topk_ortho.config import ConfigError
 
-KINDS = ("topk", "relu", "batch-topk", "matryoshka")
+KINDS = ("topk", "relu", "jumprelu", "batch-topk", "matryoshka")
 WEIGHTS = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
 D_IN, D_SAE = 6, 20
 
 
 def sae(kind: str) -> dict:
     rng = torch.Generator().manual_seed(0)
-    jump = kind in ("batch-topk", "matryoshka")
+    jump = kind in ("jumprelu", "batch-topk", "matryoshka")
     return {
         "kind": kind,
         "W_enc": torch.randn(D_IN, D_SAE, generator=rng),
@@ -64,6 +64,7 @@ def test_reads_back_bit_for_bit(kind: str, tmp_path: Path) -> None:
     [
         ("topk", "topk"),
         ("relu", "standard"),
+        ("jumprelu", "jumprelu"),
         ("batch-topk", "jumprelu"),
         ("matryoshka", "jumprelu"),
     ],

@@ -28,6 +28,9 @@ ARMS = {
     "decoder-cosine": "--pairs.criterion decoder-cosine --penalty.tau mean-std-all",
     "correlation": "--pairs.criterion correlation --pairs.min-support 2 --penalty.tau strength",
     "random": "--pairs.criterion random --penalty.gradient symmetric",
+    "random-matched": "--pairs.criterion random-matched",
+    "ortsae": "--pairs.criterion ortsae --penalty.threshold 0 --penalty.gradient symmetric",
+    "jumprelu": "--sae.kind jumprelu",
     "stability": "--penalty.tau stability --penalty.refresh-every 2",
     "documents": (
         "--pairs.fraction .01 --penalty.n k --penalty.units absolute --penalty.sign both "

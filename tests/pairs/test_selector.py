@@ -18,7 +18,8 @@ from topk_ortho.pairs.selector import CRITERIA as ALL
 from topk_ortho.pairs.tiles import TILED
 
 SUMS = tuple(COACTIVE)
-CRITERIA = tuple(name for name in ALL if name != "random")
+DRAWN = ("random", "random-matched", "ortsae")  # test_drawn.py
+CRITERIA = tuple(name for name in ALL if name not in DRAWN)
 SMALLEST = 2**20
 Force = Callable[[str], None]
 
@@ -112,6 +113,7 @@ def test_each_path_is_the_one_dispatched() -> None:
     given = evidence(sparse, 1)
     expected = dict.fromkeys(SUMS, "native") | dict.fromkeys(TILED, "tiles")
     expected |= dict.fromkeys(PRODUCT, "product") | {"random": "uniform"}
+    expected |= {"random-matched": "matched", "ortsae": "chunks"}
     for criterion in ALL:
         assert PairSelector(criterion)(sparse, **given).path == expected[criterion]
     for criterion in SUMS:

@@ -16,6 +16,10 @@ def relu(pre: Array) -> Array:
     return np.maximum(pre, 0)
 
 
+def jumprelu(pre: Array, threshold: Array) -> Array:
+    return np.where(pre > threshold, pre, 0)
+
+
 def topk(pre: Array, k: int) -> Array:
     acts = np.zeros_like(pre)
     for row, out in zip(pre, acts, strict=True):

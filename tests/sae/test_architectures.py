@@ -14,7 +14,7 @@ from topk_ortho.config import SAEConfig
 from topk_ortho.sae import ARCHITECTURES, SAE, build
 from topk_ortho.sae.matryoshka import default_prefixes
 
-Kind = Literal["topk", "batch-topk", "relu", "matryoshka"]
+Kind = Literal["topk", "batch-topk", "relu", "jumprelu", "matryoshka"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 D_IN, D_SAE, BATCH = 7, 24, 11
 
@@ -64,6 +64,7 @@ def test_every_kind_of_the_configuration_is_built() -> None:
         ("batch-topk", D_SAE),
         ("matryoshka", 2.4),
         ("relu", 3),
+        ("jumprelu", 3),
     ],
 )
 def test_forward_is_the_naive_one(kind: Kind, k: float) -> None:
@@ -74,6 +75,8 @@ def test_forward_is_the_naive_one(kind: Kind, k: float) -> None:
     close(got.pre, pre)
     if kind == "relu":
         acts = naive.relu(pre)
+    elif kind == "jumprelu":
+        acts = naive.jumprelu(pre, np.exp(W["log_threshold"]))
     elif kind == "topk":
         acts = naive.topk(pre, int(k))
     else:
@@ -138,6 +141,12 @@ def test_outside_training_one_threshold_decides(kind: Kind) -> None:
     assert "threshold" in sae.state_dict()
 
 
+def test_jumprelu_has_a_threshold_of_each_feature() -> None:
+    sae, x = trained("jumprelu"), batch()
+    torch.testing.assert_close(sae.thresholds(), sae.log_threshold.exp())
+    assert torch.equal(sae.encode(x), sae(x).code)
+
+
 @pytest.mark.parametrize("kind", ["topk", "relu"])
 def test_other_kinds_have_no_threshold(kind: Kind) -> None:
     sae, x = trained(kind), batch()
@@ -152,12 +161,13 @@ def test_the_start(kind: Kind) -> None:
     assert sae.W_enc.data_ptr() != sae.W_dec.data_ptr()
     torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(D_SAE))
     assert sae.b_enc.count_nonzero() == sae.b_dec.count_nonzero() == 0
+    thresholds = {"log_threshold": (D_SAE,)} if kind == "jumprelu" else {}
     assert {name: tuple(p.shape) for name, p in sae.named_parameters()} == {
         "W_dec": (D_SAE, D_IN),
         "W_enc": (D_IN, D_SAE),
         "b_enc": (D_SAE,),
         "b_dec": (D_IN,),
-    }
+    } | thresholds
 
 
 def test_the_seed_alone_decides_the_start() -> None:
@@ -166,7 +176,7 @@ def test_the_seed_alone_decides_the_start() -> None:
     for kind in KINDS:
         torch.rand(1)
         other = make(kind, seed=3)
-        assert all(torch.equal(getattr(first, n), p) for n, p in other.named_parameters())
+        assert all(torch.equal(getattr(other, n), p) for n, p in first.named_parameters())
         assert not torch.equal(make(kind, seed=4).W_dec, first.W_dec)
     torch.set_rng_state(before)
     make("relu")

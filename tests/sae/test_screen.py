@@ -10,7 +10,7 @@ from topk_ortho.config import SAEConfig
 from topk_ortho.sae import ARCHITECTURES, SAE, build
 from topk_ortho.sae.screen import Screen
 
-KINDS = list(ARCHITECTURES)
+KINDS = [kind for kind in ARCHITECTURES if kind != "jumprelu"]  # float32 products alone
 
 
 def twins(kind: str, *, spread: float = 1.0, k: int = 4) -> tuple[SAE, SAE]:

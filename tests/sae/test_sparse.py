@@ -7,6 +7,7 @@ import torch
 
 from topk_ortho.config import SAEConfig
 from topk_ortho.sae import ARCHITECTURES, SAE, build
+from topk_ortho.training import losses
 
 D_IN, D_SAE, BATCH = 12, 500, 40
 KINDS = list(ARCHITECTURES)
@@ -28,12 +29,12 @@ def batch(seed: int = 3) -> torch.Tensor:
 
 
 def gradients(sae: SAE, *, sparse: bool) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """A loss with every term a step has: reconstructions and the code's L1."""
+    """A loss with every term a step has: reconstructions and sparsity (of JumpReLU, L0)."""
     sae.zero_grad()
     x = batch()
     out = sae(x, sparse=sparse)
-    l1 = out.code.sum() / BATCH
-    loss = sum((x - x_hat).pow(2).sum(1).mean() for x_hat in out.x_hat) + 0.3 * l1
+    loss = sum((x - x_hat).pow(2).sum(1).mean() for x_hat in out.x_hat)
+    loss = loss + 0.3 * losses.sparsity(sae, out)
     loss.backward()
     return loss.detach(), {name: p.grad.clone() for name, p in sae.named_parameters()}
 

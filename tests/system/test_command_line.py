@@ -63,6 +63,18 @@ WRONG = [
     ("no value", "--seed", ["--seed was given without a value", "a whole number"]),
     ("a value too many", "--steps 3 4", ["'4' was given after --steps"]),
     ("both sizes", "--pairs.fraction .1 --pairs.per-feature 2", ["in two ways", "leave one"]),
+    (
+        "ortsae sized",
+        "--pairs.criterion ortsae --pairs.max-pairs 9",
+        ["--pairs.max-pairs 9", "one"],
+    ),
+    (
+        "ortsae of a pair",
+        "--pairs.criterion ortsae --sae.d-sae 2 --sae.k 1",
+        ["--sae.d-sae 2", "3"],
+    ),
+    ("unknown recipe", "--recipe gradiant", ["--recipe gradiant", "meant gradient", "recipes"]),
+    ("recipe without a name", "--recipe", ["--recipe was given without a value"]),
     ("schedule alone", "--pairs.schedule linear", ["--pairs.final-fraction"]),
     ("stability without history", "--penalty.tau stability --history.no-enabled", ["history"]),
     ("decay", "--history.decay 1", ["--history.decay 1", "below 1"]),

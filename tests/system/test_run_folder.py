@@ -35,7 +35,8 @@ EVENT = {
     "pairs", "pairs_requested", "jaccard",
 }  # fmt: skip
 OF_SELECTIONS = {
-    "pairs_positive", "pairs_unsupported", "saturation", "path", "entered", "left", "kept",
+    "pairs_positive", "pairs_unsupported", "saturation", "path", "selection_budget",
+    "selection_blocks", "selection_largest_block", "entered", "left", "kept",
     "mean_ema", "stable_share",
 }  # fmt: skip
 RESULT = {

@@ -46,7 +46,9 @@ def cost(c: Constraint, *, step: int, seed: int = 0) -> float:
     [
         ({}, 3.0 * D_IN),
         ({"pairs": {"criterion": "coactive-cosine"}}, 0.8 * D_IN),
-        ({"pairs": {"criterion": "random"}}, 0.8 * D_IN),
+        ({"pairs": {"criterion": "random"}}, 8.0 * D_IN),
+        ({"pairs": {"criterion": "random-matched"}}, 8.0 * D_IN),
+        ({"pairs": {"criterion": "ortsae"}}, 0.2 * D_IN),
         ({"penalty": {"units": "absolute"}}, 3.0),
         ({"penalty": {"coefficient": 0.5}}, 0.5 * D_IN),
         ({"penalty": {"coefficient": 0.5, "units": "absolute"}}, 0.5),
@@ -80,6 +82,17 @@ def test_every_n_leaves_steps_out_and_multiplies():
     c = constraint(penalty={"ramp": 0.0, "every_n": 3})
     assert [cost(c, step=step) for step in range(6)] == pytest.approx([3 * full, 0, 0] * 2)
     assert c.settled_history().observations == 2  # a step left out selects nothing
+
+
+def test_ortsae_on_every_fifth_step_is_five_times_its_definition():
+    ortsae = {"criterion": "ortsae"}
+    penalty = {"ramp": 0.0, "threshold": 0.0, "gradient": "symmetric", "every_n": 5}
+    c = constraint(pairs=ortsae, penalty=penalty)
+    found = [cost(c, step=step) for step in range(6)]
+    cosine = rows() @ rows().T - 2 * torch.eye(D_SAE)
+    mean_square = float(cosine.max(1).values.square().mean())
+    assert found == pytest.approx([5 * 0.2 * D_IN * mean_square, 0, 0, 0, 0, found[0]])
+    assert c.settled_history().observations == 2
 
 
 def test_refresh_every_keeps_the_pairs_in_between():

@@ -9,7 +9,7 @@ Codes are the same on both sides:
 |---|---|---|
 | `topk` | `topk` | the k largest of `pre`, then relu |
 | `relu` | `standard` | `relu(pre)` |
-| `batch-topk`, `matryoshka` | `jumprelu` | `relu(pre) * (pre > threshold)`, strictly greater |
+| `jumprelu`, `batch-topk`, `matryoshka` | `jumprelu` | `relu(pre) * (pre > threshold)`, strictly |
 
 A feature whose `pre` equals its threshold is off, here and there. In float32 the weights are stored
 bit for bit; a narrower dtype rounds thresholds and weights, so codes near a threshold may change.
@@ -36,11 +36,12 @@ CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 SAELENS_VERSION = "6.0.0"
 """The release whose layout is written; without it SAELens converts the file as one of before 6."""
 
-Kind = Literal["topk", "relu", "batch-topk", "matryoshka"]
+Kind = Literal["topk", "relu", "jumprelu", "batch-topk", "matryoshka"]
 
 _ARCHITECTURES = {
     "topk": "topk",
     "relu": "standard",
+    "jumprelu": "jumprelu",
     "batch-topk": "jumprelu",
     "matryoshka": "jumprelu",
 }
@@ -84,7 +85,7 @@ def export(
         b_enc: `[d_sae]`.
         W_dec: `[d_sae, d_in]`.
         b_dec: `[d_in]`.
-        threshold: `[d_sae]` for `batch-topk` and `matryoshka`, None for the others.
+        threshold: `[d_sae]` for `jumprelu`, `batch-topk` and `matryoshka`, None for the others.
         k: for `topk` the number of features that fire, a whole number; otherwise kept as the mean
             L0 aimed at.
         hook: hook point such as `blocks.3.hook_resid_post`, empty without a model.

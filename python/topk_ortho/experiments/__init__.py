@@ -1,1 +1,1 @@
-"""Comparisons of arms: settings with ground truth, paired seeds, and the bars they are held to."""
+"""Comparisons: settings with ground truth, arms, the documents' recipes, paired seeds, bars."""

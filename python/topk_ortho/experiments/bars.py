@@ -11,7 +11,8 @@ from topk_ortho.activations import Activations, prepare
 from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.config_file import config_hash
 from topk_ortho.config_rules import check
-from topk_ortho.experiments.settings import arms, setting
+from topk_ortho.experiments.arms import arms
+from topk_ortho.experiments.settings import setting
 from topk_ortho.report.table import comparison_table
 from topk_ortho.training import resume, train
 

@@ -1,13 +1,11 @@
-"""Settings with ground truth, and the arms that are compared on them (method 6)."""
+"""Settings with ground truth (method 6); their arms are in `arms.py`."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from topk_ortho.config import (
     ConfigError,
-    Criterion,
     PlantConfig,
     SAEConfig,
     SyntheticConfig,
@@ -15,7 +13,6 @@ from topk_ortho.config import (
 )
 
 SETTINGS = ("forest-240", "forest-256", "planted-6", "planted-12")
-RANDOM_COEFFICIENT = 8.0
 
 
 def setting(name: str, *, model: str = "", text: tuple[Path, ...] = (), hook: str) -> TrainConfig:
@@ -44,25 +41,3 @@ def setting(name: str, *, model: str = "", text: tuple[Path, ...] = (), hook: st
     raise ConfigError(
         f"the setting {name} was given, but one of {', '.join(SETTINGS)} was expected."
     )
-
-
-def arms(config: TrainConfig) -> dict[str, TrainConfig]:
-    """Every arm of a setting by name; they differ from the default arm in what the name says."""
-    plain = config.without_constraint()
-    nested = replace(config.sae, kind="matryoshka")
-
-    def with_pairs(criterion: Criterion, coefficient: float | None = None) -> TrainConfig:
-        return replace(
-            config,
-            pairs=replace(config.pairs, criterion=criterion),
-            penalty=replace(config.penalty, coefficient=coefficient),
-        )
-
-    return {
-        "none": plain,
-        "coactivation": config,
-        "coactive-cosine": with_pairs("coactive-cosine"),
-        "random": with_pairs("random", RANDOM_COEFFICIENT),
-        "matryoshka": replace(plain, sae=nested),
-        "matryoshka+coactivation": replace(config, sae=nested),
-    }

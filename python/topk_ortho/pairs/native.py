@@ -14,6 +14,7 @@ from topk_ortho.codes import Codes
 
 Array = NDArray[Any]
 TopK = _core.TopK
+BYTES_PER_BEST = 32  # of the pairs kept by `TopK`, and by a selection as a whole
 BYTES_PER_PAIR = 96  # of a block: (i, j, sum), and what scoring makes of it
 
 
@@ -55,6 +56,11 @@ class Coactivation:
             i, j, total = map(torch.from_numpy, columns)
             yield i, j, total
             first = last
+
+    @property
+    def bytes(self) -> int:
+        """What the buffers hold, which stay from one call to the next."""
+        return self._core.bytes
 
     def _ready(self) -> _core.Coactivation:
         threads = torch.get_num_threads()

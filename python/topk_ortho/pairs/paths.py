@@ -13,7 +13,7 @@ from topk_ortho.pairs.criteria import COACTIVE, PRODUCT, Coactive, decoder_cosin
 from topk_ortho.pairs.evidence import Evidence
 from topk_ortho.pairs.native import Coactivation, best_products
 from topk_ortho.pairs.selection import PairSelection, n_pairs
-from topk_ortho.pairs.tiles import TILED, Tiles, tile_blocks
+from topk_ortho.pairs.tiles import TILED, Tiles, tile_blocks, tile_side
 from topk_ortho.pairs.topk import Collector, collector
 from topk_ortho.pairs.uniform import random_pairs
 
@@ -67,25 +67,29 @@ def dense(name: str, e: Evidence, k: int, *, min_support: int) -> PairSelection:
         lambda rows, columns: e.codes.dense(rows, value).T @ e.codes.dense(columns, value),
         width=2 * e.codes.batch,
     )
-    for i, j, sums, _ in tile_blocks(
-        gram, lambda: None, d_sae=e.codes.d_sae, k=k, memory_budget=_room(e, k)
-    ):
+    room, d_sae = _room(e, k), e.codes.d_sae
+    for i, j, sums, _ in tile_blocks(gram, lambda: None, d_sae=d_sae, k=k, memory_budget=room):
         tally.add((i, j, sums))
+    side = tile_side(d_sae=d_sae, width=gram.width, memory_budget=room)
+    tally.largest_block = side**2
     return tally.selection("dense tiles")
 
 
 def tiled(name: str, e: Evidence, k: int) -> PairSelection:
     """All pairs, tile by tile."""
     best = collector(k, e.codes.device)
-    positive = 0
-    room = _room(e, k)
-    blocks = tile_blocks(
-        TILED[name](e), best.threshold, d_sae=e.codes.d_sae, k=k, memory_budget=room
-    )
-    for i, j, score, above in blocks:
+    positive = count = 0
+    tiles, room, d_sae = TILED[name](e), _room(e, k), e.codes.d_sae
+    for i, j, score, above in tile_blocks(
+        tiles, best.threshold, d_sae=d_sae, k=k, memory_budget=room
+    ):
         best.push(i, j, score.float())
         positive += above
-    return PairSelection(*best.finish(), k, positive, path="tiles")
+        count += 1
+    side = tile_side(d_sae=d_sae, width=tiles.width, memory_budget=room)
+    return PairSelection(
+        *best.finish(), k, positive, path="tiles", blocks=count, largest_block=side**2
+    )
 
 
 def product(name: str, e: Evidence, k: int) -> PairSelection:
@@ -116,10 +120,12 @@ class _Tally:
         self.counts = e.codes.counts() if criterion.supported else None
         self.min_support = min_support
         self.best: Collector = collector(k, e.codes.device)
-        self.positive = self.unsupported = 0
+        self.positive = self.unsupported = self.blocks = self.largest_block = 0
 
     def add(self, block: Block) -> None:
         i, j, sums = block
+        self.blocks += 1
+        self.largest_block = max(self.largest_block, i.numel())
         if self.counts is not None:
             supported = torch.minimum(self.counts[i], self.counts[j]) >= self.min_support
             self.unsupported += int((~supported).sum())
@@ -133,4 +139,12 @@ class _Tally:
         self.best.push(i, j, score)
 
     def selection(self, path: str) -> PairSelection:
-        return PairSelection(*self.best.finish(), self.k, self.positive, self.unsupported, path)
+        return PairSelection(
+            *self.best.finish(),
+            self.k,
+            self.positive,
+            self.unsupported,
+            path,
+            blocks=self.blocks,
+            largest_block=self.largest_block,
+        )

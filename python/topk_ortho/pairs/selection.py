@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -19,6 +20,9 @@ class PairSelection:
         positive: pairs with a positive score in this batch.
         unsupported: pairs that the support floor kept out of the candidates.
         path: the way they were computed, for the log.
+        repeats: whether a pair may stand here twice, one after the other (`ortsae`).
+        blocks: pieces that the candidates came in.
+        largest_block: pairs of the largest; 0 where they were never laid out.
     """
 
     i: Tensor
@@ -28,6 +32,17 @@ class PairSelection:
     positive: int
     unsupported: int = 0
     path: str = ""
+    repeats: bool = False
+    blocks: int = 1
+    largest_block: int = 0
+
+    def distinct(self) -> tuple[Tensor, Tensor]:
+        """`(i, j)` with every pair once."""
+        if not self.repeats:
+            return self.i, self.j
+        new = torch.ones_like(self.i, dtype=torch.bool)
+        new[1:] = (self.i[1:] != self.i[:-1]) | (self.j[1:] != self.j[:-1])
+        return self.i[new], self.j[new]
 
     def __len__(self) -> int:
         return self.i.numel()

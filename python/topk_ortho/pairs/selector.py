@@ -8,21 +8,25 @@ by that value, ties to the smaller (i, j). Every path gives the set that a brute
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from topk_ortho.codes import Codes
 from topk_ortho.config import DEFAULT_PER_FEATURE
-from topk_ortho.pairs import paths
+from topk_ortho.pairs import native, paths
 from topk_ortho.pairs.criteria import COACTIVE, PRODUCT
 from topk_ortho.pairs.evidence import Evidence
+from topk_ortho.pairs.ledger import Ledger
+from topk_ortho.pairs.matched import matched_pairs
 from topk_ortho.pairs.native import Coactivation
+from topk_ortho.pairs.ortsae import ortsae_pairs
 from topk_ortho.pairs.retry import halving
 from topk_ortho.pairs.selection import PairSelection, n_pairs
 from topk_ortho.pairs.tiles import TILED
 
-CRITERIA = (*COACTIVE, *TILED, *PRODUCT, "random")
+CRITERIA = (*COACTIVE, *TILED, *PRODUCT, "random", "random-matched", "ortsae")
 NEEDS: dict[str, tuple[str, ...]] = {
     "gradient": ("gradient",),
     "gradient-batchwise": ("gradient",),
@@ -33,12 +37,15 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "preactivation": ("pre",),
     "decoder-projection": ("W_dec", "x", "threshold"),
     "suppressed": ("W_dec", "x", "threshold"),
+    "ortsae": ("W_dec",),
 }
 """What a criterion looks at besides the codes, by the names of `Evidence`."""
 
 
 class PairSelector:
     """Selects the k best pairs of features in a batch.
+
+    `ortsae` takes one pair per feature, whatever size is asked for.
 
     Args:
         criterion: one of `CRITERIA`; hyphens and underscores are the same.
@@ -50,7 +57,7 @@ class PairSelector:
             rarer feature fired on fewer rows.
         memory_budget: bytes for the temporaries of one selection; where memory runs out, the same
             selection is tried again with half of it, and that stays.
-        seed: of the `random` pairs.
+        seed: of what is random in `random`, `random-matched` and `ortsae`.
         backend: `"auto"`: Rust for pairs that fire together on CPU; `"torch"`: never.
 
     Example:
@@ -122,7 +129,7 @@ class PairSelector:
         Args:
             acts: `[batch, d_sae]`, dense or sparse (CSR or COO), on any device; or `Codes`.
             fraction: in place of the selector's own, for schedules.
-            step: varies the `random` pairs.
+            step: varies what is random.
             evidence: what the criterion looks at besides the codes: `W_dec`, `W_enc`, `x`, `pre`,
                 `gradient`, `threshold`, `energy` (shapes at `Evidence`).
 
@@ -140,6 +147,24 @@ class PairSelector:
         selection, self.memory_budget = halving(attempt, self.memory_budget)
         return selection
 
+    def accounted(self, codes: Codes, **how: Any) -> tuple[PairSelection, dict[str, int]]:
+        """A selection, and the bytes held besides the batch when most were held, by who made them.
+
+        Args:
+            codes: the batch.
+            how: as for a call.
+        """
+        given = [codes.crow, codes.row, codes.col, codes.value]
+        given += [value for value in how.values() if isinstance(value, Tensor)]
+        with Ledger(given) as ledger:
+            selection = self(codes, **how)
+        kept = min(selection.requested, selection.positive)
+        rust = {
+            "rust buffers": self._rust.bytes,
+            "rust best pairs": native.BYTES_PER_BEST * kept if codes.device.type == "cpu" else 0,
+        }
+        return selection, ledger.at_peak | {name: size for name, size in rust.items() if size}
+
     def _k(self, e: Evidence, fraction: float | None) -> int:
         d_sae = e.codes.d_sae
         _check_fraction(fraction)
@@ -156,16 +181,23 @@ class PairSelector:
     def _select(self, e: Evidence, k: int, step: int) -> PairSelection:
         name = self.criterion
         if name in COACTIVE:
-            if paths.is_dense(e.codes):
-                return paths.dense(name, e, k, min_support=self.min_support)
-            if e.codes.device.type == "cpu" and self.backend == "auto":
-                return paths.native(name, e, k, min_support=self.min_support, rust=self._rust)
-            return paths.coactive(name, e, k, min_support=self.min_support)
+            return self._coactive(name, e, k)
         if name in TILED:
             return paths.tiled(name, e, k)
         if name in PRODUCT:
             return paths.product(name, e, k)
-        return paths.uniform(e, k, seed=(self.seed * 1_000_003 + step) % 2**63)
+        seed = (self.seed * 1_000_003 + step) % 2**63
+        if name == "random-matched":
+            chosen = self._coactive("coactivation", e, k)
+            return matched_pairs(chosen, e.codes.counts(), seed=seed)
+        return ortsae_pairs(e, seed=seed) if name == "ortsae" else paths.uniform(e, k, seed=seed)
+
+    def _coactive(self, name: str, e: Evidence, k: int) -> PairSelection:
+        if paths.is_dense(e.codes):
+            return paths.dense(name, e, k, min_support=self.min_support)
+        if e.codes.device.type == "cpu" and self.backend == "auto":
+            return paths.native(name, e, k, min_support=self.min_support, rust=self._rust)
+        return paths.coactive(name, e, k, min_support=self.min_support)
 
 
 def _check_fraction(fraction: float | None) -> None:

@@ -50,14 +50,19 @@ def tile_blocks(
         k: how many pairs are wanted.
         memory_budget: bytes for the temporaries of one tile.
     """
-    side = min(math.isqrt(memory_budget // 64), memory_budget // (64 * max(1, tiles.width)))
-    side = max(1, min(d_sae, side))
+    side = tile_side(d_sae=d_sae, width=tiles.width, memory_budget=memory_budget)
     for top in range(0, d_sae, side):
         for left in range(top, d_sae, side):
             tile = tiles.tile(slice(top, top + side), slice(left, left + side))
             if left == top:
                 tile.masked_fill_(torch.ones_like(tile, dtype=torch.bool).tril_(), -torch.inf)
             yield _candidates(tiles, tile, top, left, threshold() or 0.0, k)
+
+
+def tile_side(*, d_sae: int, width: int, memory_budget: int) -> int:
+    """Features along a side of the largest tile that fits the budget, at 64 bytes a cell."""
+    side = min(math.isqrt(memory_budget // 64), memory_budget // (64 * max(1, width)))
+    return max(1, min(d_sae, side))
 
 
 def _candidates(tiles: Tiles, tile: Tensor, top: int, left: int, least: float, k: int) -> Block:
@@ -84,10 +89,10 @@ def decoder_cosine(e: Evidence) -> Tiles:
     """`max(cos_ij, 0)`."""
     decoder = e.decoder
     return Tiles(
-        tile=lambda rows, columns: _unit(decoder, rows) @ _unit(decoder, columns).T,
+        tile=lambda rows, columns: unit_rows(decoder, rows) @ unit_rows(decoder, columns).T,
         width=decoder.W.shape[1],
         exact=decoder,
-        bound=_dot_error(decoder),
+        bound=dot_error(decoder),
     )
 
 
@@ -168,11 +173,12 @@ def _projection(e: Evidence) -> Callable[[slice], Tensor]:
     return project
 
 
-def _unit64(cosine: Cosine, span: slice) -> Tensor:
+def _unit64(cosine: Cosine, span: slice | Tensor) -> Tensor:
     return cosine.W[span].double() * cosine.inverse_norm[span, None]
 
 
-def _unit(cosine: Cosine, span: slice) -> Tensor:
+def unit_rows(cosine: Cosine, span: slice | Tensor) -> Tensor:
+    """`[features, d_in]` rows for products that `dot_error` bounds."""
     rows = _unit64(cosine, span)
     # TF32 and bf16 products would break the bound.
     return rows.float() if _full_precision() else rows
@@ -187,8 +193,11 @@ def _full_precision() -> bool:
         return False
 
 
-def _dot_error(cosine: Cosine) -> float:
-    """`d + 2` roundings of 2^-24 in a float32 dot product of unit rows, and as much again."""
+def dot_error(cosine: Cosine) -> float:
+    """Largest error of a product of `unit_rows`.
+
+    `d + 2` roundings of 2^-24 in a float32 dot product of unit rows, and as much again.
+    """
     return float((cosine.W.shape[1] + 8) * 2.0**-23)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from topk_ortho.config import SAEConfig
 from topk_ortho.sae.batch_topk import BatchTopKSAE
+from topk_ortho.sae.jumprelu import JumpReLUSAE
 from topk_ortho.sae.matryoshka import MatryoshkaSAE
 from topk_ortho.sae.relu import ReLUSAE
 from topk_ortho.sae.sae import SAE, Forward
@@ -17,6 +18,7 @@ ARCHITECTURES: dict[str, type[SAE]] = {
     "topk": TopKSAE,
     "batch-topk": BatchTopKSAE,
     "relu": ReLUSAE,
+    "jumprelu": JumpReLUSAE,
     "matryoshka": MatryoshkaSAE,
 }
 

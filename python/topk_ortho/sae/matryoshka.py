@@ -31,7 +31,9 @@ class MatryoshkaSAE(BatchTopKSAE):
             start = stop
         return tuple(parts)
 
-    def sparse_reconstructions(self, value: Tensor, codes: Codes) -> tuple[Tensor, ...]:
+    def sparse_reconstructions(
+        self, value: Tensor, codes: Codes, pre: Tensor
+    ) -> tuple[Tensor, ...]:
         parts = []
         for stop in self.prefixes:
             inside = codes.col < stop

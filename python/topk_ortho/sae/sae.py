@@ -98,7 +98,9 @@ class SAE(nn.Module):
         """What the reconstruction loss is taken on, the SAE's own last."""
         return (self.decode(acts),)
 
-    def sparse_reconstructions(self, value: Tensor, codes: Codes) -> tuple[Tensor, ...]:
+    def sparse_reconstructions(
+        self, value: Tensor, codes: Codes, pre: Tensor
+    ) -> tuple[Tensor, ...]:
         """The same from the active entries alone; `value` `[nnz]` carries the gradient."""
         decoded = Decode.apply(value, self.W_dec, codes.crow, codes.row, codes.col)
         return (decoded + self.b_dec,)
@@ -119,7 +121,7 @@ class SAE(nn.Module):
                 row, col, at = row[keep], col[keep], at[keep]
         value = Encode.apply(x, self.b_dec, self.W_enc, self.b_enc, at, row, col)
         codes = Codes.from_entries(row, col, value.detach(), batch=len(x), d_sae=self.d_sae)
-        return Forward(pre, value, codes, self.sparse_reconstructions(value, codes))
+        return Forward(pre, value, codes, self.sparse_reconstructions(value, codes, pre))
 
     def _sparse_pre_acts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Pre-activations `[batch, d_sae]`; row, feature and value `[nnz]` of the active ones."""

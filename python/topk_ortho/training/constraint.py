@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ class Constraint:
     Attributes:
         selection: the pairs that are being penalised, None before the first selection.
         selected_at: the step they were chosen on.
+        temporaries: bytes that the last selection that was accounted for held, by who made them.
     """
 
     def __init__(self, config: TrainConfig, *, variance: float):
@@ -53,6 +55,8 @@ class Constraint:
         self.selection: PairSelection | None = None
         self.selected_at = -1
         self.ema: Tensor | None = None
+        self.temporaries: dict[str, int] = {}
+        self._accounted_at: int | None = None
 
     def needs(self, step: int) -> frozenset[str]:
         """What a step's selection looks at besides the codes; nothing where it selects nothing."""
@@ -109,18 +113,29 @@ class Constraint:
         due = self.selection is None or step - self.selected_at >= c.refresh_every
         return due and step % c.every_n == 0
 
+    def _accounts(self, step: int) -> bool:
+        last = self._accounted_at
+        due = last is None or step - last >= self.config.log_every
+        return self.config.pairs.account and due
+
     def _select(self, codes: Codes, evidence: Mapping[str, Tensor], step: int) -> None:
-        self.selection = self.selector(codes, fraction=self._fraction(step), step=step, **evidence)
+        how: dict[str, Any] = {"fraction": self._fraction(step), "step": step, **evidence}
+        if self._accounts(step):
+            self.selection, self.temporaries = self.selector.accounted(codes, **how)
+            self._accounted_at = step
+        else:
+            self.selection = self.selector(codes, **how)
         self.selected_at = step
         history = self.config.history
         if history.enabled and self.recorder is None:
             capacity = history.capacity or max(LEAST_CAPACITY, PAIRS_PER_ENTRY * self._most_pairs())
             self.start_history(PairHistory(capacity=capacity, decay=history.decay))
-        i, j = self.selection.i.cpu(), self.selection.j.cpu()
         if self.config.penalty.tau == "stability":
+            i, j = self.selection.i.cpu(), self.selection.j.cpu()
             self.ema = self._weights_from_history(i, j).to(codes.device)
         if self.recorder is not None:
-            self.recorder.record(step, i, j)
+            i, j = self.selection.distinct()
+            self.recorder.record(step, i.cpu(), j.cpu())
 
     def _most_pairs(self) -> int:
         """The largest k that the schedule will ask for, from what it asks for now."""

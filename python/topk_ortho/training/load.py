@@ -10,6 +10,7 @@ from topk_ortho.checkpoint import saelens
 from topk_ortho.config import SAEConfig
 from topk_ortho.sae import SAE, build
 from topk_ortho.sae.batch_topk import BatchTopKSAE
+from topk_ortho.sae.jumprelu import JumpReLUSAE
 
 
 def load_sae(folder: str | Path) -> SAE:
@@ -29,4 +30,7 @@ def load_sae(folder: str | Path) -> SAE:
             getattr(sae, name).copy_(stored[name])
     if isinstance(sae, BatchTopKSAE):
         sae.threshold = stored["threshold"].float()
+    if isinstance(sae, JumpReLUSAE):
+        with torch.no_grad():
+            sae.log_threshold.copy_(stored["threshold"].double().log())
     return sae

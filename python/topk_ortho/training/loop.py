@@ -165,7 +165,13 @@ class Loop:
             "pairs_unsupported": selection.unsupported,
             "saturation": selection.saturation,
             "path": selection.path,
+            "selection_budget": constraint.selector.memory_budget,
+            "selection_blocks": selection.blocks,
+            "selection_largest_block": selection.largest_block,
         }
+        if self.state.config.pairs.account:
+            event["selection_temporaries"] = constraint.temporaries
+            event["selection_held"] = sum(constraint.temporaries.values())
         if selection.saturation > SATURATED and not self._warned:
             self._warned = True
             warnings.warn(

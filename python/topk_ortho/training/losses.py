@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from topk_ortho.sae import SAE, Forward
+from topk_ortho.sae.jumprelu import JumpReLUSAE
 
 
 def reconstruction(x: Tensor, x_hats: tuple[Tensor, ...]) -> Tensor:
@@ -14,8 +15,13 @@ def reconstruction(x: Tensor, x_hats: tuple[Tensor, ...]) -> Tensor:
     return torch.stack(errors).mean() if len(errors) > 1 else errors[0]
 
 
-def sparsity(out: Forward) -> Tensor:
-    """L1 norm of the code, mean over the batch (decoder rows are unit vectors)."""
+def sparsity(sae: SAE, out: Forward) -> Tensor:
+    """L1 norm of the code, mean over the batch (decoder rows are unit vectors); L0 of a JumpReLU.
+
+    L0 has a gradient to the thresholds alone, see `sae/jumprelu.py`.
+    """
+    if isinstance(sae, JumpReLUSAE):
+        return sae.l0(out)
     return out.code.sum(1).mean() if out.code.dim() == 2 else out.code.sum() / out.codes.batch
 
 
@@ -37,7 +43,7 @@ def aux_k(sae: SAE, x: Tensor, out: Forward, dead: Tensor) -> Tensor:
 
 
 def steer(weight: float, *, l0: float, target: float) -> float:
-    """The L1 weight after a step: up while more than `target` features fire, down while fewer."""
+    """The sparsity weight after a step: up while more features fire than `target`, else down."""
     ratio = max(0.5, min(2.0, l0 / target))
     return weight * ratio**STEERING
 

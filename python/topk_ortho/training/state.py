@@ -14,12 +14,14 @@ from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.history import PairHistory
 from topk_ortho.pairs import PairSelection
 from topk_ortho.sae import SAE, build
+from topk_ortho.sae.jumprelu import JumpReLUSAE
 from topk_ortho.sae.sae import SPARSE_DENSITY
 from topk_ortho.training.constraint import Constraint
 from topk_ortho.training.firing import Firing
 from topk_ortho.training.optimizer import Adam
 
-FIRST_SPARSITY_WEIGHT = 0.1
+# Before it is steered: of L1 in standard deviations of the data, of L0 in variances.
+FIRST_WEIGHT = {"relu": (0.1, 0.5), "jumprelu": (0.01, 1.0)}
 RUNNING = ("rate", "silent", "threshold", "energy")  # tensors of `Firing`
 
 
@@ -29,7 +31,7 @@ class TrainState:
 
     Attributes:
         step: steps executed.
-        sparsity_weight: weight of the L1 term, 0 for architectures without one.
+        sparsity_weight: weight of the sparsity term, 0 for architectures without one.
         density: share of active entries in the codes of the step before.
         data: activations, with the scale and variance that were measured once.
     """
@@ -51,6 +53,8 @@ class TrainState:
         sae = build(config.sae, d_in=data.source.d_in, seed=config.seed).to(device)
         with torch.no_grad():
             sae.b_dec.copy_(data.mean)
+        if isinstance(sae, JumpReLUSAE):
+            sae.start(variance=data.variance)
         optimizer = Adam(sae.named_parameters(), betas=(config.beta1, config.beta2))
         return cls(
             config=config,
@@ -66,10 +70,8 @@ class TrainState:
             firing=Firing.zeros(config.sae.d_sae, device),
             constraint=Constraint(config, variance=data.variance) if config.constrained else None,
             step=0,
-            density=1.0 if config.sae.kind == "relu" else config.sae.k / config.sae.d_sae,
-            sparsity_weight=(
-                FIRST_SPARSITY_WEIGHT * data.variance**0.5 if config.sae.kind == "relu" else 0.0
-            ),
+            density=1.0 if config.sae.kind in FIRST_WEIGHT else config.sae.k / config.sae.d_sae,
+            sparsity_weight=_first_sparsity_weight(config.sae.kind, data.variance),
         )
 
     @property
@@ -108,6 +110,9 @@ class TrainState:
                 "positive": s.positive,
                 "unsupported": s.unsupported,
                 "path": s.path,
+                "repeats": s.repeats,
+                "blocks": s.blocks,
+                "largest_block": s.largest_block,
             }
         return out
 
@@ -168,3 +173,9 @@ class TrainState:
             constraint.selection = PairSelection(i, j, score, **stored)
             ema = tensors.get("selection.ema")
             constraint.ema = None if ema is None else ema.to(device)
+
+
+def _first_sparsity_weight(kind: str, variance: float) -> float:
+    """The weight of the sparsity term at step 0; 0 for kinds without one."""
+    factor, power = FIRST_WEIGHT.get(kind, (0.0, 1.0))
+    return factor * variance**power

@@ -49,7 +49,7 @@ def train_step(state: TrainState, x: Tensor) -> Step:
         loss = l2
         weight = state.sparsity_weight
         if weight:
-            loss = loss + weight * losses.sparsity(out)
+            loss = loss + weight * losses.sparsity(sae, out)
         dead = state.firing.dead(config.sae.dead_after)
         aux = l2.new_zeros(())
         if config.sae.aux_k and dead.numel():

@@ -80,7 +80,7 @@ def selection(s: Sizes) -> int:
         return min(budget, ranked + DOUBLE * s.entries)
     if c.criterion == "random":
         return min(budget, 2 * ranked)
-    if c.criterion == "decoder-cosine":
+    if c.criterion in ("decoder-cosine", "ortsae"):
         side = _side(s, s.d_in)  # the tile, its k-th value (values and places), who is near
         return min(budget, (2 * FLOAT + INT) * side**2 + ranked)
     if c.criterion in TILED:

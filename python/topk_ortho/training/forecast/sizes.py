@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from topk_ortho.activations.synthetic import BLOCK_ROWS, resolve
 from topk_ortho.config import DEFAULT_PER_FEATURE, TrainConfig
 from topk_ortho.pairs.criteria import COACTIVE
+from topk_ortho.sae.jumprelu import SURPLUS
 from topk_ortho.sae.matryoshka import default_prefixes
 from topk_ortho.sae.sae import SPARSE_DENSITY
 
 FLOAT, DOUBLE, INT = 4, 8, 8
+RELUS = ("relu", "jumprelu")  # their code is as dense as their thresholds leave it
 # Per true feature and row of a block: on or off, magnitude, two random numbers, a child's place.
 TRUTH_CELL = 12
 RUNNING = 20  # per feature: rate, threshold and energy in float32, steps of silence in int64
@@ -81,7 +83,7 @@ class Sizes:
     @property
     def sparse(self) -> bool:
         sae = self.config.sae
-        return not self.gpu and sae.kind != "relu" and sae.k < SPARSE_DENSITY * sae.d_sae
+        return not self.gpu and sae.kind not in RELUS and sae.k < SPARSE_DENSITY * sae.d_sae
 
     @property
     def priced_in_rust(self) -> bool:
@@ -126,7 +128,9 @@ class Sizes:
     def l0(self) -> float:
         """Active features of a row; about half of them all in a ReLU SAE at the start."""
         sae = self.config.sae
-        return sae.d_sae / 2 if sae.kind == "relu" else sae.k
+        if sae.kind == "relu":
+            return sae.d_sae / 2
+        return min(sae.d_sae, SURPLUS * sae.k) if sae.kind == "jumprelu" else sae.k
 
     @property
     def entries(self) -> int:
@@ -147,6 +151,8 @@ class Sizes:
         c = self.config.pairs
         if not self.config.constrained:
             return 0
+        if c.criterion == "ortsae":
+            return self.config.sae.d_sae
         k = round((c.per_feature or DEFAULT_PER_FEATURE) * self.config.sae.d_sae)
         if c.fraction is not None:
             k = round(max(c.fraction, c.final_fraction or 0.0) * self.n_pairs)

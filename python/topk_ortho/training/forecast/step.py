@@ -10,6 +10,7 @@ from topk_ortho.training.forecast.sizes import (
     ENTRY,
     MASK,
     PRODUCTS,
+    RELUS,
     RUNNING,
     SORTED_ENTRY,
     Sizes,
@@ -43,7 +44,7 @@ def encoding(s: Sizes) -> Iterator[Component]:
         yield Component("sorting of active entries", SORTED_ENTRY * s.entries, encoding, "--sae.k",
                         blocks=4)  # fmt: skip
     else:
-        if kind != "relu" and not s.ranks_batch:
+        if kind not in RELUS and not s.ranks_batch:
             yield Component("empty codes", s.dense, encoding, where)
         yield Component("dense codes", s.dense, lasting, where)
     yield Component("active entries", ENTRY * s.entries, lasting, "--sae.k", blocks=3)

@@ -1,0 +1,66 @@
+"""The arms of a comparison: each differs from the default arm in what its name says (method 5)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from topk_ortho.config import Criterion, PairsConfig, TrainConfig
+
+ALWAYS_ON = ("none", "random-matched", "ortsae", "matryoshka")
+"""Baselines that every comparison carries."""
+ORTSAE_EVERY = 5
+
+
+def arms(config: TrainConfig) -> dict[str, TrainConfig]:
+    """Every arm by name.
+
+    Args:
+        config: the default arm, which is called `coactivation` whatever its criterion is.
+    """
+    config = replace(config, with_baseline=False)
+    plain = config.without_constraint()
+    nested = replace(config.sae, kind="matryoshka")
+    ortsae = _ortsae(config)
+    every = replace(ortsae.penalty, every_n=ORTSAE_EVERY)
+    child_only = replace(ortsae.penalty, gradient="child-only")
+    return {
+        "none": plain,
+        "coactivation": config,
+        "coactive-cosine": _criterion(config, "coactive-cosine"),
+        "random": _criterion(config, "random"),
+        "random-matched": _criterion(config, "random-matched"),
+        "ortsae": ortsae,
+        f"ortsae-every-{ORTSAE_EVERY}": replace(ortsae, penalty=every),
+        "ortsae-child-only": replace(ortsae, penalty=child_only),
+        "matryoshka": replace(plain, sae=nested),
+        "matryoshka+coactivation": replace(config, sae=nested),
+    }
+
+
+def _criterion(config: TrainConfig, criterion: Criterion) -> TrainConfig:
+    """Other pairs, with the coefficient that belongs to them."""
+    return replace(
+        config,
+        pairs=replace(config.pairs, criterion=criterion),
+        penalty=replace(config.penalty, coefficient=None),
+    )
+
+
+def _ortsae(config: TrainConfig) -> TrainConfig:
+    """OrtSAE by its definition, on every step: it shares the ramp and nothing else of a penalty."""
+    return replace(
+        config,
+        pairs=PairsConfig(criterion="ortsae", memory_budget=config.pairs.memory_budget),
+        penalty=replace(
+            config.penalty,
+            coefficient=None,
+            units="variance",
+            n="d-sae",
+            tau="fixed",
+            threshold=0.0,
+            sign="positive",
+            gradient="symmetric",
+            every_n=1,
+            refresh_every=1,
+        ),
+    )

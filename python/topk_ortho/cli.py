@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -73,6 +74,33 @@ class RecipesOptions:
     """List the runs of the source documents; `topk-ortho train --recipe NAME` trains one."""
 
 
+class PairsOptions:
+    """Show the pairs that a run chose most persistently, and what their features are."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """A finished run's folder."""
+    top: int = 20
+    """How many pairs."""
+    contexts: int = 3
+    """Language models: contexts shown for each feature and each pair."""
+    samples: int | None = None
+    """Held-out activations to look at; as many as the run was measured on unless given."""
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclass(frozen=True)
+class ReproduceOptions:
+    """Train a finished run again and say whether every figure is the same, bit for bit."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """A finished run's folder."""
+    out: Path | None = None
+    """Folder of the second run; without it nothing is kept."""
+    json: bool = False
+    """Print JSON."""
+
+
 def _train(arguments: list[str]) -> int:
     return train_main(arguments, prog="topk-ortho train")
 
@@ -136,11 +164,43 @@ def _recipes(arguments: list[str]) -> int:
     return 0
 
 
+def _pairs(arguments: list[str]) -> int:
+    o = tyro.cli(PairsOptions, args=arguments, prog="topk-ortho pairs")
+    from topk_ortho.experiments.pair_analysis import analyse, as_text
+
+    found = analyse(o.run, top=o.top, contexts=o.contexts, samples=o.samples)
+    _print(json.dumps(found.as_json(), indent=2) if o.json else as_text(found))
+    return 0
+
+
+def _reproduce(arguments: list[str]) -> int:
+    o = tyro.cli(ReproduceOptions, args=arguments, prog="topk-ortho reproduce")
+    from topk_ortho.experiments.reproduce import as_text, reproduce
+    from topk_ortho.training import Interrupted
+
+    try:
+        found = reproduce(o.run, out=o.out)
+    except Interrupted as error:
+        if o.out is not None:
+            raise
+        return fail("interrupted, and nothing of the second run was kept.", error.exit_code)
+    _print(json.dumps(found.as_json(), indent=2) if o.json else as_text(found))
+    return 0 if found.equal else 1
+
+
+def _print(text: str) -> None:
+    """Print what may hold any character, also where the terminal cannot show it."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "train": (_train, "train one run (the same as python -m topk_ortho.train)"),
     "cache": (_cache, "write a language model's activations to files"),
     "doctor": (_doctor, "memory, disk and device that a run would need; takes train's options"),
     "recipes": (_recipes, "list the runs of the source documents, for train --recipe NAME"),
+    "pairs": (_pairs, "the most persistent pairs of a run, and what their features are"),
+    "reproduce": (_reproduce, "train a run again and compare every figure bit for bit"),
     "bars": (_bars, "train the arms of a setting over seeds and check the bars"),
 }
 
@@ -149,7 +209,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
-        lines = [f"  {name:<9}{help_}" for name, (_, help_) in COMMANDS.items()]
+        width = max(map(len, COMMANDS)) + 2
+        lines = [f"  {name:<{width}}{help_}" for name, (_, help_) in COMMANDS.items()]
         print("usage: topk-ortho COMMAND [OPTIONS]\n\n" + "\n".join(lines))
         print("\n`topk-ortho COMMAND --help` shows a command's options.")
         return 0 if arguments else 2

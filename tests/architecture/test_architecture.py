@@ -20,7 +20,7 @@ CONFINED = {
     "transformers": {"activations/language_model.py"},
     "datasets": {"activations/text.py"},
     "matplotlib": {"report/plots.py"},
-    "scipy": {"metrics/ground_truth.py"},
+    "scipy": {"metrics/ground_truth.py", "statistics/differences.py"},
     "tomli_w": {"config_file.py"},
     "tyro": {"command_line.py", "cli.py"},
     "sae_lens": set(),

@@ -181,7 +181,7 @@ def test_evaluation_and_checkpoint_mix_no_devices(gpu: torch.device, monkeypatch
     monkeypatch.setattr(evaluation, "CALIBRATION_ROWS", 256)
     state, _ = run_steps(gpu)
     evaluation.calibrate_threshold(state.sae, state.buffer.fork())
-    figures = evaluation.evaluate(state.sae, state.data, samples=300)
+    figures, _ = evaluation.evaluate(state.sae, state.data, samples=300)
     assert figures["rows"] == 300 and 0 < figures["l0"] < 256
     stored = {name: t.cpu() if isinstance(t, Pretend) else t for name, t in state.tensors().items()}
     other, _ = run_steps(gpu, n=1)

@@ -204,6 +204,46 @@ def test_equals_the_plain_twin(seed: int, n_true: int, d_sae: int, rows: int) ->
         fired[:, c].sum() >= MIN_CHILD_TOKENS for c in range(n_true) if parent[c] >= 0
     )
     json.dumps([got, result.table()], allow_nan=False)
+    counts = result.counts()
+    assert set(counts) == set(got) - {"uniqueness", "edges_eligible", "edges_total"}
+    for name, count in counts.items():
+        # a figure is there exactly where something was counted for it
+        measured = count.get("used", count.get("denominator"))
+        assert (got[name] is None) == (measured == 0), name
+        if measured == 1 and "numerator" in count:
+            assert got[name] == pytest.approx(count["numerator"] / count["denominator"])
+
+
+def test_counts_of_one_parent_with_two_children() -> None:
+    directions = torch.eye(3)
+    fired = torch.zeros(200, 3, dtype=torch.bool)
+    fired[:130, 0] = True
+    fired[:30, 1] = True
+    fired[30:90, 2] = True
+    acts = fired.float()
+    acts[:15, 0] = 0.0  # absorbed by the first child on 15 of its 30 tokens
+    acts[30:36, 0] = 0.0  # and by the second on 6 of its 60
+    acts[90:94, 0] = 0.0  # missed on 4 of the 40 tokens without a child
+    acts[:10, 1] = 0.0
+    acts[150:160, 2] = 1.0
+    meter = GroundTruthMeter(directions, torch.tensor([-1, 0, 0]), directions)
+    meter.update(fired, acts)
+    figures, counts = meter.result().summary(), meter.result().counts()
+
+    def counted(name: str) -> tuple[int, ...]:
+        return tuple(counts[name][k] for k in ("numerator", "denominator", "used", "left_out"))
+
+    assert counted("absorption_rate") == (21, 90, 2, 0)
+    assert figures["absorption_rate"] == pytest.approx((15 / 30 + 6 / 60) / 2)
+    assert counted("absorption_rate_found") == (21, 90, 2, 0)
+    assert counted("absorption_rate_fired") == (5 + 6, 20 + 60, 2, 0)
+    assert counted("base_miss") == (8, 80, 2, 0)  # the parent's tokens, once for each edge
+    assert counts["parents_found"] == {"numerator": 1, "denominator": 1}
+    assert counts["mcc"] == {"used": 3, "left_out": 0}
+    assert counted("precision_child") == (20 + 60, 20 + 70, 2, 0)
+    assert counted("recall_parent") == (105, 130, 1, 0)
+    assert counted("f1_independent") == (0, 0, 0, 0)
+    assert counts["excess"] == {"used": 2, "left_out": 0}
 
 
 def test_rare_children_are_left_out_of_the_averages() -> None:
@@ -220,8 +260,27 @@ def test_rare_children_are_left_out_of_the_averages() -> None:
     assert result.summary()["absorption_rate"] == 0.0
     assert result.summary()["edges_eligible"] == 1
     rare = result.edges[1]
-    assert (rare.child, rare.n_child, rare.n_silent, rare.absorption_rate) == (2, 19, 19, 1.0)
-    assert (rare.n_parent_alone, rare.n_silent_alone, rare.base_miss) == (21, 0, 0.0)
+    assert (rare.child, rare.n_child, rare.n_silent, rare.n_child_fires) == (2, 19, 19, 19)
+    assert (rare.n_parent_alone, rare.n_silent_alone) == (21, 0)
+    rates = ("absorption_rate", "absorption_rate_fired", "base_miss", "excess", "partial")
+    assert [getattr(rare, name) for name in rates] == [None] * 5
+    assert result.counts()["absorption_rate"] == {
+        "used": 1,
+        "left_out": 1,
+        "numerator": 0,
+        "denominator": 20,
+    }
+
+
+def test_every_child_too_rare_is_unavailable_not_zero() -> None:
+    meter = GroundTruthMeter(torch.eye(2), PARENT_OF_ONE, torch.eye(2))
+    fired = torch.ones(MIN_CHILD_TOKENS - 1, 2, dtype=torch.bool)
+    meter.update(fired, fired.float())
+    figures, counts = meter.result().summary(), meter.result().counts()
+    for name in ("absorption_rate", "absorption_rate_fired", "base_miss", "excess", "partial"):
+        assert figures[name] is None
+        assert (counts[name]["used"], counts[name]["left_out"]) == (0, 1)
+    assert counts["absorption_rate"]["denominator"] == 0
 
 
 def test_a_parent_without_a_feature_is_unavailable_not_absorbed() -> None:

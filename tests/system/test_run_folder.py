@@ -63,7 +63,8 @@ def result_of(folder: Path) -> dict:
 
 
 def test_both_arms_have_all_files(both):
-    arm = {"config.toml", "manifest.json", "metrics.jsonl", "result.json", "checkpoints", "sae"}
+    arm = {"config.toml", "manifest.json", "metrics.jsonl", "result.json", "ground_truth.json"}
+    arm |= {"checkpoints", "sae"}
     assert {p.name for p in both.iterdir()} == arm | {
         "history.bin",
         "plots",
@@ -111,6 +112,24 @@ def test_the_result_has_its_keys(both):
     assert (result["criterion"], plain["criterion"]) == ("coactivation", "none")
     assert (result["coefficient"], plain["coefficient"]) == (3.0, 0.0)
     assert (result["steps"], result["rows"]) == (20, 512)
+
+
+def test_rates_stand_beside_what_they_were_counted_from(both):
+    for folder in (both, both / "baseline"):
+        result, truth = result_of(folder), json.loads((folder / "ground_truth.json").read_text())
+        counts = result["counts"]
+        assert set(counts) > {"absorption_rate", "base_miss", "mcc", "f1_child", "dead_features"}
+        for name, count in counts.items():
+            assert (result[name] is None) == (0 in (count.get("used"), count.get("denominator")))
+        used = [edge for edge in truth["edges"] if edge["eligible"]]
+        assert counts["absorption_rate"]["used"] == len(used) == result["edges_eligible"]
+        assert counts["absorption_rate"]["numerator"] == sum(edge["n_silent"] for edge in used)
+        assert counts["absorption_rate"]["denominator"] == sum(edge["n_child"] for edge in used)
+        rare = [edge for edge in truth["edges"] if not edge["eligible"]]
+        assert all(edge["absorption_rate"] is None for edge in rare)
+        assert counts["dead_features"] == {"numerator": 64 - result["alive"], "denominator": 64}
+        assert (truth["rows"], truth["min_child_tokens"]) == (512, 20)
+        assert [f["parent"] for f in truth["features"]][:6] == [None] * 4 + [0, 0]
 
 
 def test_the_comparison_subtracts(both):

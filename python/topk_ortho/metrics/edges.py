@@ -1,17 +1,17 @@
-"""What is reported of features whose truth is known: edges, detectors, and their averages.
+"""What is reported of features whose truth is known: edges, detectors, their averages, and counts.
 
 Plain numbers, made by `GroundTruthMeter.result`. None stands for "not measurable" and is left out
-of every average.
+of every average; how many were left out, and the tokens counted, stand beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 MIN_CHILD_TOKENS = 20
-"""Edges whose child is on for fewer tokens are left out of the averages."""
+"""Edges whose child is on for fewer tokens have no rates."""
 
 FOUND_COSINE = 0.8
 """A parent counts as found when its match has a larger cosine."""
@@ -27,13 +27,28 @@ RATES = (
 )
 """The figures of an edge that `GroundTruthResult.summary` averages."""
 
+EDGE_COUNTS = {
+    "absorption_rate": ("n_silent", "n_child"),
+    "absorption_rate_fired": ("n_silent_fired", "n_child_fires"),
+    "base_miss": ("n_silent_alone", "n_parent_alone"),
+}
+"""Numerator and denominator of an edge's rates."""
+
+DETECTOR_COUNTS: dict[str, Callable[[Detector], tuple[int, int]]] = {
+    "precision": lambda d: (d.n_hit, d.n_fires),
+    "recall": lambda d: (d.n_hit, d.n_on),
+    "f1": lambda d: (2 * d.n_hit, d.n_on + d.n_fires),
+}
+"""Numerator and denominator of a match as a detector."""
+
 
 @dataclass(frozen=True)
 class Edge:
     """One (parent, child) edge: indices of true features, their matches, counts and rates.
 
     "On" is said of a true feature, "fires" of its matched feature. None stands for a match that
-    does not exist and for all that follows from it, and for a rate over no token.
+    does not exist and for all that follows from it, for a rate over no token, and for every rate
+    of an edge with fewer than `MIN_CHILD_TOKENS` child tokens, whose counts remain.
 
     Attributes:
         n_child: tokens with the child on.
@@ -78,32 +93,54 @@ class Edge:
 
 
 @dataclass(frozen=True)
+class Detector:
+    """A true feature and its match, as a detector of it.
+
+    Attributes:
+        parent: the true feature's parent, None for none.
+        feature: its match; `cosine` theirs. None without a match.
+        n_on: tokens with the true feature on.
+        n_fires: tokens on which the match fires, 0 without one.
+        n_hit: tokens with both.
+        precision: also `recall` and `f1`: None without a match or where the true feature is never
+            on; precision also where the match never fires.
+    """
+
+    parent: int | None
+    feature: int | None
+    cosine: float | None
+    n_on: int
+    n_fires: int
+    n_hit: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
+@dataclass(frozen=True)
 class GroundTruthResult:
     """Everything measured against the truth.
 
     Attributes:
         rows: tokens seen.
         edges: one entry per (parent, child), in the order of the children.
-        parent: `[n_true]`, each true feature's parent, -1 for none.
-        cosine: `[n_true]`, the cosine of each one's match, None without a match.
-        precision: `[n_true]`, of the match as a detector of the true feature; `recall` and `f1`
-            alike. None without a match or where the true feature is never on; precision also
-            where the match never fires.
+        detectors: one entry per true feature.
         uniqueness: distinct true features that are the nearest of some feature, per feature.
     """
 
     rows: int
     edges: tuple[Edge, ...]
-    parent: tuple[int, ...]
-    cosine: tuple[float | None, ...]
-    precision: tuple[float | None, ...]
-    recall: tuple[float | None, ...]
-    f1: tuple[float | None, ...]
+    detectors: tuple[Detector, ...]
     uniqueness: float | None
 
-    def table(self) -> list[dict[str, Any]]:
-        """The edges as JSON-ready rows."""
-        return [{**asdict(edge), "eligible": edge.eligible} for edge in self.edges]
+    def table(self) -> dict[str, Any]:
+        """Every edge and every true feature with its counts, ready for JSON."""
+        return {
+            "rows": self.rows,
+            "min_child_tokens": MIN_CHILD_TOKENS,
+            "edges": [{**asdict(edge), "eligible": edge.eligible} for edge in self.edges],
+            "features": [asdict(detector) for detector in self.detectors],
+        }
 
     def summary(self) -> dict[str, float | int | None]:
         """Flat figures: `RATES` as macro averages over the eligible edges, `absorption_rate_found`
@@ -111,31 +148,81 @@ class GroundTruthResult:
         `edges_total`, and `precision`, `recall`, `f1` with `_parent` (features that have
         children), `_child` (that have a parent), `_independent` (neither)."""
         eligible = [edge for edge in self.edges if edge.eligible]
-        parents = sorted({p for p in self.parent if p >= 0})
         figures: dict[str, float | int | None] = {
             name: _mean(getattr(edge, name) for edge in eligible) for name in RATES
         }
         figures["absorption_rate_found"] = _mean(e.absorption_rate for e in eligible if e.found)
-        figures["parents_found"] = _mean(
-            float((self.cosine[p] or 0.0) > FOUND_COSINE) for p in parents
-        )
-        figures["mcc"] = _mean(self.cosine)
+        figures["parents_found"] = _mean(float(found) for found in self._found())
+        figures["mcc"] = _mean(d.cosine for d in self.detectors)
         figures["uniqueness"] = self.uniqueness
-        figures |= self._groups(parents)
+        for group, members in self._groups().items():
+            for name in DETECTOR_COUNTS:
+                figures[f"{name}_{group}"] = _mean(getattr(d, name) for d in members)
         return figures | {"edges_eligible": len(eligible), "edges_total": len(self.edges)}
 
-    def _groups(self, parents: Sequence[int]) -> dict[str, float | None]:
-        every, has_children = range(len(self.parent)), set(parents)
-        groups = {
-            "parent": parents,
-            "child": [t for t in every if self.parent[t] >= 0],
-            "independent": [t for t in every if self.parent[t] < 0 and t not in has_children],
-        }
+    def counts(self) -> dict[str, dict[str, int]]:
+        """What each figure of `summary` rests on.
+
+        `used` and `left_out` are edges (features for `mcc` and the detectors): an average is over
+        those used, the others have too few tokens or no match. For rates, `numerator` and
+        `denominator` are tokens added up over those used (parents for `parents_found`); their
+        quotient weighs edges by their tokens, the figure itself weighs them alike.
+        """
+        out = {}
+        for name in RATES:
+            used = [edge for edge in self.edges if edge.eligible and _has(edge, name)]
+            out[name] = _support(used, len(self.edges)) | _edge_tokens(used, name)
+        found = [e for e in self.edges if e.eligible and e.found and _has(e, "absorption_rate")]
+        out["absorption_rate_found"] = _support(found, len(self.edges))
+        out["absorption_rate_found"] |= _edge_tokens(found, "absorption_rate")
+        every = self._found()
+        out["parents_found"] = {"numerator": sum(every), "denominator": len(every)}
+        out["mcc"] = _support([d for d in self.detectors if _has(d, "cosine")], len(self.detectors))
+        for group, members in self._groups().items():
+            for name, counts in DETECTOR_COUNTS.items():
+                measured = [d for d in members if _has(d, name)]
+                out[f"{name}_{group}"] = _support(measured, len(members))
+                out[f"{name}_{group}"] |= _quotient(map(counts, measured))
+        return out
+
+    def _parents(self) -> list[int]:
+        return sorted({d.parent for d in self.detectors if d.parent is not None})
+
+    def _found(self) -> list[bool]:
+        return [(self.detectors[p].cosine or 0.0) > FOUND_COSINE for p in self._parents()]
+
+    def _groups(self) -> dict[str, list[Detector]]:
+        parents = self._parents()
+        has_children = set(parents)
         return {
-            f"{name}_{group}": _mean(getattr(self, name)[t] for t in members)
-            for group, members in groups.items()
-            for name in ("precision", "recall", "f1")
+            "parent": [self.detectors[p] for p in parents],
+            "child": [d for d in self.detectors if d.parent is not None],
+            "independent": [
+                d
+                for t, d in enumerate(self.detectors)
+                if d.parent is None and t not in has_children
+            ],
         }
+
+
+def _has(owner: Edge | Detector, name: str) -> bool:
+    return getattr(owner, name) is not None
+
+
+def _support(used: Sequence[Edge | Detector], total: int) -> dict[str, int]:
+    return {"used": len(used), "left_out": total - len(used)}
+
+
+def _edge_tokens(edges: Sequence[Edge], name: str) -> dict[str, int]:
+    if name not in EDGE_COUNTS:
+        return {}
+    above, below = EDGE_COUNTS[name]
+    return _quotient((getattr(edge, above), getattr(edge, below)) for edge in edges)
+
+
+def _quotient(counts: Iterable[tuple[int, int]]) -> dict[str, int]:
+    pairs = list(counts)
+    return {"numerator": sum(a for a, _ in pairs), "denominator": sum(b for _, b in pairs)}
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -12,13 +12,14 @@ smaller side); a batch costs a few `[rows, n_true]` masks.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
-from topk_ortho.metrics.edges import Edge, GroundTruthResult
+from topk_ortho.metrics.edges import MIN_CHILD_TOKENS, Detector, Edge, GroundTruthResult
 
 
 def match(W_dec: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
@@ -163,18 +164,28 @@ class GroundTruthMeter:
 
     def result(self) -> GroundTruthResult:
         """The rates over all tokens so far."""
-        n, unknown = self._sums, self.feature < 0
-        never = unknown | (n["on"] == 0)
         return GroundTruthResult(
             rows=self.rows,
             edges=self._edges(),
-            parent=tuple(self._parent.tolist()),
-            cosine=_known(self.cosine),
-            precision=_known((n["hit"] / n["fires"]).masked_fill(never, math.nan)),
-            recall=_known((n["hit"] / n["on"]).masked_fill(never, math.nan)),
-            f1=_known((2 * n["hit"] / (n["on"] + n["fires"])).masked_fill(never, math.nan)),
+            detectors=self._detectors(),
             uniqueness=self._uniqueness,
         )
+
+    def _detectors(self) -> tuple[Detector, ...]:
+        n, unknown = self._sums, self.feature < 0
+        never = unknown | (n["on"] == 0)
+        columns = {
+            "parent": _whole(_index(self._parent)),
+            "feature": _whole(_index(self.feature)),
+            "cosine": _known(self.cosine),
+            "n_on": _whole(n["on"]),
+            "n_fires": _whole(n["fires"].masked_fill(unknown, 0)),
+            "n_hit": _whole(n["hit"].masked_fill(unknown, 0)),
+            "precision": _known((n["hit"] / n["fires"]).masked_fill(never, math.nan)),
+            "recall": _known((n["hit"] / n["on"]).masked_fill(never, math.nan)),
+            "f1": _known((2 * n["hit"] / (n["on"] + n["fires"])).masked_fill(never, math.nan)),
+        }
+        return tuple(Detector(**row) for row in _rows(columns))
 
     def _edges(self) -> tuple[Edge, ...]:
         n, p, c = self._sums, self._parent_of, self._child_of
@@ -184,14 +195,14 @@ class GroundTruthMeter:
         silent_alone = n["alone_silent"][p].masked_fill(no_parent, math.nan)
         fires = n["hit"][c].masked_fill(no_child, math.nan)
         silent_fired = n["silent_fired"].masked_fill(no_parent | no_child, math.nan)
-        rate, base = silent / count, silent_alone / alone
+        enough = torch.where(count < MIN_CHILD_TOKENS, math.nan, 1.0)
+        rate, base = silent / count * enough, silent_alone / alone * enough
         partial = 1 - (n["child_value"] / count) / (n["alone_value"][p] / alone)
-        feature = self.feature.double().masked_fill(self.feature < 0, math.nan)
         whole = {
             "parent": p,
             "child": c,
-            "parent_feature": feature[p],
-            "child_feature": feature[c],
+            "parent_feature": _index(self.feature[p]),
+            "child_feature": _index(self.feature[c]),
             "n_child": count,
             "n_silent": silent,
             "n_child_fires": fires,
@@ -203,20 +214,29 @@ class GroundTruthMeter:
             "parent_cosine": self.cosine[p],
             "child_cosine": self.cosine[c],
             "absorption_rate": rate,
-            "absorption_rate_fired": silent_fired / fires,
+            "absorption_rate_fired": silent_fired / fires * enough,
             "base_miss": base,
             "excess": rate - base,
-            "partial": partial,
+            "partial": partial * enough,
             "decoder_leak": self._leak,
             "encoder_hole": self._hole,
         }
-        columns: dict[str, tuple[Any, ...]] = {k: _known(v) for k, v in real.items()}
-        for name, values in whole.items():
-            columns[name] = tuple(None if v is None else int(v) for v in _known(values.double()))
-        return tuple(
-            Edge(**dict(zip(columns, row, strict=True)))
-            for row in zip(*columns.values(), strict=True)
-        )
+        columns = {k: _known(v) for k, v in real.items()} | {k: _whole(v) for k, v in whole.items()}
+        return tuple(Edge(**row) for row in _rows(columns))
+
+
+def _rows(columns: Mapping[str, tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
+    for row in zip(*columns.values(), strict=True):
+        yield dict(zip(columns, row, strict=True))
+
+
+def _index(values: Tensor) -> Tensor:
+    """Indices as float64, NaN for the -1 of none."""
+    return values.double().masked_fill(values < 0, math.nan)
+
+
+def _whole(values: Tensor) -> tuple[int | None, ...]:
+    return tuple(None if v is None else int(v) for v in _known(values.double()))
 
 
 def _known(values: Tensor) -> tuple[float | None, ...]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from topk_ortho.activations import Activations, Block, ShuffleBuffer, Source
 from topk_ortho.metrics.behaviour import behaviour
+from topk_ortho.metrics.edges import GroundTruthResult
 from topk_ortho.metrics.ground_truth import GroundTruthMeter
 from topk_ortho.metrics.reconstruction import Reconstruction, decoder_geometry
 from topk_ortho.sae import SAE
@@ -29,6 +30,18 @@ PIECE = 2**20
 GEOMETRY_CELLS = 2**31
 """Cosines of decoder rows measured: above, a sample of the features against all others."""
 BEHAVIOUR_CONTEXTS = 128
+
+
+class Evaluation(NamedTuple):
+    """What was measured.
+
+    Attributes:
+        figures: by name, and `counts`: what each rate was counted from, by the same names.
+        truth: every edge and true feature, None without ground truth.
+    """
+
+    figures: dict[str, Any]
+    truth: GroundTruthResult | None
 
 
 @torch.no_grad()
@@ -52,8 +65,8 @@ def calibrate_threshold(sae: SAE, fresh: ShuffleBuffer) -> None:
 
 
 @torch.no_grad()
-def evaluate(sae: SAE, data: Activations, *, samples: int) -> dict[str, Any]:
-    """Reconstruction, sparsity, geometry, ground truth and behaviour as one flat dict."""
+def evaluate(sae: SAE, data: Activations, *, samples: int) -> Evaluation:
+    """Reconstruction, sparsity, geometry, ground truth and behaviour."""
     device = sae.W_dec.device
     reconstruction = Reconstruction(sae.d_in, sae.d_sae)
     truth = data.source.truth
@@ -68,12 +81,17 @@ def evaluate(sae: SAE, data: Activations, *, samples: int) -> dict[str, Any]:
         reconstruction.update(x, sae.decode(acts), acts)
         if meter is not None and block.fired is not None:
             meter.update(block.fired, acts.cpu())
-    out = reconstruction.result() | decoder_geometry(sae.W_dec, sample=geometry_sample(sae.d_sae))
-    if meter is not None:
-        out |= meter.result().summary()
+    out: dict[str, Any] = reconstruction.result() | decoder_geometry(
+        sae.W_dec, sample=geometry_sample(sae.d_sae)
+    )
+    counts = {"dead_features": {"numerator": sae.d_sae - out["alive"], "denominator": sae.d_sae}}
+    measured = None if meter is None else meter.result()
+    if measured is not None:
+        out |= measured.summary()
+        counts |= measured.counts()
     if data.language is not None and truth is None:
         out |= _behaviour(sae, data.language, data.scale)
-    return out
+    return Evaluation(out | {"counts": counts}, measured)
 
 
 def _largest(values: Tensor, n: int) -> Tensor:

@@ -204,7 +204,9 @@ class Loop:
             raise RuntimeError("0 steps executed, but a run has to train; see --steps.")
         evaluation.calibrate_threshold(state.sae, state.buffer.fork())
         self._export()
-        figures = evaluation.evaluate(state.sae, state.data, samples=config.eval_samples)
+        figures, truth = evaluation.evaluate(state.sae, state.data, samples=config.eval_samples)
+        if truth is not None:
+            self.folder.write_json("ground_truth.json", truth.table())
         history = state.history()
         if history is not None:
             self.folder.write_bytes("history.bin", history)

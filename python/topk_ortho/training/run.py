@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from topk_ortho.activations import Activations, prepare
+from topk_ortho.activations.fingerprint import fingerprint
 from topk_ortho.config import TrainConfig
 from topk_ortho.config_file import config_hash
 from topk_ortho.config_rules import check
@@ -139,7 +140,8 @@ def _arm(
     if how.progress:
         print(in_short(expected, device), file=sys.stderr, flush=True)
     described = hardware.describe(config, device, threads)
-    described |= {"config_hash": config_hash(config), "memory_forecast": expected.as_json()}
+    described |= {"config_hash": config_hash(config), "data": fingerprint(config)}
+    described |= {"memory_forecast": expected.as_json()}
     folder.write_json("manifest.json", described)
     name = config.pairs.criterion if config.constrained else "none"
     state = TrainState.fresh(config, data, device)

@@ -1,0 +1,55 @@
+"""What tells whether the files that a run reads are still the same.
+
+Small files are hashed whole, large ones by their size and their two ends, so that a folder of
+thousands of shards costs seconds. A model or dataset by name has no files here and is not covered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from topk_ortho.activations.files import DESCRIPTION, SUFFIXES
+from topk_ortho.config import TrainConfig
+
+WHOLE = 8 * 2**20
+"""Bytes up to which a file is hashed whole."""
+END = 2**20
+"""Bytes hashed at either end of a larger one."""
+
+
+def fingerprint(config: TrainConfig) -> dict[str, dict[str, Any] | None]:
+    """`bytes` and `sha256` of each file that the data of `config` is made of, by its path as
+    configured; None for a file that cannot be read, {} for synthetic data."""
+    return {str(path): _of(path) for path in _files(config)}
+
+
+def _files(config: TrainConfig) -> list[Path]:
+    if config.activations == "synthetic":
+        return []
+    if config.activations == "files":
+        assert config.data is not None
+        return _inside(config.data, lambda p: p.suffix in SUFFIXES or p.name == DESCRIPTION)
+    model = Path(config.model).expanduser()
+    parts = _inside(model, lambda p: p.suffix in (".safetensors", ".json", ".model"))
+    return [*config.text, *parts]
+
+
+def _inside(folder: Path, wanted: Any) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if wanted(p)) if folder.is_dir() else []
+
+
+def _of(path: Path) -> dict[str, Any] | None:
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            if size <= WHOLE:
+                digest = hashlib.file_digest(file, "sha256")
+            else:
+                digest = hashlib.sha256(file.read(END))
+                file.seek(size - END)
+                digest.update(file.read(END))
+    except OSError:
+        return None
+    return {"bytes": size, "sha256": digest.hexdigest(), "whole": size <= WHOLE}

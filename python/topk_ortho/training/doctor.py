@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from topk_ortho.activations.language_model import LanguageModelSource
+from topk_ortho.activations.source import LanguageSource
 from topk_ortho.config import TrainConfig
 from topk_ortho.training import hardware
 from topk_ortho.training.forecast import ALL_ALONG, Forecast, Place, forecast, readable
@@ -79,9 +80,9 @@ def in_short(expected: Forecast, device: torch.device) -> str:
     )
 
 
-def cached_blocks(language: LanguageModelSource | None) -> int:
+def cached_blocks(language: LanguageSource | None) -> int:
     """Bytes that the source of a language model's activations will keep of them at most."""
-    if language is None:
+    if not isinstance(language, LanguageModelSource):
         return 0
     tokens = language.contexts("train").numel() + language.contexts("eval").numel()
     return min(CACHED_BLOCKS, 4 * language.d_in * tokens)

@@ -193,7 +193,9 @@ def choose(none: Setting, tried: Sequence[Setting]) -> tuple[Setting | None, str
         return None, f"the SAE itself is not fit to be read: {why}. Train it longer or wider first."
     if excess < LEAST_EXCESS:
         return None, (
-            f"no constraint is needed: the excess of none is {excess:.3f}, below {LEAST_EXCESS:g}."
+            f"no constraint is needed: parents are silent on {means['absorption_rate']:.3f} of "
+            f"their children's tokens and on {means['base_miss']:.3f} of their own, so the excess "
+            f"is {excess:.3f}, below {LEAST_EXCESS:g}."
         )
     pairs = [(s.coefficient, list(s.by_seed.values())) for s in tried]
     _, best = weigh(pairs, none=means["explained_variance"])

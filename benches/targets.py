@@ -84,6 +84,7 @@ def extra(record: Results, section: str, more: str, less: str) -> float | None:
 
 
 ON, OFF = "ours, penalty on (0.1 % of pairs)", "ours, penalty off"
+BFLOAT16 = "ours, penalty on, bfloat16 products"
 NO_HISTORY = "ours, penalty on, history off"
 SAELENS, DICTIONARY = "SAELens, no penalty", "dictionary_learning, no penalty"
 
@@ -98,6 +99,10 @@ def _step(record: Results) -> list[Target]:
                 _least(f"training step with the penalty, against {title} without ({words})", 3,
                        mine, ms(record, section, name), command, _STEP)
             )  # fmt: skip
+    for section, words in (("kept", "freed memory kept"), ("default", "default settings")):
+        title = f"the same with bfloat16 products, against SAELens ({words}; stretch)"
+        mine = ms(record, section, BFLOAT16)
+        out.append(_least(title, 6, mine, ms(record, section, SAELENS), command, _BFLOAT16))
     work, off = ms(record, "kept", ON), ms(record, "kept", OFF)
     dense = ms(record, "kept", SAELENS)
     share = extra(record, "kept", ON, OFF)
@@ -171,6 +176,7 @@ def _curves(record: Results) -> list[Target]:
 _STEP = (
     "the dense encoder product alone is two fifths of our step (profile), and everyone pays for it"
 )
+_BFLOAT16 = "choosing the largest of each row and Adam's passes over memory remain (profile)"
 _WORK = "mostly the cosines of the penalty's forward pass (profile); see its own row"
 _HISTORY = "not profiled; the thread that keeps the history shares the cores with torch"
 _OBSERVE = "not profiled; ours also keeps an error bound, survival and overlap"

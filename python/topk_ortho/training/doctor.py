@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,9 +19,11 @@ from topk_ortho.activations.language_model import LanguageModelSource
 from topk_ortho.activations.source import LanguageSource
 from topk_ortho.config import TrainConfig
 from topk_ortho.training import hardware
-from topk_ortho.training.forecast import ALL_ALONG, Forecast, Place, forecast, readable
-from topk_ortho.training.memory import memory_available, memory_in_use
+from topk_ortho.training.forecast import Forecast, Place, forecast, readable
+from topk_ortho.training.memory import memory_available, memory_in_use, release_freed
 
+LOADED = 210 * 10**6
+"""What a process grows by when optimiser, matching and products are used for the first time."""
 NAMED = 3  # components in the short form
 CACHED_BLOCKS = 2**30  # what a language model's source keeps of its activations
 
@@ -38,7 +41,9 @@ def examine(config: TrainConfig, out: Path | None = None) -> tuple[str, bool]:
     device = hardware.choose_device(config.device)
     d_in, cached = _data(config, device)
     threads = hardware.choose_threads(config, d_in)
-    expected = forecast(config, d_in=d_in, device=device.type, cached=cached)
+    expected = forecast(
+        config, d_in=d_in, device=device.type, cached=cached, loaded=still_to_load()
+    )
     facts = hardware.describe(config, device, threads)
     versions = facts["versions"]
     on = facts["hardware"]
@@ -63,7 +68,10 @@ def examine(config: TrainConfig, out: Path | None = None) -> tuple[str, bool]:
 
 def announce(config: TrainConfig, *, d_in: int, device: torch.device, cached: int) -> Forecast:
     """Warn of a run that will hardly fit; its forecast."""
-    expected = forecast(config, d_in=d_in, device=device.type, cached=cached)
+    release_freed()  # what the data's preparation left is used again: it is not in use
+    expected = forecast(
+        config, d_in=d_in, device=device.type, cached=cached, loaded=still_to_load()
+    )
     for problem in _problems(expected, device):
         warnings.warn(problem, stacklevel=2)
     return expected
@@ -76,8 +84,13 @@ def in_short(expected: Forecast, device: torch.device) -> str:
     named = ", ".join(f"{part.name} {readable(part.bytes)}" for part in parts)
     return (
         f"memory: {readable(memory_in_use(where)[0])} in use, {readable(expected.peak(place))} "
-        f"more at the peak, {_when(expected, place)}: {named}, ..."
+        f"more at the peak, in {expected.moment(place)}: {named}, ..."
     )
+
+
+def still_to_load() -> int:
+    """Bytes of code that the process has yet to load: the optimiser brings torch's compiler."""
+    return 0 if "torch._dynamo" in sys.modules else LOADED
 
 
 def cached_blocks(language: LanguageSource | None) -> int:
@@ -111,13 +124,8 @@ def _data(config: TrainConfig, device: torch.device) -> tuple[int, int]:
     return language.d_in, cached_blocks(language)
 
 
-def _when(expected: Forecast, place: Place) -> str:
-    moment = expected.moment(place)
-    return moment if moment == ALL_ALONG else f"in {moment}"
-
-
 def _table(expected: Forecast, place: Place, where: torch.device) -> Iterator[str]:
-    yield f"memory on {where.type}, at its peak {_when(expected, place)}"
+    yield f"memory on {where.type}, at its peak, in {expected.moment(place)}"
     used = memory_in_use(where)[0]
     yield _row("in use already", used, "")
     for part in expected.at_peak(place):
@@ -140,11 +148,16 @@ def _fits(expected: Forecast, place: Place, where: torch.device) -> bool:
 def _problems(expected: Forecast, device: torch.device) -> Iterator[str]:
     for place, where in places(device):
         if not _fits(expected, place, where):
-            largest = next(part for part in expected.at_peak(place) if part.setting)
+            parts = [part for part in expected.at_peak(place) if part.setting]
+            remedy = (
+                f"lower {parts[0].setting} ({parts[0].name} takes {readable(parts[0].bytes)})"
+                if parts
+                else f"take data of fewer dimensions ({expected.moment(place)} takes most)"
+            )
             yield (
                 f"the run is expected to need {readable(expected.peak(place))} more memory on "
-                f"{where.type}, but {readable(memory_available(where) or 0)} is available; lower "
-                f"{largest.setting} ({largest.name} takes {readable(largest.bytes)})."
+                f"{where.type}, but {readable(memory_available(where) or 0)} is available; "
+                f"{remedy}."
             )
 
 

@@ -4,29 +4,34 @@
 //! bits however the features are cut into blocks or shared among threads. The score is the sum rounded once to float32.
 //! A selection keeps the `k` largest scores, ties to the smaller pair; scores of zero are never selected.
 //!
-//! Costs one multiplication and one note per product, `batch * L0² / 2` of them, whatever the number of features. Of the
-//! scores, those below 0.95 of the last selection's k-th best are dropped as they come; that bar is only a guess, and a
-//! selection for which it was too high is made again without it.
-//! Memory beside the answer: 20 bytes per entry and 4 per feature; and per thread 8 bytes per feature, 8 per feature of
-//! the fullest row of pairs, and 24 bytes for each of the `k` pairs.
+//! Costs one multiplication and one note per product, `batch * L0² / 2` of them, and one pass over a bit per feature:
+//! all else is done for the features that are active in the batch. Of the scores, those below 0.95 of the last
+//! selection's k-th best are dropped as they come; that bar is only a guess, and a selection for which it was too high
+//! is made again without it.
+//! Memory beside the answer: 20 bytes per entry, 8 per active feature, and 4 per feature that are touched where it is
+//! active; and per thread 8 bytes per active feature, 8 per feature of the fullest row of pairs, and 16 bytes for each
+//! of the `k` pairs, 32 with more than 65,536 active features; as much again as the latter while the best are sorted.
 //! Refuses codes that are no CSR, and scores that are negative or not finite, naming the pair. A refused call changes
 //! nothing but the buffers.
 
 mod accumulator;
+mod band;
 mod cosine;
+mod search;
 #[cfg(test)]
 mod tests;
 
 use crate::codes::{Codes, Feature, Transposed};
-use crate::topk::buffer::{Buffer, ROW};
-use crate::topk::{INFINITY, SMALLEST_POSITIVE, Selection, check_score};
+use crate::order::Candidate;
+use crate::topk::Selection;
 use crate::work::{check_threads, each, shares};
 use crate::{Error, Pair};
 use accumulator::Accumulator;
+use search::{Bar, by_sums};
 use std::ops::Range;
 
-/// How far below the last k-th best score the next one is expected.
-const MARGIN: f32 = 0.95;
+/// Indices below this fit a candidate of 64 bits.
+const NARROW: usize = 1 << 16;
 
 /// A selection, and what it was selected from.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -62,9 +67,8 @@ pub struct Sums {
 #[derive(Clone, Debug)]
 pub struct Coactivation {
     threads: usize,
-    /// Score that about `k` pairs are expected to reach, as bits: of sums, and of cosines.
-    bar: u32,
-    cosine_bar: u32,
+    bar: Bar,
+    cosine_bar: Bar,
     codes: Transposed,
     workers: Vec<Accumulator>,
 }
@@ -78,8 +82,8 @@ impl Coactivation {
         check_threads(threads)?;
         Ok(Self {
             threads,
-            bar: SMALLEST_POSITIVE,
-            cosine_bar: SMALLEST_POSITIVE,
+            bar: Bar::default(),
+            cosine_bar: Bar::default(),
             codes: Transposed::default(),
             workers: Vec::new(),
         })
@@ -95,10 +99,25 @@ impl Coactivation {
         k: usize,
     ) -> Result<Selected, Error> {
         let shares = self.begin(codes, k)?;
-        let select = |features, accumulator: &mut Accumulator, codes: &Transposed, bar| {
-            select_share(codes, features, accumulator, Buffer::above(k, bar))
+        if self.codes.features().len() <= NARROW {
+            self.select_as::<u64>(&shares, k)
+        } else {
+            self.select_as::<u128>(&shares, k)
+        }
+    }
+
+    fn select_as<N: Candidate>(
+        &mut self,
+        shares: &[Range<usize>],
+        k: usize,
+    ) -> Result<Selected, Error> {
+        let found = self.search::<N>(shares, k, self.bar, by_sums)?;
+        let features = self.codes.features();
+        let pair = |ranks: [u32; 2]| {
+            let [i, j] = ranks.map(|rank| features[rank as usize]);
+            Pair::of_distinct(i, j)
         };
-        let (selected, bar) = self.go(&shares, k, self.bar, select)?;
+        let (selected, bar) = found.selected(k, pair);
         self.bar = bar;
         Ok(selected)
     }
@@ -120,13 +139,14 @@ impl Coactivation {
             });
         }
         let mut shares = self.begin(codes, 1)?;
+        let ranks = self.codes.ranks(&features);
         for share in &mut shares {
-            *share = share.start.max(features.start)..share.end.min(features.end);
+            *share = share.start.max(ranks.start)..share.end.min(ranks.end);
         }
         let Self { codes, workers, .. } = self;
         let tasks: Vec<_> = shares.iter().cloned().zip(workers).collect();
-        let mut parts = each(tasks, |(features, accumulator)| {
-            sums_of(codes, features, accumulator)
+        let mut parts = each(tasks, |(ranks, accumulator)| {
+            sums_of(codes, ranks, accumulator)
         })
         .into_iter();
         let mut all = parts.next().unwrap_or_default();
@@ -148,14 +168,22 @@ impl Coactivation {
         most_pairs: u64,
     ) -> Result<Vec<usize>, Error> {
         self.codes.fill(codes)?;
-        let (mut ends, mut first, mut held) = (Vec::new(), 0, 0);
-        for feature in 0..codes.d_sae {
-            let pairs = self.codes.products(feature).min(codes.d_sae as u64);
-            if feature > first && held + pairs > most_pairs {
-                ends.push(feature);
-                (first, held) = (feature, 0);
+        let (mut ends, mut first, mut last, mut held) = (Vec::new(), 0, 0, 0);
+        for (rank, &feature) in self.codes.features().iter().enumerate() {
+            let feature = feature as usize;
+            let pairs = self.codes.products(rank).min(codes.d_sae as u64);
+            for end in [last, feature] {
+                let more = if end == feature { pairs } else { 0 };
+                if end > first && held + more > most_pairs {
+                    ends.push(end);
+                    (first, held) = (end, 0);
+                }
             }
             held += pairs;
+            last = feature + 1;
+        }
+        if held > most_pairs && last < codes.d_sae {
+            ends.push(last);
         }
         ends.push(codes.d_sae);
         Ok(ends)
@@ -168,7 +196,7 @@ impl Coactivation {
         size_of::<Self>() + self.codes.bytes() + workers
     }
 
-    /// Takes the codes and shares the features out.
+    /// Takes the codes and shares the active features out, by rank.
     fn begin<C: Feature, V: Copy + Into<f64>>(
         &mut self,
         codes: &Codes<'_, C, V>,
@@ -178,111 +206,30 @@ impl Coactivation {
             return Err(Error::ZeroK);
         }
         self.codes.fill(codes)?;
-        let cost =
-            |feature| self.codes.products(feature) + self.codes.entries(feature).len() as u64;
-        let shares = shares(codes.d_sae, self.threads, cost);
+        Ok(self.share_out(codes.d_sae))
+    }
+
+    fn share_out(&mut self, d_sae: usize) -> Vec<Range<usize>> {
+        let cost = |rank| self.codes.products(rank) + self.codes.entries(rank).len() as u64;
+        let active = self.codes.features().len();
+        let shares = shares(active, self.threads, cost);
         self.workers.resize_with(shares.len(), Accumulator::default);
         for worker in &mut self.workers {
-            worker.reset(codes.d_sae);
+            worker.reset(active, d_sae);
         }
-        Ok(shares)
-    }
-
-    /// Selects above the bar; without it if fewer than `k` pairs were above. Gives the next bar, too.
-    fn go(
-        &mut self,
-        shares: &[Range<usize>],
-        k: usize,
-        bar: u32,
-        select: impl Fn(
-            Range<usize>,
-            &mut Accumulator,
-            &Transposed,
-            u32,
-        ) -> Result<(Buffer, u64), Error>
-        + Sync,
-    ) -> Result<(Selected, u32), Error> {
-        let Self { codes, workers, .. } = self;
-        let mut run = |bar| -> Result<(Buffer, u64), Error> {
-            let tasks: Vec<_> = shares.iter().cloned().zip(workers.iter_mut()).collect();
-            let mut parts = each(tasks, |(features, accumulator)| {
-                let part = select(features, accumulator, codes, bar);
-                if part.is_err() {
-                    accumulator.clear();
-                }
-                part
-            })
-            .into_iter();
-            let (mut best, mut positive) = match parts.next() {
-                Some(first) => first?,
-                None => (Buffer::new(k), 0),
-            };
-            for part in parts {
-                let (more, count) = part?;
-                best.absorb(more);
-                positive += count;
-            }
-            Ok((best, positive))
-        };
-        let (mut best, mut positive) = run(bar)?;
-        if best.len() < k && bar > SMALLEST_POSITIVE {
-            (best, positive) = run(SMALLEST_POSITIVE)?;
-        }
-        let next = best.threshold().map_or(SMALLEST_POSITIVE, |kth| {
-            (kth * MARGIN).to_bits().max(SMALLEST_POSITIVE)
-        });
-        let selection = best.finish();
-        Ok((
-            Selected {
-                selection,
-                positive,
-            },
-            next,
-        ))
+        shares
     }
 }
 
-fn select_share(
-    codes: &Transposed,
-    features: Range<usize>,
-    accumulator: &mut Accumulator,
-    mut best: Buffer,
-) -> Result<(Buffer, u64), Error> {
-    let mut positive = 0;
-    for feature in features {
-        accumulator.add(codes, feature);
-        let (touched, sums) = accumulator.touched();
-        for others in touched.chunks(ROW) {
-            let (mut scores, mut wrong) = ([0_u32; ROW], false);
-            for (score, &other) in scores.iter_mut().zip(others) {
-                *score = (std::mem::take(&mut sums[other as usize]) as f32).to_bits();
-                wrong |= *score >= INFINITY;
-                positive += u64::from(*score as i32 > 0);
-            }
-            if wrong {
-                refuse(feature as u32, others, &scores)?;
-            }
-            best.admit_row(feature as u32, others, &scores[..others.len()]);
-        }
-    }
-    Ok((best, positive))
-}
-
-/// The error for the first score of a block that cannot be ranked, if there is one: -0.0 can.
-#[cold]
-fn refuse(feature: u32, others: &[u32], scores: &[u32]) -> Result<(), Error> {
-    others.iter().zip(scores).try_for_each(|(&other, &score)| {
-        check_score(Pair::of_distinct(feature, other), f32::from_bits(score))
-    })
-}
-
-fn sums_of(codes: &Transposed, features: Range<usize>, accumulator: &mut Accumulator) -> Sums {
-    let mut all = Sums::default();
-    for feature in features {
-        accumulator.add(codes, feature);
+fn sums_of(codes: &Transposed, ranks: Range<usize>, accumulator: &mut Accumulator) -> Sums {
+    let (mut all, features) = (Sums::default(), codes.features());
+    let name = |rank: usize| i64::from(features[rank]);
+    for rank in ranks {
+        accumulator.add(codes, rank);
         let (touched, sums) = accumulator.sorted();
-        all.i.resize(all.i.len() + touched.len(), feature as i64);
-        all.j.extend(touched.iter().map(|&other| i64::from(other)));
+        all.i.resize(all.i.len() + touched.len(), name(rank));
+        all.j
+            .extend(touched.iter().map(|&other| name(other as usize)));
         let take = |&other: &u32| std::mem::take(&mut sums[other as usize]);
         all.sum.extend(touched.iter().map(take));
     }

@@ -1,8 +1,10 @@
-//! A batch of sparse codes: CSR as it comes, checked, and its transpose.
+//! A batch of sparse codes: CSR as it comes, checked.
 //!
-//! The transpose is a counting sort: one pass over the entries and one over the features. It takes 20 bytes per entry
-//! and 4 per feature, and keeps its buffers from batch to batch.
 //! Refuses rows that do not cover the entries, and features that do not rise within a row or are not below `d_sae`.
+
+mod transposed;
+
+pub(crate) use transposed::Transposed;
 
 use crate::Error;
 
@@ -101,117 +103,9 @@ impl<C: Feature, V: Copy + Into<f64>> Codes<'_, C, V> {
     }
 }
 
-/// One entry as its feature sees it: its place, and where its row ends.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Entry {
-    pub(crate) at: u32,
-    pub(crate) end: u32,
-}
-
-/// Entries by feature, in the order of the rows.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Transposed {
-    first: Vec<u32>,
-    entries: Vec<Entry>,
-    col: Vec<u32>,
-    value: Vec<f64>,
-}
-
-impl Transposed {
-    /// Takes a batch in the place of the one before.
-    pub(crate) fn fill<C: Feature, V: Copy + Into<f64>>(
-        &mut self,
-        codes: &Codes<'_, C, V>,
-    ) -> Result<(), Error> {
-        codes.check()?;
-        self.col.clear();
-        self.col
-            .extend(codes.col.iter().map(|c| c.index().unwrap_or(u32::MAX)));
-        self.value.clear();
-        self.value.extend(codes.value.iter().map(|&v| v.into()));
-        self.first.clear();
-        self.first.resize(codes.d_sae + 1, 0);
-        for &feature in &self.col {
-            self.first[feature as usize] += 1;
-        }
-        let mut end = 0;
-        for first in &mut self.first {
-            end += *first;
-            *first = end;
-        }
-        self.entries.clear();
-        self.entries.resize(self.col.len(), Entry::default());
-        for row in codes.crow.windows(2).rev() {
-            for at in (row[0] as usize..row[1] as usize).rev() {
-                let place = &mut self.first[self.col[at] as usize];
-                *place -= 1;
-                self.entries[*place as usize] = Entry {
-                    at: at as u32,
-                    end: row[1] as u32,
-                };
-            }
-        }
-        Ok(())
-    }
-
-    pub(crate) fn entries(&self, feature: usize) -> &[Entry] {
-        &self.entries[self.first[feature] as usize..self.first[feature + 1] as usize]
-    }
-
-    /// The value of an entry, and the features and values behind it in its row.
-    pub(crate) fn row(&self, entry: Entry) -> (f64, &[u32], &[f64]) {
-        let (at, end) = (entry.at as usize, entry.end as usize);
-        (
-            self.value[at],
-            &self.col[at + 1..end],
-            &self.value[at + 1..end],
-        )
-    }
-
-    /// Products that a feature has with the features behind it.
-    pub(crate) fn products(&self, feature: usize) -> u64 {
-        let behind = |entry: &Entry| u64::from(entry.end - entry.at - 1);
-        self.entries(feature).iter().map(behind).sum()
-    }
-
-    pub(crate) fn bytes(&self) -> usize {
-        self.first.capacity() * size_of::<u32>()
-            + self.entries.capacity() * size_of::<Entry>()
-            + self.col.capacity() * size_of::<u32>()
-            + self.value.capacity() * size_of::<f64>()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn entries_keep_the_order_of_the_rows() {
-        let mut transposed = Transposed::default();
-        let codes = Codes {
-            crow: &[0, 2, 2, 5],
-            col: &[0_i64, 2, 0, 1, 2],
-            value: &[1.0_f32, 2.0, 3.0, 4.0, 5.0],
-            d_sae: 4,
-        };
-        transposed.fill(&codes).expect("codes");
-        let places = |feature| -> Vec<u32> {
-            transposed
-                .entries(feature)
-                .iter()
-                .map(|entry| entry.at)
-                .collect()
-        };
-        assert_eq!([places(0), places(1)], [vec![0, 2], vec![3]]);
-        assert_eq!([places(2), places(3)], [vec![1, 4], vec![]]);
-        let products: Vec<u64> = (0..4).map(|f| transposed.products(f)).collect();
-        assert_eq!(products, [3, 1, 0, 0]);
-        assert_eq!(
-            transposed.row(transposed.entries(0)[1]),
-            (3.0, &[1, 2][..], &[4.0, 5.0][..])
-        );
-    }
 
     #[test]
     fn refuses_what_is_no_batch() {

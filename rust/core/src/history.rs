@@ -6,15 +6,15 @@
 //! and `err <= k / capacity` (all up to rounding). Dropping simply the smallest average has no such bound.
 //!
 //! Costs one hash lookup per selected pair, a merge or two over sorted selections, and, when the table has grown a quarter
-//! beyond `capacity`, a scan that trims it back. Memory: 64 bytes per record, never more than `1.25 * capacity + 2 k` of
-//! them; 6 to 12 per record for the index; some 24 more while the table is trimmed; and up to eleven selections of 8 bytes a
-//! pair for the survival curve. It grows with what is held.
+//! beyond `capacity`, a scan that trims it back. Memory: 77 bytes per record there is room for, 64 of them the record and
+//! the rest the index, never more than `1.25 * capacity + 2 k` of them; some 8 to 24 more while the table is trimmed; and up
+//! to eleven selections of 8 bytes a pair for the survival curve. It grows with what is held.
 //! Among equal upper ends, the pair hit longest ago is evicted first, then the larger one. A pair that was evicted and
 //! comes back starts anew (hits, first step, streak) and carries the error bound.
 //! Refuses steps that do not increase and pairs given twice; a refused observation changes nothing. An empty selection is
 //! an observation like any other.
 
-use crate::order::sort_pairs;
+use crate::order::sorted_pairs;
 use crate::record::Record;
 use crate::stability::{Report, Stability};
 use crate::table::Table;
@@ -83,13 +83,7 @@ impl PairHistory {
     /// unchanged then.
     pub fn observe(&mut self, step: u64, pairs: &[Pair]) -> Result<(), Error> {
         self.check_step(step)?;
-        let selection = sorted_distinct(pairs)?;
-        let tally = self.table.count(step, &selection);
-        self.stability
-            .observe(step, self.observations(), selection, tally);
-        if self.table.trim() {
-            self.stability.read_streaks(|pair| self.table.streak(pair));
-        }
+        self.take(step, sorted_distinct(pairs.iter().copied())?);
         Ok(())
     }
 
@@ -99,7 +93,10 @@ impl PairHistory {
     /// As [`PairHistory::observe`] and [`Pair::from_columns`].
     pub fn observe_columns(&mut self, step: u64, i: &[i64], j: &[i64]) -> Result<(), Error> {
         self.check_step(step)?;
-        self.observe(step, &Pair::from_columns(i, j)?)
+        Pair::check_columns(i, j)?;
+        let pairs = i.iter().zip(j).map(|(&i, &j)| Pair::of_checked(i, j));
+        self.take(step, sorted_distinct(pairs)?);
+        Ok(())
     }
 
     /// The lower end of each pair's moving average as of now; 0 for a pair that is not in the table.
@@ -180,6 +177,15 @@ impl PairHistory {
         size_of::<Self>() + self.table.bytes() + self.stability.bytes()
     }
 
+    fn take(&mut self, step: u64, selection: Arc<[Pair]>) {
+        let tally = self.table.count(step, &selection);
+        self.stability
+            .observe(step, self.observations(), selection, tally);
+        if self.table.trim() {
+            self.stability.read_streaks(|pair| self.table.streak(pair));
+        }
+    }
+
     fn check_step(&self, step: u64) -> Result<(), Error> {
         if i64::try_from(step).is_err() {
             return Err(Error::StepRange { given: step });
@@ -205,7 +211,9 @@ pub(crate) fn check_config(capacity: usize, decay: f64) -> Result<(), Error> {
     }
 }
 
-fn sorted_distinct(pairs: &[Pair]) -> Result<Arc<[Pair]>, Error> {
+fn sorted_distinct(
+    pairs: impl ExactSizeIterator<Item = Pair> + Clone,
+) -> Result<Arc<[Pair]>, Error> {
     let largest = Table::MAX_SELECTION;
     if pairs.len() > largest {
         return Err(Error::SelectionSize {
@@ -213,19 +221,13 @@ fn sorted_distinct(pairs: &[Pair]) -> Result<Arc<[Pair]>, Error> {
             largest,
         });
     }
-    let mut sorted = pairs.to_vec();
-    if !sorted.is_sorted() {
-        sort_pairs(&mut sorted);
-    }
-    match sorted
-        .windows(2)
-        .find(|neighbours| neighbours[0] == neighbours[1])
-    {
+    let sorted = sorted_pairs(pairs);
+    match sorted.windows(2).find(|two| two[0] == two[1]) {
         Some(twice) => Err(Error::DuplicatePair {
             i: twice[0].i(),
             j: twice[0].j(),
         }),
-        None => Ok(sorted.into()),
+        None => Ok(sorted),
     }
 }
 

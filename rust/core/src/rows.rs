@@ -60,40 +60,51 @@ impl<'a> Rows<'a> {
 /// `<a, b>` in float32, off by at most [`dot_error`] of `|a| |b|`.
 #[inline(always)]
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    total(&dot_lanes(a, b))
+}
+
+/// `<a, b>` for four `b`, each as [`dot`] gives it.
+///
+/// In two steps: summed up at once, the compiler would cut the vectors of the long loop to the width of the last sum.
+#[inline(always)]
+pub(crate) fn dot_four(a: &[f32], rows: [&[f32]; 4]) -> [f32; 4] {
+    let (mut lanes, mut dots) = ([[0.0; 8]; 4], [0.0; 4]);
+    for (lanes, row) in lanes.iter_mut().zip(rows) {
+        *lanes = dot_lanes(a, row);
+    }
+    for (dot, lanes) in dots.iter_mut().zip(&lanes) {
+        *dot = total(lanes);
+    }
+    dots
+}
+
+/// The terms of [`dot`] in eight partial sums, what is over as one more block with zeros.
+#[inline(always)]
+pub(crate) fn dot_lanes(a: &[f32], b: &[f32]) -> [f32; 8] {
     let (a, a_rest) = a.as_chunks::<LANES>();
     let (b, b_rest) = b.as_chunks::<LANES>();
-    let mut sums = Lanes::default();
+    let mut sums = [[0.0; 16]; LANES / 16];
     for (a, b) in a.iter().zip(b) {
         add_products(&mut sums, a, b);
     }
-    total(&sums, a_rest, b_rest)
-}
-
-/// `<a, b>` for four `b`, each as [`dot`] gives it, reading `a` once.
-#[inline(always)]
-pub(crate) fn dot_four(a: &[f32], rows: [&[f32]; 4]) -> [f32; 4] {
-    let (a, a_rest) = a.as_chunks::<LANES>();
-    let [(b, b_rest), (c, c_rest), (d, d_rest), (e, e_rest)] = rows.map(<[f32]>::as_chunks);
-    let [mut s, mut t, mut u, mut v] = [Lanes::default(); 4];
-    for ((((a, b), c), d), e) in a.iter().zip(b).zip(c).zip(d).zip(e) {
-        add_products(&mut s, a, b);
-        add_products(&mut t, a, c);
-        add_products(&mut u, a, d);
-        add_products(&mut v, a, e);
+    if !a_rest.is_empty() {
+        let mut rest = [[0.0; LANES]; 2];
+        rest[0][..a_rest.len()].copy_from_slice(a_rest);
+        rest[1][..b_rest.len()].copy_from_slice(b_rest);
+        add_products(&mut sums, &rest[0], &rest[1]);
     }
-    [
-        total(&s, a_rest, b_rest),
-        total(&t, a_rest, c_rest),
-        total(&u, a_rest, d_rest),
-        total(&v, a_rest, e_rest),
-    ]
+    let s: [f32; 16] = std::array::from_fn(|lane| sums[0][lane] + sums[1][lane]);
+    std::array::from_fn(|lane| s[lane] + s[lane + 8])
 }
 
-/// In sixteens, which the compiler keeps in registers.
-type Lanes = [[f32; 16]; LANES / 16];
+/// The sum of the lanes.
+#[inline(always)]
+pub(crate) fn total(s: &[f32; 8]) -> f32 {
+    ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]))
+}
 
 #[inline(always)]
-fn add_products(sums: &mut Lanes, a: &[f32; LANES], b: &[f32; LANES]) {
+fn add_products(sums: &mut [[f32; 16]; LANES / 16], a: &[f32; LANES], b: &[f32; LANES]) {
     let (a, b) = (a.as_chunks::<16>().0, b.as_chunks::<16>().0);
     for (sums, (a, b)) in sums.iter_mut().zip(a.iter().zip(b)) {
         for lane in 0..16 {
@@ -102,19 +113,10 @@ fn add_products(sums: &mut Lanes, a: &[f32; LANES], b: &[f32; LANES]) {
     }
 }
 
-#[inline(always)]
-fn total(s: &Lanes, a_rest: &[f32], b_rest: &[f32]) -> f32 {
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    let s: [f32; 16] = std::array::from_fn(|lane| s[0][lane] + s[1][lane]);
-    let s: [f32; 8] = std::array::from_fn(|lane| s[lane] + s[lane + 8]);
-    let s: [f32; 4] = std::array::from_fn(|lane| s[lane] + s[lane + 4]);
-    (s[0] + s[2]) + (s[1] + s[3]) + rest
-}
-
 /// Roundings on the way of a product into the sum, each of 2^-24 at most; and as many again for what they multiply to.
 /// Products below the smallest normal number are the caller's business.
 pub(crate) fn dot_error(width: usize) -> f64 {
-    let roundings = (width / LANES + LANES.ilog2() as usize).max(width % LANES) + 2;
+    let roundings = width.div_ceil(LANES) + LANES.ilog2() as usize + 2;
     2.0 * roundings as f64 * 2.0_f64.powi(-24)
 }
 

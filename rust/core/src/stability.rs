@@ -7,8 +7,11 @@
 
 use crate::Pair;
 use crate::table::Tally;
+use merge::{common, missing};
 use std::cmp::Reverse;
 use std::sync::Arc;
+
+mod merge;
 
 /// Number of lags that survival is measured at.
 pub const LAGS: usize = 11;
@@ -229,52 +232,9 @@ fn share(part: usize, whole: usize) -> Option<f64> {
     (whole > 0).then(|| part as f64 / whole as f64)
 }
 
-/// Size of the intersection of two sorted selections. No branch depends on the data.
-fn common(a: &[Pair], b: &[Pair]) -> usize {
-    let (mut at_a, mut at_b, mut count) = (0, 0, 0);
-    while let (Some(x), Some(y)) = (a.get(at_a), b.get(at_b)) {
-        count += usize::from(x == y);
-        at_a += usize::from(x <= y);
-        at_b += usize::from(y <= x);
-    }
-    count
-}
-
-/// The places of the pairs of `a` that are not in `b`, both sorted. No branch depends on the data.
-fn missing(a: &[Pair], b: &[Pair]) -> Vec<u32> {
-    let mut places = vec![0; a.len()];
-    let (mut at_a, mut at_b, mut count) = (0, 0, 0);
-    while let (Some(x), Some(y)) = (a.get(at_a), b.get(at_b)) {
-        places[count] = at_a as u32;
-        count += usize::from(x < y);
-        at_a += usize::from(x <= y);
-        at_b += usize::from(y <= x);
-    }
-    places.truncate(count);
-    places.extend(at_a as u32..a.len() as u32);
-    places
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-    use std::collections::BTreeSet;
-
-    fn selection() -> impl Strategy<Value = BTreeSet<Pair>> {
-        let pair = (0_u32..6, 6_u32..12).prop_map(|(i, j)| Pair::try_new(i, j).expect("ordered"));
-        prop::collection::btree_set(pair, 0..20)
-    }
-
-    proptest! {
-        #[test]
-        fn merges_equal_set_operations(a in selection(), b in selection()) {
-            let (x, y): (Vec<_>, Vec<_>) = (a.iter().copied().collect(), b.iter().copied().collect());
-            let gone: Vec<_> = missing(&x, &y).into_iter().map(|place| x[place as usize]).collect();
-            prop_assert_eq!(common(&x, &y), a.intersection(&b).count());
-            prop_assert_eq!(gone, a.difference(&b).copied().collect::<Vec<_>>());
-        }
-    }
 
     #[test]
     fn anchors_follow_their_lags() {

@@ -6,21 +6,26 @@
 //! `k` pairs adds at most `(1 - decay) k` to it, everything else decays, and a trim that raises `bound` by `d` costs
 //! each of the `capacity` survivors `d`. So `excess + capacity * bound <= k`, and `bound <= k / capacity`.
 //!
-//! Costs one lookup per selected pair, and a few scans of the records whenever they have grown a quarter beyond the
-//! capacity. Records lie densely, one cache line each, beside an index that is rebuilt by a trim: single removals would
-//! leave tombstones that make a hash table double.
+//! Costs one lookup per selected pair, and whenever the records have grown a quarter beyond the capacity, two scans of
+//! them and one of the index. Records are one cache line each and never move: what is evicted leaves a gap, and who
+//! enters takes the lowest.
 
 use crate::Pair;
 use crate::order::nth_smallest;
 use crate::record::{Decay, Moment, Record};
-use hashbrown::HashTable;
+use gaps::Gaps;
+use index::{Index, NOWHERE, hash};
 use std::cmp::Reverse;
+
+mod gaps;
+mod index;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Table {
+    /// With gaps between them.
     records: Vec<Record>,
-    /// Places in `records`, by the hash of the pair there.
-    index: HashTable<u32>,
+    gaps: Gaps,
+    index: Index,
     capacity: usize,
     decay: Decay,
     /// Number of the latest observation.
@@ -37,8 +42,11 @@ pub(crate) struct Tally {
     pub(crate) streaks: Vec<u32>,
 }
 
+/// Records looked at before the index is: pairs that entered together, in their order, often come back together.
+const BEHIND: usize = 8;
+
 /// Pairs looked up together, so that their cache misses overlap.
-const GROUP: usize = 64;
+const GROUP: usize = 256;
 
 impl Table {
     /// Places are 32-bit, and one selection may stand on top of a full table.
@@ -57,16 +65,16 @@ impl Table {
         bound: f64,
         records: Vec<Record>,
     ) -> Self {
-        let (index, decay) = (HashTable::new(), Decay::new(decay));
         let mut table = Self {
             records,
-            index,
+            gaps: Gaps::default(),
+            index: Index::new(),
             capacity,
-            decay,
+            decay: Decay::new(decay),
             now,
             bound,
         };
-        table.rebuild_index();
+        table.fill_index();
         table
     }
 
@@ -83,17 +91,16 @@ impl Table {
             streaks: Vec::with_capacity(selection.len()),
             ..Tally::default()
         };
-        let mut places = [None; GROUP];
+        let (mut places, mut last) = ([NOWHERE; GROUP], NOWHERE);
         for group in selection.chunks(GROUP) {
-            self.find_group(group, &mut places);
-            for (place, &pair) in places.iter().zip(group) {
-                let record = match place {
-                    Some(place) => {
-                        let record = &mut self.records[*place];
-                        record.hit(at, &self.decay);
-                        record
-                    }
-                    None => self.insert(Record::enter(pair, at, &self.decay, self.bound)),
+            self.find_group(group, &mut places, &mut last);
+            for (&place, &pair) in places.iter().zip(group) {
+                let record = if place == NOWHERE {
+                    self.insert(Record::enter(pair, at, &self.decay, self.bound))
+                } else {
+                    let record = &mut self.records[place as usize];
+                    record.hit(at, &self.decay);
+                    record
                 };
                 tally.low_sum += record.low;
                 tally.above_half += usize::from(record.low > 0.5);
@@ -104,15 +111,26 @@ impl Table {
     }
 
     /// Evicts the smallest upper ends until `capacity` records are left, once more than the limit are held; tells whether
-    /// it did. Among equal upper ends the one hit longest ago goes first, then the larger pair.
+    /// pairs of the latest selection may be among them. Among equal upper ends the one hit longest ago goes first, then the
+    /// larger pair.
     pub(crate) fn trim(&mut self) -> bool {
-        if self.records.len() <= Self::limit(self.capacity) {
+        if self.len() <= Self::limit(self.capacity) {
             return false;
         }
-        let excess = self.records.len() - self.capacity;
-        let (now, decay) = (self.now, &self.decay);
-        let upper = |record: &Record| record.upper_at(now, decay).to_bits();
-        let uppers: Vec<u64> = self.records.iter().map(upper).collect();
+        let excess = self.len() - self.capacity;
+        let mut youngest = GAP;
+        let upper = |(place, record): (usize, &Record)| {
+            let upper = record.upper_at(self.now, &self.decay).to_bits();
+            if record.last == self.now {
+                youngest = youngest.min(upper);
+            }
+            if self.gaps.contains(place) {
+                GAP
+            } else {
+                upper
+            }
+        };
+        let uppers: Vec<u64> = self.records.iter().enumerate().map(upper).collect();
         let (edge, below) = nth_smallest(&uppers, excess);
 
         let age_key = |record: &Record| (record.last, Reverse(record.pair));
@@ -121,16 +139,14 @@ impl Table {
         let mut tied: Vec<_> = at_edge.map(|(_, record)| age_key(record)).collect();
         let last_out = *tied.select_nth_unstable(excess - below - 1).1;
 
-        let mut upper = uppers.iter();
-        self.records.retain(|record| {
-            upper
-                .next()
-                .is_some_and(|&upper| upper > edge || (upper == edge && age_key(record) > last_out))
+        self.gaps.extend(uppers.len(), |place| {
+            let upper = uppers[place];
+            upper < edge || (upper == edge && age_key(&self.records[place]) <= last_out)
         });
-        drop(uppers);
+        self.index
+            .retain(|place| !self.gaps.contains_any(place as usize));
         self.bound = self.bound.max(f64::from_bits(edge));
-        self.rebuild_index();
-        true
+        youngest <= edge
     }
 
     /// The most records that outlive an observation.
@@ -141,11 +157,12 @@ impl Table {
     /// Lower ends as of now; 0 without a record.
     pub(crate) fn lows(&self, pairs: &[Pair]) -> Vec<f64> {
         let mut lows = Vec::with_capacity(pairs.len());
-        let mut places = [None; GROUP];
+        let (mut places, mut last) = ([NOWHERE; GROUP], NOWHERE);
         for group in pairs.chunks(GROUP) {
-            self.find_group(group, &mut places);
-            let low = |place: &Option<usize>| {
-                place.map_or(0.0, |at| self.records[at].low_at(self.now, &self.decay))
+            self.find_group(group, &mut places, &mut last);
+            let low = |&place: &u32| match self.records.get(place as usize) {
+                Some(record) => record.low_at(self.now, &self.decay),
+                None => 0.0,
             };
             lows.extend(places[..group.len()].iter().map(low));
         }
@@ -154,8 +171,8 @@ impl Table {
 
     /// The streak that ended with the pair's last hit; 0 without a record.
     pub(crate) fn streak(&self, pair: Pair) -> u32 {
-        self.find(pair)
-            .map_or(0, |place| self.records[place].streak)
+        let record = self.records.get(self.find(pair) as usize);
+        record.map_or(0, |record| record.streak)
     }
 
     /// The `n` records with the largest lower end, ties to the smaller pair, each with its present lower and upper end.
@@ -163,7 +180,7 @@ impl Table {
         let room = n.saturating_mul(2).max(1024);
         let mut best: Vec<(u64, Reverse<Pair>, usize)> = Vec::new();
         let mut bar = None;
-        for (place, record) in self.records.iter().enumerate() {
+        for (place, record) in self.held() {
             let key = (
                 record.low_at(self.now, &self.decay).to_bits(),
                 Reverse(record.pair),
@@ -193,13 +210,23 @@ impl Table {
 
     /// The records in the order of their pairs.
     pub(crate) fn sorted(&self) -> Vec<&Record> {
-        let mut all: Vec<_> = self.records.iter().collect();
+        let mut all: Vec<_> = self.held().map(|(_, record)| record).collect();
         all.sort_unstable_by_key(|record| record.pair);
         all
     }
 
+    fn held(&self) -> impl Iterator<Item = (usize, &Record)> {
+        let words = self.records.chunks(Gaps::WORD).enumerate();
+        words.flat_map(|(at, records)| {
+            let gaps = self.gaps.word(at);
+            let here = records.iter().enumerate();
+            here.filter(move |(bit, _)| gaps >> bit & 1 == 0)
+                .map(move |(bit, record)| (at * Gaps::WORD + bit, record))
+        })
+    }
+
     pub(crate) const fn len(&self) -> usize {
-        self.records.len()
+        self.records.len() - self.gaps.len()
     }
 
     pub(crate) const fn capacity(&self) -> usize {
@@ -220,155 +247,96 @@ impl Table {
 
     pub(crate) fn bytes(&self) -> usize {
         self.records.capacity() * size_of::<Record>()
-            + self.index.allocation_size()
+            + self.gaps.bytes()
+            + self.index.bytes()
             + self.decay.bytes()
     }
 
-    fn find(&self, pair: Pair) -> Option<usize> {
-        let place = self.index.find(hash(pair), |&place| {
+    fn find(&self, pair: Pair) -> u32 {
+        self.index.find(hash(pair), |place| {
             self.records[place as usize].pair == pair
-        });
-        place.map(|&place| place as usize)
+        })
     }
 
-    /// As [`Table::find`] for each pair. Guesses by the hash alone first, so that no load waits for the outcome of another.
-    fn find_group(&self, group: &[Pair], places: &mut [Option<usize>; GROUP]) {
-        let mut right = [false; GROUP];
-        for (place, &pair) in places.iter_mut().zip(group) {
-            *place = self
-                .index
-                .find(hash(pair), |_| true)
-                .map(|&place| place as usize);
+    /// As [`Table::find`] for each pair. Looks behind the records found last before it asks the index, and there takes what
+    /// lies under the hash and checks it later, so that no load waits for the outcome of another.
+    fn find_group(&self, group: &[Pair], places: &mut [u32; GROUP], last: &mut u32) {
+        let (mut asked, mut count) = ([0_u16; GROUP], 0);
+        for (at, (&pair, place)) in group.iter().zip(&mut *places).enumerate() {
+            *place = self.find_behind(*last, pair);
+            asked[count] = at as u16;
+            count += usize::from(*place == NOWHERE);
+            *last = if *place == NOWHERE { *last } else { *place };
         }
-        for ((right, &pair), place) in right.iter_mut().zip(group).zip(places.iter()) {
-            *right = place.is_none_or(|place| self.records[place].pair == pair);
+        let asked = asked[..count].iter().map(|&at| usize::from(at));
+        let mut starts = [(0, 0); GROUP];
+        for (start, at) in starts.iter_mut().zip(asked.clone()) {
+            let hash = hash(group[at]);
+            *start = (hash, self.index.first(hash));
         }
-        for ((right, &pair), place) in right.iter().zip(group).zip(places) {
-            if !right {
-                *place = self.find(pair);
-            }
+        for (&(hash, first), at) in starts.iter().zip(asked.clone()) {
+            places[at] = self.index.guess(hash, first);
+        }
+        let mut right = [true; GROUP];
+        for (right, at) in right.iter_mut().zip(asked.clone()) {
+            let record = self.records.get(places[at] as usize);
+            *right = record.is_none_or(|record| record.pair == group[at]);
+        }
+        for (_, at) in right.iter().zip(asked).filter(|(right, _)| !**right) {
+            places[at] = self.find(group[at]);
+        }
+        let found = places[..group.len()].iter().rev();
+        *last = found.copied().find(|&at| at != NOWHERE).unwrap_or(*last);
+    }
+
+    /// The pair's place if its record is one of the next behind another.
+    fn find_behind(&self, last: u32, pair: Pair) -> u32 {
+        let next = (last as usize).wrapping_add(1);
+        let behind = self.records.get(next..next.wrapping_add(BEHIND));
+        let offset = behind.and_then(|behind| behind.iter().position(|next| next.pair == pair));
+        match offset.map(|offset| next + offset) {
+            Some(place) if !self.gaps.contains(place) => place as u32,
+            _ => NOWHERE,
         }
     }
 
     fn insert(&mut self, record: Record) -> &Record {
-        let Self { records, index, .. } = self;
-        let place = records.len();
-        records.push(record);
-        index.insert_unique(hash(record.pair), place as u32, |&place| {
-            hash(records[place as usize].pair)
-        });
-        &records[place]
+        let place = self.gaps.take().unwrap_or(self.records.len() as u32);
+        self.index.insert(hash(record.pair), place);
+        if place as usize == self.records.len() {
+            self.records.push(record);
+        } else {
+            self.records[place as usize] = record;
+        }
+        &self.records[place as usize]
     }
 
     /// Doubles until there is room for the limit and two selections, and not beyond: sizes differ, and growing by a
     /// little moves everything each time.
     fn make_room(&mut self, more: usize) {
-        let held = self.records.len();
+        let held = self.len();
         if held + more > self.records.capacity() {
             let most = Self::limit(self.capacity) + 2 * more;
             let room = (held * 2).min(most).max(held + more);
-            self.records.reserve_exact(room - held);
+            self.records.reserve_exact(room - self.records.len());
         }
+        self.index.make_room(self.records.capacity());
     }
 
-    /// Inserts bucket by bucket, so that the index is written in order and not at random.
-    fn rebuild_index(&mut self) {
-        let Self { records, index, .. } = self;
-        let hash_at = |&place: &u32| hash(records[place as usize].pair);
-        index.clear();
-        index.reserve(records.len(), hash_at);
-        let low_bits = index.num_buckets().next_power_of_two().ilog2();
-        let shift = low_bits.saturating_sub(REGIONS.ilog2());
-        let region = |low: u32| (low >> shift) as usize % REGIONS;
-
-        let mut next = [0_usize; REGIONS];
-        for record in &*records {
-            next[region(hash(record.pair) as u32)] += 1;
-        }
-        let mut start = 0;
-        for next in &mut next {
-            (start, *next) = (start + *next, start);
-        }
-        let mut ordered = vec![(0_u32, 0_u32); records.len()];
-        for (place, record) in (0..).zip(&*records) {
-            let low = hash(record.pair) as u32;
-            let next = &mut next[region(low)];
-            ordered[*next] = (low, place);
-            *next += 1;
-        }
-        for (low, place) in ordered {
-            index.insert_unique(widen(low), place, hash_at);
+    /// In the order of hashes, so that the index is written in order and not at random.
+    fn fill_index(&mut self) {
+        let entry = |(place, record): (u64, &Record)| u64::from(hash(record.pair)) << 32 | place;
+        let mut entries: Vec<u64> = (0..).zip(&self.records).map(entry).collect();
+        entries.sort_unstable();
+        self.index.make_room(entries.len());
+        for entry in entries {
+            self.index.insert((entry >> 32) as u32, entry as u32);
         }
     }
 }
 
-/// Parts of the index that are filled one after another.
-const REGIONS: usize = 1024;
-
-/// One multiplication, both halves folded: pairs are no adversary. All of it is in the lower half.
-const fn hash(pair: Pair) -> u64 {
-    let product = (pair.bits() ^ 0x9e37_79b9_7f4a_7c15) as u128 * 0xd6e8_feb8_6659_fd93;
-    let folded = (product >> 64) as u64 ^ product as u64;
-    widen((folded >> 32) as u32 ^ folded as u32)
-}
-
-/// The index takes a place from the lower bits and a tag from the upper ones.
-const fn widen(low: u32) -> u64 {
-    (low as u64) << 32 | low as u64
-}
+/// Above every upper end.
+const GAP: u64 = u64::MAX;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pair(n: u32) -> Pair {
-        Pair::try_new(n, 100).expect("ordered")
-    }
-
-    fn held(table: &Table) -> Vec<u32> {
-        table
-            .sorted()
-            .iter()
-            .map(|record| record.pair.i())
-            .collect()
-    }
-
-    #[test]
-    fn eviction_order_is_upper_then_age_then_larger_pair() {
-        let mut table = Table::new(2, 0.5);
-        table.count(0, &[pair(1), pair(2), pair(3)]);
-        assert!(table.trim());
-        assert_eq!((held(&table), table.bound()), (vec![1, 2], 0.5));
-        table.count(1, &[pair(9)]);
-        assert!(table.trim());
-        assert_eq!(held(&table), [1, 9]);
-    }
-
-    #[test]
-    fn a_pair_that_faded_to_nothing_is_ordinary() {
-        let mut table = Table::new(2, 0.001);
-        table.count(0, &[pair(1), pair(2)]);
-        for step in 1..200 {
-            table.count(step, &[]);
-        }
-        assert_eq!(table.lows(&[pair(1)]), [0.0]);
-        table.count(200, &[pair(1), pair(3)]);
-        assert!(table.trim());
-        assert_eq!(table.lows(&[pair(1)]), [0.999]);
-        assert_eq!(table.streak(pair(2)), 0);
-    }
-
-    #[test]
-    fn memory_stays_within_the_limit_and_one_selection() {
-        let mut table = Table::new(1000, 0.9);
-        for step in 0..200 {
-            let selection: Vec<_> = (0..100)
-                .map(|n| Pair::try_new(step * 100 + n, u32::MAX).expect("ordered"))
-                .collect();
-            table.count(u64::from(step), &selection);
-            table.trim();
-        }
-        assert!(table.records.capacity() <= 1250 + 200);
-        assert_eq!(table.index.capacity(), 2048 / 8 * 7);
-    }
-}
+mod tests;

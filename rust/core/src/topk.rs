@@ -8,6 +8,7 @@
 //! selected. A pair pushed twice is two candidates: distinct pairs are the caller's business.
 
 pub(crate) mod buffer;
+mod scan;
 
 use crate::order::best_first;
 use crate::{Error, Pair};

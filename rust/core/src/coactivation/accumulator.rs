@@ -1,4 +1,4 @@
-//! Sums of one feature with all features behind it: dense, with a list of those that were touched.
+//! Sums of one feature with all active features behind it, by rank: dense, with a list of those that were touched.
 //!
 //! The list is kept without a branch: a feature is noted whenever its sum is zero before a product is added. A sum that
 //! comes back to zero is noted twice, and whoever takes sums finds zero the second time.
@@ -14,22 +14,25 @@ pub(super) struct Accumulator {
 }
 
 impl Accumulator {
-    /// Forgets everything and makes room for so many features.
-    pub(super) fn reset(&mut self, d_sae: usize) {
-        self.sums.resize(d_sae, 0.0);
-        self.sums.shrink_to(d_sae);
+    /// Forgets everything and makes room for so many features, of which a batch never has more than `most`.
+    pub(super) fn reset(&mut self, features: usize, most: usize) {
+        self.sums.truncate(most);
+        self.sums.shrink_to(most);
+        if self.sums.len() < features {
+            self.sums.resize(features, 0.0);
+        }
         self.noted = 0;
     }
 
     /// Adds up the products of a feature in the order of the rows.
-    pub(super) fn add(&mut self, codes: &Transposed, feature: usize) {
+    pub(super) fn add(&mut self, codes: &Transposed, rank: usize) {
         self.noted = 0;
-        for &entry in codes.entries(feature) {
-            let (value, features, values) = codes.row(entry);
-            self.make_room(features.len());
-            let notes = &mut self.touched[self.noted..][..features.len()];
+        for &entry in codes.entries(rank) {
+            let (value, others, values) = codes.row(entry);
+            self.make_room(others.len());
+            let notes = &mut self.touched[self.noted..][..others.len()];
             let mut noted = 0;
-            for (&other, &partner) in features.iter().zip(values) {
+            for (&other, &partner) in others.iter().zip(values) {
                 let sum = &mut self.sums[other as usize];
                 notes[noted] = other;
                 noted += usize::from(*sum == 0.0);

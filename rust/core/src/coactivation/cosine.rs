@@ -5,22 +5,37 @@
 //! cosine so far even so is dropped. All others are scored in float64. Norms whose products could leave the range of
 //! float32 are scored in float64 at once.
 //! Costs a dot product per pair that fires together, and one in float64 per survivor; no memory beside the norms.
+//! What takes the time is fetching rows: pairs are grouped by their rarer feature, so that its row stays near and those
+//! of the others are few and hot, and survivors are scored while both rows are at hand.
 
-use super::{Accumulator, Coactivation, Selected, Transposed};
-use crate::codes::{Codes, Feature};
-use crate::rows::{Norms, Rows, Work, dot, dot_error, dot_f64, wide};
-use crate::topk::buffer::Buffer;
+use super::accumulator::Accumulator;
+use super::band::Band;
+use super::search::Found;
+use super::{Coactivation, NARROW, Selected};
+use crate::codes::{Codes, Feature, Transposed};
+use crate::order::Candidate;
+use crate::rows::{Norms, Rows, Work, dot_error, dot_f64, dot_lanes, total, wide};
+use crate::work::{each, shares};
 use crate::{Error, Pair};
 use std::ops::Range;
 
 /// Rows with norms in this range multiply without underflow or overflow that the bound does not cover.
 const SAFE_NORMS: Range<f64> = 1e-12..1e12;
 
+/// Partners of a feature whose rows are looked at together, so that they are still near when they are scored.
+const TOGETHER: usize = 8;
+
 struct Decoder<'a> {
     rows: Rows<'a>,
     /// 0 for a row of zeros.
     inverse_norms: Vec<f64>,
     error: f64,
+}
+
+struct Rough {
+    /// Whether the pair cannot be among the best.
+    settled: bool,
+    positive: bool,
 }
 
 impl Coactivation {
@@ -40,30 +55,45 @@ impl Coactivation {
                 d_sae: codes.d_sae,
             });
         }
-        let shares = self.begin(codes, k)?;
-        let decoder = Decoder::new(rows)?;
-        let select = |features, accumulator: &mut Accumulator, codes: &Transposed, bar| {
-            let best = Buffer::above(k, bar);
+        if k == 0 {
+            return Err(Error::ZeroK);
+        }
+        self.codes.fill_by_rarity(codes)?;
+        let shares = self.share_out(codes.d_sae);
+        let decoder = Decoder::new(rows, self.threads)?;
+        if codes.d_sae <= NARROW {
+            self.select_rows::<u64>(&decoder, &shares, k)
+        } else {
+            self.select_rows::<u128>(&decoder, &shares, k)
+        }
+    }
+
+    fn select_rows<N: Candidate>(
+        &mut self,
+        decoder: &Decoder<'_>,
+        shares: &[Range<usize>],
+        k: usize,
+    ) -> Result<Selected, Error> {
+        let select = |ranks, accumulator: &mut Accumulator, codes: &Transposed, best: Band<N>| {
             Ok(wide(Search {
-                decoder: &decoder,
+                decoder,
                 codes,
-                features,
+                ranks,
                 accumulator,
                 best,
             }))
         };
-        let (selected, bar) = self.go(&shares, k, self.cosine_bar, select)?;
+        let found = self.search(shares, k, self.cosine_bar, select)?;
+        let (selected, bar) = found.selected(k, |[i, j]| Pair::of_distinct(i, j));
         self.cosine_bar = bar;
         Ok(selected)
     }
 }
 
 impl<'a> Decoder<'a> {
-    fn new(rows: Rows<'a>) -> Result<Self, Error> {
-        let norms = wide(Norms {
-            rows,
-            share: 0..rows.len(),
-        });
+    fn new(rows: Rows<'a>, threads: usize) -> Result<Self, Error> {
+        let shares = shares(rows.len(), threads, |_| 1);
+        let norms = each(shares, |share| wide(Norms { rows, share })).concat();
         if let Some(row) = norms.iter().position(|norm| !norm.is_finite()) {
             return Err(Error::RowNotFinite { row });
         }
@@ -75,47 +105,89 @@ impl<'a> Decoder<'a> {
         })
     }
 
-    /// Whether the score is positive; and the score, unless it is surely below the bar.
+    /// What a dot product in float32 says of the score.
     #[inline(always)]
-    fn score(&self, i: usize, j: usize, bar: f32) -> (bool, Option<f32>) {
-        let (a, b) = (self.rows.row(i), self.rows.row(j));
+    fn rough(&self, dot: f32, i: usize, j: usize, bar: f32) -> Rough {
         let scales = [self.inverse_norms[i], self.inverse_norms[j]];
-        let rough = f64::from(dot(a, b)) * scales[0] * scales[1];
-        let trusted = scales.iter().all(|scale| SAFE_NORMS.contains(scale));
-        if trusted && rough.abs() > self.error && ((rough + self.error) as f32) < bar {
-            return (rough > 0.0, None);
+        let rough = f64::from(dot) * scales[0] * scales[1];
+        let trusted = SAFE_NORMS.contains(&scales[0]) & SAFE_NORMS.contains(&scales[1]);
+        let below = (rough.abs() > self.error) & (((rough + self.error) as f32) < bar);
+        Rough {
+            settled: trusted & below,
+            positive: rough > 0.0,
         }
-        let score = (dot_f64(a, b) * scales[0] * scales[1]) as f32;
-        (score > 0.0, Some(score.max(0.0)))
+    }
+
+    /// The score in float64, `i < j`: rounding depends on the order of the factors.
+    #[inline(always)]
+    fn score(&self, [i, j]: [u32; 2]) -> f32 {
+        let [i, j] = [i as usize, j as usize];
+        let dot = dot_f64(self.rows.row(i), self.rows.row(j));
+        (dot * self.inverse_norms[i] * self.inverse_norms[j]) as f32
+    }
+
+    /// Takes what is not surely below the bar; how many scores were positive.
+    #[inline(always)]
+    fn take<N: Candidate>(&self, i: u32, others: &[u32], best: &mut Band<N>) -> u64 {
+        let (dots, mut open) = (self.dots(i as usize, others), [0; TOGETHER]);
+        let (mut left, mut positive) = (0, 0);
+        for (&j, &dot) in others.iter().zip(&dots) {
+            let rough = self.rough(dot, i as usize, j as usize, best.bar());
+            positive += u64::from(rough.settled & rough.positive);
+            open[left] = j;
+            left += usize::from(!rough.settled);
+        }
+        for &j in &open[..left] {
+            let pair = [i.min(j), i.max(j)];
+            let score = self.score(pair);
+            positive += u64::from(score > 0.0);
+            best.take_one(score.max(0.0).to_bits(), pair);
+        }
+        positive
+    }
+
+    /// `<row i, row j>` in float32 for every `j`; in two steps, for the reason that [`dot_four`](crate::rows::dot_four)
+    /// has.
+    #[inline(always)]
+    fn dots(&self, i: usize, others: &[u32]) -> [f32; TOGETHER] {
+        let (mut lanes, mut dots) = ([[0.0; 8]; TOGETHER], [0.0; TOGETHER]);
+        for (lanes, &j) in lanes.iter_mut().zip(others) {
+            *lanes = dot_lanes(self.rows.row(i), self.rows.row(j as usize));
+        }
+        for (dot, lanes) in dots.iter_mut().zip(&lanes[..others.len()]) {
+            *dot = total(lanes);
+        }
+        dots
     }
 }
 
-struct Search<'a> {
+struct Search<'a, N> {
     decoder: &'a Decoder<'a>,
     codes: &'a Transposed,
-    features: Range<usize>,
+    ranks: Range<usize>,
     accumulator: &'a mut Accumulator,
-    best: Buffer,
+    best: Band<N>,
 }
 
-impl Work for Search<'_> {
-    /// What was selected, and how many scores were positive.
-    type Answer = (Buffer, u64);
+impl<N: Candidate> Work for Search<'_, N> {
+    type Answer = Found<N>;
     #[inline(always)]
-    fn run(self) -> (Buffer, u64) {
+    fn run(self) -> Found<N> {
         let (mut best, mut positive) = (self.best, 0);
-        for feature in self.features {
-            self.accumulator.add(self.codes, feature);
+        let features = self.codes.features();
+        for rank in self.ranks {
+            self.accumulator.add(self.codes, rank);
             let (others, sums) = self.accumulator.sorted();
-            for &other in others {
-                sums[other as usize] = 0.0;
-                let (above_zero, score) = self.decoder.score(feature, other as usize, best.bar());
-                positive += u64::from(above_zero);
-                if let Some(score) = score {
-                    best.admit_one(Pair::of_distinct(feature as u32, other), score.to_bits());
+            for others in others.chunks(TOGETHER) {
+                let mut together = [0; TOGETHER];
+                for (feature, &other) in together.iter_mut().zip(others) {
+                    sums[other as usize] = 0.0;
+                    *feature = features[other as usize];
                 }
+                let together = &together[..others.len()];
+                positive += self.decoder.take(features[rank], together, &mut best);
             }
         }
-        (best, positive)
+        Found { best, positive }
     }
 }

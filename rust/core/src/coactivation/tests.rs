@@ -222,6 +222,38 @@ fn sums_of_zero_are_pairs_that_fire_together_and_are_never_selected() {
     }
 }
 
+/// More active features than indices of 16 bits.
+#[test]
+fn many_active_features_are_told_apart() {
+    let d_sae = 140_000;
+    let columns = Columns {
+        crow: (0..=d_sae / 4).map(|row| row * 2).collect(),
+        col: (0..d_sae).step_by(2).collect(),
+        value: (0..d_sae / 2).map(|at| (1 + at / 2 % 500) as f32).collect(),
+    };
+    let codes = Codes {
+        d_sae: d_sae as usize,
+        ..columns.codes()
+    };
+    let mut rows: Vec<u32> = (0..d_sae as u32 / 4).collect();
+    rows.sort_by_key(|row| (u32::MAX - row % 500, *row));
+    let score = |row: u32| ((1 + row % 500) as f32).powi(2);
+    for mut coactivation in selectors() {
+        for k in [3_000, 100] {
+            let best = coactivation.select(&codes, k).expect("codes").selection;
+            let pair = |row: u32| Pair::try_new(4 * row, 4 * row + 2).expect("ordered");
+            let expected: Vec<Pair> = rows[..k].iter().map(|&row| pair(row)).collect();
+            assert_eq!(best.pairs, expected);
+            assert!(
+                best.scores
+                    .iter()
+                    .zip(&rows)
+                    .all(|(s, &row)| *s == score(row))
+            );
+        }
+    }
+}
+
 #[test]
 fn refuses_what_cannot_be_done() {
     let columns = two_rows([1.0; 4]);

@@ -3,15 +3,14 @@
 //! No branch depends on a single score: which candidates pass is hard to predict, and a wrong guess costs more than a
 //! comparison.
 
-use super::{LANE, SMALLEST_POSITIVE, Selection, at_least, wrong};
+use super::scan::{BLOCK, Scan};
+use super::{LANE, SMALLEST_POSITIVE, Selection};
 use crate::Pair;
 use crate::order::best_first;
+use crate::rows::wide;
 
-/// Candidates between two looks at how full the buffer is.
-const BLOCK: usize = 1024;
-
-/// Candidates of one feature that are taken together.
-pub(crate) const ROW: usize = 64;
+/// Candidates between two looks at whether a guessed bar lets too many pass.
+const PART: usize = 16 * BLOCK;
 
 /// Candidates beyond `k` that a small buffer takes before it is cut back: counting bins costs as much.
 const ROOM: usize = 16_384;
@@ -19,9 +18,8 @@ const ROOM: usize = 16_384;
 /// Scores drawn from a large block to guess its k-th best, and up to eight times as many.
 const SAMPLE: usize = 4096;
 
-/// Leading bits of a score that choose its bin: the exponent and four bits more.
+/// Parts of the range of the scores held, to find the k-th in.
 const BINS: usize = 1 << 12;
-const BIN_SHIFT: u32 = 31 - BINS.ilog2();
 
 #[derive(Clone, Debug)]
 pub(crate) struct Buffer {
@@ -41,8 +39,8 @@ impl Buffer {
         Self::above(k, SMALLEST_POSITIVE)
     }
 
-    /// With a bar that is only a guess: what is held at the end are the `k` best if it is `k` candidates.
-    pub(crate) const fn above(k: usize, bar: u32) -> Self {
+    /// With a bar that is only a guess.
+    const fn above(k: usize, bar: u32) -> Self {
         Self {
             k,
             bar,
@@ -62,54 +60,49 @@ impl Buffer {
         f32::from_bits(self.bar)
     }
 
-    /// Takes at most `ROW` pairs of one feature with features behind it, their scores as bits.
-    pub(crate) fn admit_row(&mut self, feature: u32, others: &[u32], scores: &[u32]) {
-        let bar = self.bar as i32;
-        let (mut passed, mut passing) = (0, [0_u8; ROW]);
-        for (at, &score) in (0..).zip(scores) {
-            passing[passed] = at;
-            passed += usize::from(score as i32 >= bar);
-        }
-        let passing = passing[..passed].iter().map(|&at| usize::from(at));
-        self.scores.extend(passing.clone().map(|at| scores[at]));
-        self.pairs
-            .extend(passing.map(|at| Pair::of_distinct(feature, others[at])));
-        self.settled &= passed == 0;
-        self.make_room();
-    }
-
-    /// Takes one candidate, its score as bits.
-    pub(crate) fn admit_one(&mut self, pair: Pair, score: u32) {
-        if score as i32 >= self.bar as i32 {
-            self.scores.push(score);
-            self.pairs.push(pair);
-            self.settled = false;
-            self.make_room();
-        }
-    }
-
-    /// Takes what another buffer of the same `k` holds.
-    pub(crate) fn absorb(&mut self, other: Self) {
-        self.scores.extend(other.scores);
-        self.pairs.extend(other.pairs);
-        self.settled = false;
-    }
-
-    /// A block with many times `k` candidates is gathered above a guessed bar. The guess is right if `k` candidates
-    /// pass it, and else the block is gathered again without.
+    /// A block with many times `k` candidates is gathered above a guessed bar, and without one if that was no good.
     pub(super) fn admit(&mut self, scores: &[f32], pair_at: &impl Fn(usize) -> Pair) {
-        if let Some(guess) = self.guess(scores) {
+        let admitted = self.guess(scores).is_some_and(|guess| {
             self.settle();
-            let (held, bar, settled) = (self.len(), self.bar, self.settled);
-            self.bar = guess;
-            if self.gather(scores, pair_at) >= self.k {
-                return;
-            }
-            self.scores.truncate(held);
-            self.pairs.truncate(held);
-            (self.bar, self.settled) = (bar, settled);
+            self.admit_above(guess.max(self.bar), scores, pair_at)
+        });
+        if !admitted {
+            self.gather(scores, pair_at);
         }
-        self.gather(scores, pair_at);
+    }
+
+    /// Asks for pairs only where the score is among the `k` best of all: they lie scattered, a cache line or two each.
+    /// Takes nothing if too many candidates pass the bar, or too few for one that was raised; tells whether it did.
+    fn admit_above(&mut self, bar: u32, scores: &[f32], pair_at: &impl Fn(usize) -> Pair) -> bool {
+        let most = self.k.saturating_add(self.k.max(ROOM));
+        let mut new = Self::above(usize::MAX, bar);
+        for (start, part) in (0..).step_by(PART).zip(scores.chunks(PART)) {
+            new.gather(part, &|at| Pair::of_distinct((start + at) as u32, u32::MAX));
+            if new.len() > most {
+                return false;
+            }
+        }
+        if bar > self.bar && new.len() < self.k {
+            return false;
+        }
+        let held = self.len();
+        self.scores.extend(&new.scores);
+        if self.len() >= self.k {
+            self.bar = self.kth_best().0;
+        }
+        self.scores.truncate(held);
+        let (mut kept, mut keeping) = (0, vec![0; new.len()]);
+        for (at, &score) in (0_u32..).zip(&new.scores) {
+            keeping[kept] = at;
+            kept += usize::from(score >= self.bar);
+        }
+        let keeping = keeping[..kept].iter().map(|&at| at as usize);
+        self.scores.extend(keeping.clone().map(|at| new.scores[at]));
+        self.pairs
+            .extend(keeping.map(|at| pair_at(new.pairs[at].i() as usize)));
+        self.settled &= kept == 0;
+        self.suspicious |= new.suspicious;
+        true
     }
 
     pub(crate) fn threshold(&mut self) -> Option<f32> {
@@ -126,9 +119,9 @@ impl Buffer {
         best_first(&self.scores, &self.pairs)
     }
 
-    /// A bar above the present one that about `k` candidates and some to spare should pass.
+    /// A bar that about `k` candidates and some to spare should pass, or fewer if it is below the present one.
     fn guess(&self, scores: &[f32]) -> Option<u32> {
-        if scores.len() / 8 < self.k.max(SAMPLE) {
+        if scores.len() / 8 < self.k.max(SAMPLE) || u32::try_from(scores.len()).is_err() {
             return None;
         }
         let stride = scores.len() / (scores.len() / 256).clamp(SAMPLE, 8 * SAMPLE);
@@ -138,45 +131,47 @@ impl Buffer {
             .map(|score| score.to_bits() as i32)
             .collect();
         let expected = self.k as f64 / stride as f64;
-        let place = (expected + 4.0 * expected.sqrt() + 4.0) as usize;
+        let place = (expected + 3.0 * expected.sqrt() + 4.0) as usize;
+        let above = sample.iter().filter(|&&score| score > self.bar as i32);
+        if above.count() <= place && self.bar > SMALLEST_POSITIVE {
+            return Some(self.bar);
+        }
         let guess = *sample.select_nth_unstable_by(place, |a, b| b.cmp(a)).1;
-        u32::try_from(guess).ok().filter(|&guess| guess > self.bar)
+        u32::try_from(guess).ok()
     }
 
     /// Takes the candidates at the bar or above; tells how many they were.
     fn gather(&mut self, scores: &[f32], pair_at: &impl Fn(usize) -> Pair) -> usize {
         let (lanes, tail) = scores.as_chunks();
+        let mut passing = vec![0; BLOCK.min(scores.len().next_multiple_of(LANE))];
         let mut gathered = 0;
         for (start, block) in (0..).step_by(BLOCK).zip(lanes.chunks(BLOCK / LANE)) {
-            gathered += self.gather_block(block, |at| pair_at(start + at));
+            gathered += self.gather_block(block, &mut passing, |at| pair_at(start + at));
         }
         let mut last = [0.0; LANE];
         last[..tail.len()].copy_from_slice(tail);
-        gathered + self.gather_block(&[last], |at| pair_at(lanes.len() * LANE + at))
+        let behind = lanes.len() * LANE;
+        gathered + self.gather_block(&[last], &mut passing, |at| pair_at(behind + at))
     }
 
-    fn gather_block(&mut self, block: &[[f32; LANE]], pair_at: impl Fn(usize) -> Pair) -> usize {
-        let bar = self.bar;
-        let (mut reached, mut reaching) = (0, [0_u16; BLOCK / LANE]);
-        for (place, lane) in (0..).zip(block) {
-            reaching[reached] = place;
-            reached += usize::from(reaches_or_wrong(lane, bar));
-        }
-        let (mut passed, mut passing) = (0, [0_u16; BLOCK]);
-        for &place in &reaching[..reached] {
-            let first = place * LANE as u16;
-            for (at, score) in block[usize::from(place)].iter().enumerate() {
-                passing[passed] = first + at as u16;
-                passed += usize::from(at_least(*score, bar));
-                self.suspicious |= wrong(*score);
-            }
-        }
+    fn gather_block(
+        &mut self,
+        block: &[[f32; LANE]],
+        passing: &mut [u16],
+        pair_at: impl Fn(usize) -> Pair,
+    ) -> usize {
+        let (passed, suspicious) = wide(Scan {
+            block,
+            bar: self.bar,
+            passing,
+        });
         let scores = block.as_flattened();
         let places = passing[..passed].iter().map(|&at| usize::from(at));
         self.scores
             .extend(places.clone().map(|at| scores[at].to_bits()));
         self.pairs.extend(places.map(pair_at));
         self.settled &= passed == 0;
+        self.suspicious |= suspicious;
         self.make_room();
         passed
     }
@@ -216,33 +211,25 @@ impl Buffer {
 
     /// The k-th best score held, and how many are above it.
     fn kth_best(&self) -> (u32, usize) {
-        let bin = |score: u32| (score >> BIN_SHIFT) as usize;
-        let mut counts = [0_usize; BINS];
+        let (lowest, highest) = (self.scores.iter()).fold((u32::MAX, 0), |(low, high), &score| {
+            (low.min(score), high.max(score))
+        });
+        let shift = (u32::BITS - (highest - lowest).leading_zeros()).saturating_sub(BINS.ilog2());
+        let bin = |score: u32| ((score - lowest) >> shift) as usize;
+        let mut counts = [0_u32; BINS];
         for &score in &self.scores {
             counts[bin(score)] += 1;
         }
         let (mut above, mut last) = (0, BINS - 1);
-        while above + counts[last] < self.k {
-            above += counts[last];
+        while above + (counts[last] as usize) < self.k {
+            above += counts[last] as usize;
             last -= 1;
         }
-        let mut rest: Vec<u32> = self
-            .scores
-            .iter()
-            .copied()
-            .filter(|&score| bin(score) == last)
-            .collect();
+        let inside = self.scores.iter().copied();
+        let mut rest: Vec<u32> = inside.filter(|&score| bin(score) == last).collect();
         let (better, &mut bar, _) =
             rest.select_nth_unstable_by(self.k - above - 1, |a, b| b.cmp(a));
-        (
-            bar,
-            above + better.iter().filter(|&&score| score > bar).count(),
-        )
+        let better = better.iter().filter(|&&score| score > bar).count();
+        (bar, above + better)
     }
-}
-
-/// Compared as unsigned integers: the bits of what cannot be ranked are above every bar.
-fn reaches_or_wrong(lane: &[f32; LANE], bar: u32) -> bool {
-    lane.iter()
-        .fold(false, |any, &score| any | (score.to_bits() >= bar))
 }

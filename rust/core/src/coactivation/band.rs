@@ -1,0 +1,101 @@
+//! Candidates not below a bar, until the best of them are taken.
+//!
+//! Rows of sums come in and what reaches the bar is written behind what is held, without a branch: which sums pass is
+//! hard to predict. There is always room for a whole row more, so nothing is checked per sum but that it can be ranked.
+//! Above `2k + 16384` candidates, the best `k` are kept and the bar rises to the worst of them.
+
+use crate::order::{Candidate, best_of};
+use crate::topk::INFINITY;
+
+/// Candidates beyond `2k` before the best `k` are looked for.
+const ROOM: usize = 16_384;
+
+#[derive(Clone, Debug)]
+pub(super) struct Band<C> {
+    k: usize,
+    bar: u32,
+    /// The largest score held, or more.
+    largest: u32,
+    held: usize,
+    /// Initialised beyond what is held.
+    candidates: Vec<C>,
+}
+
+impl<C: Candidate> Band<C> {
+    /// Nothing is held yet; there is room for so many candidates.
+    pub(super) fn above(k: usize, bar: u32, room: usize) -> Self {
+        Self {
+            k,
+            bar,
+            largest: bar,
+            held: 0,
+            candidates: vec![C::default(); room],
+        }
+    }
+
+    pub(super) const fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Below this, a score is of no use.
+    pub(super) const fn bar(&self) -> f32 {
+        f32::from_bits(self.bar)
+    }
+
+    /// Takes the sums of a rank with others behind it and sets them to zero; how many scores were positive, or `None`
+    /// if one cannot be ranked.
+    pub(super) fn take(&mut self, rank: u32, others: &[u32], sums: &mut [f64]) -> Option<u64> {
+        self.make_room(others.len());
+        let bar = self.bar as i32;
+        let room = &mut self.candidates[self.held..][..others.len()];
+        let (mut passed, mut positive, mut largest) = (0, 0, self.largest);
+        for &other in others {
+            let score = (std::mem::take(&mut sums[other as usize]) as f32).to_bits();
+            largest = largest.max(score);
+            positive += u64::from(score as i32 > 0);
+            room[passed] = C::new(score, [rank, other]);
+            passed += usize::from(score as i32 >= bar);
+        }
+        self.held += passed;
+        // What cannot be ranked has larger bits than what can.
+        self.largest = largest.min(INFINITY - 1);
+        (largest < INFINITY).then_some(positive)
+    }
+
+    /// Takes one candidate, its score as bits.
+    pub(super) fn take_one(&mut self, score: u32, indices: [u32; 2]) {
+        if score as i32 >= self.bar as i32 {
+            self.make_room(1);
+            self.largest = self.largest.max(score);
+            self.candidates[self.held] = C::new(score, indices);
+            self.held += 1;
+        }
+    }
+
+    /// Takes what another band of the same `k` holds.
+    pub(super) fn absorb(&mut self, other: &Self) {
+        self.candidates.truncate(self.held);
+        self.candidates.extend(&other.candidates[..other.held]);
+        self.held += other.held;
+        self.largest = self.largest.max(other.largest);
+        self.bar = self.bar.min(other.bar);
+        self.make_room(0);
+    }
+
+    /// The best first.
+    pub(super) fn best(&mut self) -> &[C] {
+        let held = &mut self.candidates[..self.held];
+        best_of(held, self.k, self.bar..=self.largest)
+    }
+
+    fn make_room(&mut self, more: usize) {
+        if self.held > self.k.saturating_add(self.k.max(ROOM)) {
+            self.held = self.best().len();
+            self.bar = self.candidates[self.held - 1].score();
+        }
+        if self.held + more > self.candidates.len() {
+            let room = (self.held + more).max(self.candidates.len() * 2);
+            self.candidates.resize(room, C::default());
+        }
+    }
+}

@@ -23,7 +23,7 @@ from topk_ortho.experiments.outcome import result_of
 from topk_ortho.experiments.plan import Run
 from topk_ortho.report.table import comparison_table
 from topk_ortho.training import hardware
-from topk_ortho.training.doctor import cached_blocks, places
+from topk_ortho.training.doctor import LOADED, cached_blocks, places
 from topk_ortho.training.forecast import forecast, readable
 from topk_ortho.training.state import TrainState
 from topk_ortho.training.step import train_step
@@ -117,7 +117,8 @@ def _peak(config: TrainConfig, data: Activations) -> int:
     kept = cached_blocks(data.language)
     place, _ = places(device)[0]
     d_in = data.source.d_in
-    return forecast(config, d_in=d_in, device=device.type, cached=kept).peak(place)
+    expected = forecast(config, d_in=d_in, device=device.type, cached=kept, loaded=LOADED)
+    return expected.peak(place)
 
 
 def predicted(predictions: Sequence[Prediction], *, jobs: int) -> str:

@@ -8,19 +8,22 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler's own log; before torch as well
 
 import tyro
 
-from topk_ortho.command_line import fail
+from topk_ortho.command_line import fail, parse
 from topk_ortho.config import TrainConfig
 from topk_ortho.config_file import nearest
 from topk_ortho.config_rules import check
+from topk_ortho.experiments.options import AblateOptions, CalibrateOptions, split
 from topk_ortho.train import guarded
 from topk_ortho.train import main as train_main
+
+Options = TypeVar("Options", AblateOptions, CalibrateOptions)
 
 
 @dataclass(frozen=True)
@@ -144,8 +147,6 @@ def _bars(arguments: list[str]) -> int:
 
 
 def _doctor(arguments: list[str]) -> int:
-    from topk_ortho.command_line import parse
-
     o = parse(arguments, prog="topk-ortho doctor")
     from topk_ortho.training.doctor import examine
     from topk_ortho.training.folder import RunFolder
@@ -194,9 +195,71 @@ def _print(text: str) -> None:
     print(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
+def _ablate(arguments: list[str]) -> int:
+    o, base, own, rest = _with_training(arguments, AblateOptions, "topk-ortho ablate")
+    from topk_ortho.experiments.ablation import Request, dry_run, run_ablation, stored_plan
+
+    request = Request(
+        base=base,
+        out=o.out,
+        vary=o.vary,
+        grid=o.grid,
+        seeds=o.seeds,
+        without_arm=o.without_arm,
+        jobs=o.jobs,
+        shard=o.shard,
+        tune=o.tune,
+        retry_failed=o.retry_failed,
+    )
+    if o.dry_run:
+        print(dry_run(request))
+        return 0
+    if o.launcher == "none":
+        return run_ablation(request)
+    from topk_ortho.experiments.launch import for_shards, submit
+
+    stored_plan(request)
+    submitted = submit(
+        [*for_shards(own), *rest],
+        shards=o.shards,
+        folder=o.out / "submitit",
+        cluster=o.cluster,
+        options=o.cluster_option,
+    )
+    print(submitted)
+    return run_ablation(request) if submitted.cluster == "local" else 0
+
+
+def _calibrate(arguments: list[str]) -> int:
+    o, base, _, _ = _with_training(arguments, CalibrateOptions, "topk-ortho calibrate")
+    from topk_ortho.experiments.calibrate import run_calibration
+
+    return run_calibration(
+        base,
+        coefficients=o.coefficients,
+        l0=o.l0,
+        seeds=o.seeds,
+        out=o.out,
+        jobs=o.jobs,
+        retry_failed=o.retry_failed,
+    )
+
+
+def _with_training(
+    arguments: list[str], options: type[Options], prog: str
+) -> tuple[Options, TrainConfig, list[str], list[str]]:
+    """A command's own options, the configuration of the others, and both as they were given."""
+    own, rest = split(arguments, options)
+    parsed = tyro.cli(options, args=own, prog=prog)
+    # parse() of no argument at all is the quickstart, which is for `train` alone
+    return parsed, parse(rest or ["--no-with-baseline"], prog=prog).settings, own, rest
+
+
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "train": (_train, "train one run (the same as python -m topk_ortho.train)"),
     "cache": (_cache, "write a language model's activations to files"),
+    "ablate": (_ablate, "compare arms over paired seeds: grids, baselines, tuning"),
+    "calibrate": (_calibrate, "whether your activations need the constraint, and which setting"),
     "doctor": (_doctor, "memory, disk and device that a run would need; takes train's options"),
     "recipes": (_recipes, "list the runs of the source documents, for train --recipe NAME"),
     "pairs": (_pairs, "the most persistent pairs of a run, and what their features are"),

@@ -15,7 +15,9 @@ from typing import Any
 from topk_ortho.config import ConfigError, TrainConfig
 
 # What does not change a run's figures.
-NOT_HASHED = frozenset({"with_baseline", "log_every", "checkpoint_every", "keep_checkpoints"})
+NOT_HASHED = frozenset(
+    {"with_baseline", "log_every", "checkpoint_every", "keep_checkpoints", "threads"}
+)
 
 
 def read_config(path: Path) -> TrainConfig:
@@ -52,11 +54,16 @@ def to_table(config: TrainConfig) -> dict[str, Any]:
     return _plain(dataclasses.asdict(config))
 
 
-def write_config(config: TrainConfig, path: Path) -> None:
-    """Write a TOML file that `read_config` reads back to the same configuration."""
+def config_text(config: TrainConfig) -> str:
+    """The TOML that `read_config` reads back to the same configuration."""
     import tomli_w
 
-    path.write_text(tomli_w.dumps(to_table(config)), encoding="utf-8")
+    return tomli_w.dumps(to_table(config))
+
+
+def write_config(config: TrainConfig, path: Path) -> None:
+    """Write a TOML file that `read_config` reads back to the same configuration."""
+    path.write_text(config_text(config), encoding="utf-8")
 
 
 def config_hash(config: TrainConfig) -> str:

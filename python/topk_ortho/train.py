@@ -47,10 +47,11 @@ def _stopped(error: Exception) -> int:
     """The exit code of a run that was interrupted, met a NaN, or ran out of memory."""
     from torch import OutOfMemoryError
 
+    from topk_ortho.experiments.pool import Stopped
     from topk_ortho.training import Interrupted
     from topk_ortho.training.finite import NotFiniteError
 
-    if isinstance(error, Interrupted):
+    if isinstance(error, (Interrupted, Stopped)):
         print(error, file=sys.stderr)
         return error.exit_code
     if isinstance(error, NotFiniteError):

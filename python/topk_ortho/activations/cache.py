@@ -64,7 +64,7 @@ def write_cache(
         for rows in _shards(source, rows_per_shard=rows_per_shard, max_rows=max_rows):
             array = _convert(rows, dtype, first_row=written)
             save = partial(np.save, arr=array, allow_pickle=False)
-            _write(folder / f"shard-{shards:05d}.npy", save)
+            write_whole(folder / f"shard-{shards:05d}.npy", save)
             shards, written = shards + 1, written + len(rows)
             progress.update(len(rows))
     said = dict(describe or {}) | {
@@ -74,7 +74,7 @@ def write_cache(
         "version": VERSION,
     }
     text = json.dumps(said, indent=2, default=str).encode()
-    _write(folder / DESCRIPTION, lambda f: f.write(text))
+    write_whole(folder / DESCRIPTION, lambda f: f.write(text))
     return said
 
 
@@ -136,7 +136,12 @@ def _convert(rows: Tensor, dtype: str, *, first_row: int) -> np.ndarray:
     return rows.to(getattr(torch, dtype)).numpy()
 
 
-def _write(path: Path, fill: Callable[[IO[bytes]], Any]) -> None:
+def write_whole(path: Path, fill: Callable[[IO[bytes]], Any]) -> None:
+    """Fill a file under a temporary name, sync and rename it.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:

@@ -16,7 +16,7 @@ from topk_ortho.activations.scaling import (
     first_rows,
     total_variance,
 )
-from topk_ortho.activations.source import Source
+from topk_ortho.activations.source import LanguageSource, Source
 from topk_ortho.activations.synthetic import SyntheticSource
 from topk_ortho.config import ConfigError, TrainConfig
 
@@ -41,12 +41,12 @@ class Activations:
     scale: float
     variance: float
     mean: Tensor
-    language: LanguageModelSource | None = None
+    language: LanguageSource | None = None
     origin: Mapping[str, Any] = field(default_factory=dict)
 
 
 def prepare(
-    config: TrainConfig, *, device: str = "cpu", language: LanguageModelSource | None = None
+    config: TrainConfig, *, device: str = "cpu", language: LanguageSource | None = None
 ) -> Activations:
     """Build, scale (unless synthetic) and plant the source that `config` asks for.
 
@@ -92,8 +92,13 @@ def prepare(
     return Activations(source, scale, variance, x.double().mean(0).float(), language, origin)
 
 
-def open_language_model(config: TrainConfig, *, device: str) -> LanguageModelSource:
-    """The model, text and hook point of a `language-model` configuration."""
+def open_language_model(
+    config: TrainConfig, *, device: str, cache_bytes: int = 1 << 30
+) -> LanguageModelSource:
+    """The model, text and hook point of a `language-model` configuration.
+
+    `cache_bytes` of memory keep computed blocks.
+    """
     from topk_ortho.activations.language_model import LanguageModel, LanguageModelSource
     from topk_ortho.activations.text import dataset_documents, pack_contexts, text_documents
 
@@ -101,4 +106,4 @@ def open_language_model(config: TrainConfig, *, device: str) -> LanguageModelSou
     documents = chain([next(documents, "")], documents)  # a missing file is told before loading
     model = LanguageModel.load(config.model, device=device)
     contexts = pack_contexts(model.tokenizer, documents, config.context)
-    return LanguageModelSource(model, contexts, config.hook)
+    return LanguageModelSource(model, contexts, config.hook, cache_bytes=cache_bytes)

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from topk_ortho.activations.language_model import LanguageModelSource
+from topk_ortho.activations.source import LanguageSource
 from topk_ortho.config import TrainConfig
 from topk_ortho.training import hardware
 from topk_ortho.training.forecast import Forecast, Place, forecast, readable
@@ -92,9 +93,9 @@ def still_to_load() -> int:
     return 0 if "torch._dynamo" in sys.modules else LOADED
 
 
-def cached_blocks(language: LanguageModelSource | None) -> int:
+def cached_blocks(language: LanguageSource | None) -> int:
     """Bytes that the source of a language model's activations will keep of them at most."""
-    if language is None:
+    if not isinstance(language, LanguageModelSource):
         return 0
     tokens = language.contexts("train").numel() + language.contexts("eval").numel()
     return min(CACHED_BLOCKS, 4 * language.d_in * tokens)

@@ -17,7 +17,7 @@ from topk_ortho.sae import SAE
 from topk_ortho.sae.batch_topk import BatchTopKSAE
 
 if TYPE_CHECKING:
-    from topk_ortho.activations.language_model import LanguageModelSource
+    from topk_ortho.activations.source import LanguageSource
 
 CALIBRATION_ROWS = 65_536
 EVAL_BATCH = 2048
@@ -126,7 +126,7 @@ def eval_blocks(source: Source, samples: int, *, rows: int = EVAL_BATCH) -> Iter
         index += 1
 
 
-def _behaviour(sae: SAE, language: LanguageModelSource, scale: float) -> dict[str, float | None]:
+def _behaviour(sae: SAE, language: LanguageSource, scale: float) -> dict[str, float | None]:
     device = sae.W_dec.device
 
     def reconstruct(x: Tensor) -> Tensor:

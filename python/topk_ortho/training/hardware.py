@@ -45,11 +45,18 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_threads(config: TrainConfig, d_in: int) -> int:
-    """`--threads`, or one for small steps and all cores for large ones."""
+    """`--threads`, or one for small steps and all that are allowed for large ones."""
     if config.threads:
         return config.threads
     work = 6.0 * config.batch_size * d_in * config.sae.d_sae
-    return 1 if work < ONE_THREAD_STEP else (os.cpu_count() or 1)
+    return 1 if work < ONE_THREAD_STEP else threads_allowed()
+
+
+def threads_allowed() -> int:
+    """All cores, or as many as `OMP_NUM_THREADS` allows this process."""
+    cores = os.cpu_count() or 1
+    allowed = os.environ.get("OMP_NUM_THREADS", "")
+    return min(cores, int(allowed)) if allowed.isdecimal() and int(allowed) else cores
 
 
 def describe(config: TrainConfig, device: torch.device, threads: int) -> dict[str, Any]:

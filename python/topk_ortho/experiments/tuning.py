@@ -1,0 +1,158 @@
+"""Every arm with a coefficient gets the same number of tries, on seeds that are not reported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from topk_ortho.config import ConfigError
+from topk_ortho.experiments.grid import FACTORS
+from topk_ortho.experiments.plan import Run, Subject, plain, runs_of
+
+SEEDS = (0, 1, 2)
+MAY_LOSE = 0.008
+"""Explained variance that a setting may lose against `none` and still be taken."""
+RULE = (
+    f"lowest excess among the settings whose mean explained variance is at least that of none "
+    f"- {MAY_LOSE:g}, else the highest explained variance"
+)
+
+Figures = dict[str, Any]
+Result = Callable[[Run], Figures | None]
+"""The figures of a run, None where it failed."""
+
+
+@dataclass(frozen=True)
+class Try:
+    """One coefficient of one subject, and its runs on the tuning seeds."""
+
+    subject: Subject
+    coefficient: float
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What a try came to; None where a run failed or the figure could not be measured."""
+
+    coefficient: float
+    excess: float | None
+    explained_variance: float | None
+    allowed: bool
+
+
+def tries(subjects: Sequence[Subject]) -> list[Try]:
+    """The tries of every constrained subject.
+
+    Raises:
+        ConfigError: a coefficient of 0, of which there are no multiples.
+    """
+    found = []
+    for subject in subjects:
+        if not subject.config.constrained:
+            continue
+        own = subject.config.coefficient()
+        if not own > 0:
+            raise ConfigError(
+                f"--tune was given, but {subject.label} has the coefficient {own:g} and a number "
+                "above 0 was expected; leave --penalty.coefficient out."
+            )
+        for factor in FACTORS:
+            coefficient = round(own * factor, 9)
+            tried = with_coefficient(subject, coefficient)
+            found.append(Try(subject, coefficient, runs_of([tried], SEEDS)))
+    return found
+
+
+def with_coefficient(subject: Subject, coefficient: float) -> Subject:
+    """The subject with another weight of the penalty."""
+    penalty = replace(subject.config.penalty, coefficient=coefficient)
+    return replace(subject, config=replace(subject.config, penalty=penalty))
+
+
+def references(subjects: Sequence[Subject]) -> tuple[Run, ...]:
+    """The runs of `none` that explained variance is held against.
+
+    Raises:
+        ConfigError: `none` was left out.
+    """
+    found = [s for s in subjects if s.arm == "none"]
+    if not found:
+        raise ConfigError(
+            "--tune was given together with --without-arm none, but the rule needs the explained "
+            "variance of none; leave one of them out."
+        )
+    return runs_of(found, SEEDS)
+
+
+def mean_of(figures: Sequence[Figures | None], key: str) -> float | None:
+    """Mean over seeds, None unless every seed has the figure."""
+    values = [None if f is None else f.get(key) for f in figures]
+    known = [float(v) for v in values if isinstance(v, (int, float))]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
+
+
+def weigh(tries: Sequence[tuple[float, Sequence[Figures | None]]], *, none: float | None
+) -> tuple[list[Tried], Tried | None]:  # fmt: skip
+    """What was tried, and what the rule takes; None where no try was measured.
+
+    Args:
+        tries: coefficients and the figures of their runs.
+        none: mean explained variance of `none` on the same seeds.
+    """
+    weighed = []
+    for coefficient, figures in tries:
+        explained = mean_of(figures, "explained_variance")
+        allowed = None not in (explained, none) and explained >= none - MAY_LOSE  # type: ignore[operator]
+        weighed.append(Tried(coefficient, mean_of(figures, "excess"), explained, allowed))
+    good = [t for t in weighed if t.allowed and t.excess is not None]
+    if good:
+        return weighed, min(good, key=lambda t: (t.excess or 0.0, t.coefficient))
+    measured = [t for t in weighed if t.explained_variance is not None]
+    best = max(measured, key=lambda t: (t.explained_variance or 0.0, -t.coefficient), default=None)
+    return weighed, best
+
+
+def choose(
+    subjects: Sequence[Subject], tried: Sequence[Try], nones: Sequence[Run], result: Result
+) -> tuple[list[Subject], list[dict[str, Any]]]:
+    """The subjects with the coefficients that the rule takes, and the record of it.
+
+    A subject without any measured try keeps its own coefficient, and the record says so.
+    """
+    chosen, record = [], []
+    for subject in subjects:
+        own = [t for t in tried if t.subject == subject]
+        if not own:
+            chosen.append(subject)
+            continue
+        beside = [r for r in nones if r.axis.items() <= subject.axis.items()]
+        none = mean_of([result(r) for r in beside], "explained_variance")
+        pairs = [(t.coefficient, [result(r) for r in t.runs]) for t in own]
+        weighed, best = weigh(pairs, none=none)
+        coefficient = subject.config.coefficient() if best is None else best.coefficient
+        chosen.append(with_coefficient(subject, coefficient))
+        record.append({
+            "label": subject.label,
+            "arm": subject.arm,
+            "axis": plain(subject.axis),
+            "coefficient": coefficient,
+            "measured": best is not None,
+            "explained_variance_none": none,
+            "tried": [vars(t) for t in weighed],
+        })  # fmt: skip
+    return chosen, record
+
+
+def as_json(tried: Sequence[Try], nones: Sequence[Run], chosen: list[dict[str, Any]]) -> Figures:
+    """`tuning` of `ablation.json`."""
+    runs = [run.as_json() for run in nones]
+    runs += [run.as_json() | {"coefficient": t.coefficient} for t in tried for run in t.runs]
+    return {
+        "seeds": list(SEEDS),
+        "factors": list(FACTORS),
+        "rule": RULE,
+        "runs": runs,
+        "chosen": chosen,
+    }

@@ -68,6 +68,16 @@ class BarsOptions:
     """Hook point of the planted settings."""
 
 
+@dataclass(frozen=True)
+class ReportOptions:
+    """Draw runs, bars and ablations: one HTML page that needs no network, and PNG and SVG files."""
+
+    paths: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run folders, folders of `topk-ortho bars`, ablations, or folders around them."""
+    out: Path | None = None
+    """Folder of `index.html` and `plots/`; `report` in the first path unless given."""
+
+
 def _train(arguments: list[str]) -> int:
     return train_main(arguments, prog="topk-ortho train")
 
@@ -123,10 +133,20 @@ def _doctor(arguments: list[str]) -> int:
     return 0 if fits else 1
 
 
+def _report(arguments: list[str]) -> int:
+    o = tyro.cli(ReportOptions, args=arguments, prog="topk-ortho report")
+    from topk_ortho.history.figures import history_figures
+    from topk_ortho.report.write import write_report
+
+    print(f"report: {write_report(o.paths, o.out, history=history_figures)}")
+    return 0
+
+
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "train": (_train, "train one run (the same as python -m topk_ortho.train)"),
     "cache": (_cache, "write a language model's activations to files"),
     "doctor": (_doctor, "memory, disk and device that a run would need; takes train's options"),
+    "report": (_report, "draw runs, bars and ablations as one HTML page, PNG and SVG"),
     "bars": (_bars, "train the arms of a setting over seeds and check the bars"),
 }
 

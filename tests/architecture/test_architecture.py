@@ -19,8 +19,9 @@ CONFINED = {
     "transformer_lens": {"activations/language_model.py"},
     "transformers": {"activations/language_model.py"},
     "datasets": {"activations/text.py"},
-    "matplotlib": {"report/plots.py"},
-    "scipy": {"metrics/ground_truth.py"},
+    "matplotlib": {"report/plots.py", "report/canvas.py", "report/charts.py"},
+    "jinja2": {"report/page.py"},
+    "scipy": {"metrics/ground_truth.py", "statistics/differences.py"},
     "tomli_w": {"config_file.py"},
     "tyro": {"command_line.py", "cli.py"},
     "sae_lens": set(),
@@ -29,7 +30,7 @@ CONFINED = {
     "huggingface_hub": set(),
 }
 # Of these, the ones that no import at the top of a module may name.
-LAZY = {"transformer_lens", "transformers", "datasets", "matplotlib", "tomli_w"}
+LAZY = {"transformer_lens", "transformers", "datasets", "matplotlib", "jinja2", "tomli_w"}
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "base", "misc"}
 FORBIDDEN_CALLS = {"torch.load", "torch.save", "eval", "exec", "numpy.load", "np.load"}
 

@@ -13,7 +13,7 @@ import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -106,8 +106,8 @@ def new_axes(*, height: float = HEIGHT, grid: str = "both") -> tuple[Figure, Axe
     for side in ("left", "bottom"):
         axes.spines[side].set_color(MUTED)
         axes.spines[side].set_linewidth(0.8)
-    axes.tick_params(labelsize=8.5, color=MUTED, labelcolor=INK, width=0.8)
-    axes.tick_params(which="minor", color=MUTED, labelcolor=INK, labelsize=8.5)
+    axes.tick_params(labelsize=9.5, color=MUTED, labelcolor=INK, width=0.8)
+    axes.tick_params(which="minor", color=MUTED, labelcolor=INK, labelsize=9.5)
     axes.grid(visible=True, axis=grid, color=GRID, linewidth=0.7)  # type: ignore[arg-type]
     axes.set_axisbelow(True)
     return figure, axes
@@ -115,17 +115,18 @@ def new_axes(*, height: float = HEIGHT, grid: str = "both") -> tuple[Figure, Axe
 
 def name_axes(axes: Axes, *, x: str = "", y: str = "") -> None:
     """Words along the axes."""
-    axes.set_xlabel(x, fontsize=9, color=INK)
-    axes.set_ylabel(y, fontsize=9, color=INK)
+    axes.set_xlabel(x, fontsize=10, color=INK)
+    axes.set_ylabel(y, fontsize=10, color=INK)
 
 
 def finish(figure: Figure, *, name: str, title: str, description: str) -> Drawing:
     """The drawing of a figure that is complete."""
     import matplotlib as mpl
 
-    settings: dict[str, Any] = {"svg.fonttype": "none", "svg.hashsalt": name}
     svg, png = io.StringIO(), io.BytesIO()
-    with mpl.rc_context(settings), warnings.catch_warnings():
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # laid out once, not again for each format
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(svg, format="svg", metadata=_NO_DATE)
         figure.savefig(png, format="png", dpi=_DPI, facecolor="white", metadata={"Software": None})
@@ -140,7 +141,5 @@ def _plain(svg: str) -> str:
     body = re.sub(r'(<svg [^>]*?) width="[^"]*"', r"\1", body, count=1)
     body = re.sub(r'(<svg [^>]*?) height="[^"]*"', r"\1", body, count=1)
     body = re.sub(r"font-family: [^;\"]*", "font-family: system-ui, sans-serif", body)
-    body = re.sub(
-        r"font: ([\d.]+)px [^;\"]*", r"font: \1px system-ui, sans-serif", body
-    )
+    body = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px system-ui, sans-serif", body)
     return re.sub(r">\s*\n\s*<", "><", body)

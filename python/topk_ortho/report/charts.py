@@ -18,19 +18,21 @@ from topk_ortho.report.canvas import (
     MARKERS,
     MUTED,
     SERIES,
+    WIDTH,
     Drawing,
     finish,
     name_axes,
     new_axes,
 )
-from topk_ortho.report.typeset import cut, number, signed
+from topk_ortho.report.typeset import cut, number, signed, significant
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_LABEL = 24  # characters of a series' name
+_LABEL = 24  # letters of a series' name
+_LETTER = 0.085  # inches
 _ROW = 0.24  # inches of a row of bars or points
-_LINE = 0.155  # inches of a label
+_LINE = 0.165  # inches of a label
 _LOG_FROM = 30.0  # values that span a larger ratio are drawn on a logarithmic axis
 _TICKS = 4  # of steps; more do not fit beside the labels
 
@@ -62,7 +64,7 @@ class Series:
     Attributes:
         spread: low and high of each value, where there are several seeds.
         dots: single observations behind the values, as x and y.
-        dashed: a second kind of curve of the same arm; it has no label of its own.
+        dashed: a second kind of curve of the same arm, or what others are read against.
     """
 
     name: str
@@ -101,7 +103,7 @@ def curves(words: Words, series: Sequence[Series], *, from_zero: bool = False) -
             low, high = zip(*each.spread, strict=True)
             axes.fill_between(each.x, low, high, color=each.look.colour, alpha=0.18, linewidth=0)
     _step_axis(axes)
-    values = [value for each in series for value in each.y]
+    values = [v for each in series for v in (*each.y, *(high for _, high in each.spread))]
     _value_axis(axes, values, from_zero=from_zero)
     name_axes(axes, x=words.x or "training step", y=words.y)
     _label_ends(axes, labelled)
@@ -113,10 +115,11 @@ def against(words: Words, series: Sequence[Series], *, log_x: bool = False) -> D
     figure, axes = new_axes(height=_height(len(series)))
     for each in series:
         colour, marker = each.look.colour, each.look.marker
-        axes.plot(*each.dots, "o", color=colour, alpha=0.35, markersize=3, markeredgewidth=0)
+        axes.plot(*each.dots, "o", color=colour, alpha=0.5, markersize=3.5, markeredgewidth=0)
         line = each.look.dash if len(each.x) > 1 else "none"
-        axes.plot(each.x, each.y, color=colour, marker=marker, markersize=6, linewidth=1.2,
-                  linestyle=line, markeredgewidth=0)  # fmt: skip
+        axes.plot(each.x, each.y, color=colour, marker="none" if each.dashed else marker,
+                  linestyle=(0, (3, 2)) if each.dashed else line, linewidth=1.2,
+                  markersize=6, markeredgewidth=0)  # fmt: skip
         for x, (low, high) in zip(each.x, each.spread, strict=False):
             axes.plot([x, x], [low, high], color=colour, linewidth=1.2, solid_capstyle="butt")
     if log_x:
@@ -139,31 +142,32 @@ class Bar:
 
 
 def bars(
-    words: Words, rows: Sequence[Bar], *, decimals: int = 3, signs: bool = False
+    words: Words, rows: Sequence[Bar], *, decimals: int | None = 3, signs: bool = False
 ) -> Drawing:
     """Horizontal bars from 0 with their values beside them."""
     figure, axes = new_axes(height=0.75 + _ROW * max(2, len(rows)), grid="x")
-    ends = []
-    for place, row in enumerate(rows):
-        value = row.value or 0.0
-        axes.barh(place, value, height=0.62, color=row.look.colour, alpha=0.85, linewidth=0)
-        ends.append(max(value, 0.0, row.high or 0.0))
-        if row.low is not None and row.high is not None:
+    names = [cut(row.name, _LABEL) for row in rows]
+    texts = [_beside(row.value, decimals, signs=signs) for row in rows]
+    ends = [max(row.value or 0.0, 0.0, row.high or 0.0) for row in rows]
+    for place, (row, text, end) in enumerate(zip(rows, texts, ends, strict=True)):
+        axes.barh(place, row.value or 0.0, height=0.62, color=row.look.colour, linewidth=0)
+        if row.low is not None and row.high is not None and row.low < row.high:
             axes.plot([row.low, row.high], [place, place], color=INK, linewidth=1.1,
                       marker="|", markersize=5)  # fmt: skip
-    for place, (row, end) in enumerate(zip(rows, ends, strict=True)):
-        known = row.value is not None
-        text = signed(row.value, decimals) if signs and known else number(row.value, decimals)
-        axes.annotate(text, (end, place), xytext=(5, 0), fontsize=8.5,
+        axes.annotate(text, (end, place), xytext=(5, 0), fontsize=9.5,
                       textcoords="offset points", va="center", color=INK)  # fmt: skip
-    _rows(axes, [row.name for row in rows])
+    _rows(axes, names)
     lowest = min([0.0, *(row.low for row in rows if row.low is not None),
                   *(row.value for row in rows if row.value is not None)])  # fmt: skip
-    room = (max(ends) - lowest) * 0.3 or 1.0
-    axes.set_xlim(lowest - (0.05 * room if lowest else 0), max(ends) + room)
+    # The values stand right of the bars, in the share of the axes that the longest of them takes.
+    width = WIDTH - 0.3 - _LETTER * max(map(len, names))
+    share = min(0.6, (0.15 + _LETTER * max(map(len, texts))) / width)
+    span = (max(ends) - lowest) or 1.0
+    axes.set_xlim(lowest - (0.05 * span if lowest else 0), max(ends) + span * share / (1 - share))
     if lowest:
         axes.axvline(0, color=MUTED, linewidth=0.8)
     axes.locator_params(axis="x", nbins=4)
+    axes.xaxis.set_major_formatter("{x:,.3g}" if max(ends) < 1e3 else "{x:,.0f}")
     name_axes(axes, x=words.x)
     return finish(figure, name=words.name, title=words.title, description=words.description)
 
@@ -184,12 +188,18 @@ def columns(
     return finish(figure, name=words.name, title=words.title, description=words.description)
 
 
+def _beside(value: float | None, decimals: int | None, *, signs: bool) -> str:
+    if decimals is None or value is None:
+        return significant(value)
+    return signed(value, decimals) if signs else number(value, decimals)
+
+
 def _height(labels: int) -> float:
     return max(HEIGHT, 0.9 + _LINE * labels)
 
 
 def _rows(axes: Axes, names: Sequence[str]) -> None:
-    axes.set_yticks(range(len(names)), [cut(name, 30) for name in names], parse_math=False)
+    axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
@@ -219,7 +229,7 @@ def _label_ends(axes: Axes, series: Sequence[Series]) -> None:
         return
     axes.autoscale_view()
     ends = [_end(axes, each) for each in shown]
-    inches = axes.figure.get_figheight() - 0.6
+    inches = _height(len(series)) - 0.6
     places = _spread([end[1] for end in ends], gap=_LINE / inches)
     for each, (x, y), place in zip(shown, ends, places, strict=True):
         axes.annotate(
@@ -229,7 +239,7 @@ def _label_ends(axes: Axes, series: Sequence[Series]) -> None:
             xytext=(1.06, place),
             textcoords="axes fraction",
             va="center",
-            fontsize=8.5,
+            fontsize=9.5,
             color=INK,
             parse_math=False,
             annotation_clip=False,

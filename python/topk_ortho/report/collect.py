@@ -10,108 +10,31 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from topk_ortho.config import ConfigError
-from topk_ortho.report.reading import Run, Settings, flat_settings, read_json, read_run
+from topk_ortho.report.arms import (
+    NO_MATTER,
+    NONE,
+    Arm,
+    Comparison,
+    describe,
+    differences,
+    plain_value,
+    short,
+)
+from topk_ortho.report.plans import PLAN, planned
+from topk_ortho.report.reading import Run, Settings, read_run
 
-NONE = "none"
-FIRST = (NONE, "coactivation")
+_FIRST = (NONE, "coactivation")
 """Arms that come before all others."""
 
 _OF_A_PENALTY = re.compile(r"(pairs|penalty|history)\.")
 _OF_AN_ARM = re.compile(r"(pairs|penalty|history)\.|sae\.(kind|prefixes|bandwidth)")
-_NO_MATTER = {
-    "seed",
-    "with_baseline",
-    "log_every",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "device",
-    "threads",
-    "pairs.memory_budget",
-    "history.queue",
-}
 _SEED_FOLDER = re.compile(r"seed-\d+(-[0-9a-f]+)?")
 _NOT_SEARCHED = {"checkpoints", "sae", "plots", "report"}
-
-
-@dataclass(frozen=True)
-class Arm:
-    """Runs that differ in their seed alone."""
-
-    name: str
-    runs: tuple[Run, ...]
-
-    def values(self, key: str) -> dict[Any, float | None]:
-        """A figure by seed; runs without figures are left out."""
-        return {run.seed: run.value(key) for run in self.runs if run.result}
-
-    @property
-    def finished(self) -> tuple[Run, ...]:
-        return tuple(run for run in self.runs if run.result)
-
-    @property
-    def logged(self) -> tuple[Run, ...]:
-        return tuple(run for run in self.runs if run.lines)
-
-    @property
-    def settings(self) -> Settings:
-        return next((run.settings for run in self.runs if run.settings), {})
-
-    def setting(self, key: str, default: Any = None) -> Any:
-        """A setting, that of the plan where there is no run yet."""
-        return self.axis.get(key, self.settings.get(key, default))
-
-    @property
-    def criterion(self) -> str:
-        return self.runs[0].criterion
-
-    @property
-    def plain(self) -> bool:
-        """Whether this is a `none` arm."""
-        return self.runs[0].arm == NONE
-
-    @property
-    def axis(self) -> Settings:
-        return self.runs[0].axis
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Arms on the same data.
-
-    Attributes:
-        title: for headings.
-        source: the folder they were found in.
-        arms: `none` first.
-        plan: of an ablation, else empty.
-        notes: what was left out, as sentences.
-    """
-
-    title: str
-    source: Path
-    arms: tuple[Arm, ...]
-    plan: dict[str, Any]
-    notes: tuple[str, ...] = ()
-
-    def control(self, arm: Arm) -> Arm | None:
-        """The `none` arm with the same values on the axes that both have; None for itself."""
-        if arm.plain:
-            return None
-        agreeing = [
-            other
-            for other in self.arms
-            if other.plain
-            and all(arm.setting(key, value) == value for key, value in other.axis.items())
-        ]
-        return max(agreeing, key=lambda other: len(other.axis), default=None)
-
-    @property
-    def runs(self) -> tuple[Run, ...]:
-        return tuple(run for arm in self.arms for run in arm.runs)
 
 
 def collect(paths: Sequence[Path]) -> list[Comparison]:
@@ -134,7 +57,7 @@ def collect(paths: Sequence[Path]) -> list[Comparison]:
                 f"{path} was given, but there is no run in it; give a folder that "
                 "`topk-ortho train`, `ablate` or `bars` has written."
             )
-        found += [_planned(plan) for plan in plans]
+        found += [planned(plan) for plan in plans]
         loose |= {run.folder.resolve(): run for run in runs}
     return found + _groups(list(loose.values()))
 
@@ -144,7 +67,7 @@ def _search(path: Path) -> tuple[list[Path], list[Run]]:
     plans, runs = [], []
     for root, folders, files in os.walk(path):
         here = Path(root)
-        if "ablation.json" in files:
+        if PLAN in files:
             plans.append(here)
             folders.clear()
         elif "config.toml" in files or "metrics.jsonl" in files:
@@ -173,7 +96,7 @@ def _comparable(settings: Settings) -> Settings:
     return {
         key: value
         for key, value in settings.items()
-        if key not in _NO_MATTER and not _OF_AN_ARM.match(key)
+        if key not in NO_MATTER and not _OF_AN_ARM.match(key)
     }
 
 
@@ -204,26 +127,10 @@ def _told_apart(runs: list[Run]) -> list[tuple[str, Run]]:
     return named
 
 
-def differences(settings: Iterable[Settings]) -> list[str]:
-    """The settings that are not the same everywhere, seeds and the like left out."""
-    several = [each for each in settings if each]
-    keys = sorted({key for each in several for key in each} - _NO_MATTER)
-    return [key for key in keys if len({repr(each.get(key)) for each in several}) > 1]
-
-
 def _label(arm: str, values: Mapping[str, Any]) -> str:
     """`arm, tau mean-std`; the arm alone where nothing is varied."""
-    shown = [f"{short(key)} {_plain(value)}" for key, value in values.items()]
-    return ", ".join([arm, *shown] if arm != "variant" or not shown else shown)
-
-
-def short(key: str) -> str:
-    """`penalty.tau` as `tau`."""
-    return key.rpartition(".")[2].replace("_", "-")
-
-
-def _plain(value: Any) -> str:
-    return "default" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    shown = [f"{short(key)} {plain_value(value)}" for key, value in values.items()]
+    return ", ".join([arm, *shown])
 
 
 def _arms(runs: Iterable[tuple[str, Run]]) -> tuple[tuple[Arm, ...], list[str]]:
@@ -240,69 +147,5 @@ def _arms(runs: Iterable[tuple[str, Run]]) -> tuple[tuple[Arm, ...], list[str]]:
                 f"{run.folder} is {name}, seed {run.seed}, once more, and ended otherwise; "
                 f"{before.folder} counts."
             )
-    order = sorted(by_name, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
+    order = sorted(by_name, key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST))
     return tuple(Arm(name, tuple(by_name[name].values())) for name in order), notes
-
-
-def _planned(folder: Path) -> Comparison:
-    """The runs of an ablation's plan, those that failed or were not run included."""
-    plan = read_json(folder / "ablation.json")
-    entries = [entry for entry in plan.get("runs", []) if isinstance(entry, dict)]
-    by_name: dict[str, list[Run]] = {}
-    plain = set()
-    for entry in entries:
-        run = _planned_run(folder, entry)
-        axis = run.axis if run.arm != "variant" else {}
-        name = str(entry.get("label") or "variant") if run.arm == "variant" else run.arm
-        name = _label(name, axis)
-        plain |= {name} if run.arm == NONE else set()
-        by_name.setdefault(name, []).append(run)
-    order = sorted(by_name, key=lambda name: 0 if name in plain else 1)
-    arms = tuple(Arm(name, tuple(by_name[name])) for name in order)
-    left = ", ".join(map(str, plan.get("left_out_arms") or []))
-    notes = (f"Left out of every comparison on request: {left}.",) if left else ()
-    return Comparison(folder.resolve().name, folder, arms, plan, notes)
-
-
-def _planned_run(folder: Path, entry: dict[str, Any]) -> Run:
-    place = folder / "runs" / Path(str(entry.get("folder") or entry.get("hash"))).name
-    arm, axis, seed = str(entry.get("arm", "variant")), entry.get("axis") or {}, entry.get("seed")
-    failed = place.with_name(f"{place.name}.failed.json")
-    if place.is_dir():
-        run = read_run(place, arm=arm, axis=axis)
-        run = run if run.seed is not None else replace(run, seed=seed)
-    else:
-        run = Run(lines=[], folder=place, arm=arm, seed=seed, axis=axis, problem="not run yet")
-    if failed.exists() and not run.result:
-        try:
-            reason = str(read_json(failed).get("reason") or "no reason was stored")
-        except ConfigError as error:
-            reason = str(error)
-        run = replace(run, problem=f"failed: {reason}", failed=True)
-    return run
-
-
-def describe(settings: Settings) -> str:
-    """The data and the size of a run in a few words."""
-    kind = settings.get("activations")
-    if kind is None:
-        return ""
-    data = {
-        "synthetic": f"synthetic {settings.get('synthetic.preset', 'data')}",
-        "language-model": f"{settings.get('model', 'a model')} at {settings.get('hook', '?')}",
-        "files": f"activations in {settings.get('data', 'files')}",
-    }.get(str(kind), str(kind))
-    planted = ", hierarchies planted" if settings.get("plant.enabled") else ""
-    k, d_sae = settings.get("sae.k"), settings.get("sae.d_sae")
-    return f"{data}{planted}, {d_sae} features, L0 {_plain(k)}"
-
-
-def base_settings(comparison: Comparison) -> Settings:
-    """The settings that a comparison starts from: the plan's, else those of its first arm."""
-    base = comparison.plan.get("base")
-    if isinstance(base, str):
-        try:
-            return flat_settings(base, where=comparison.source / "ablation.json")
-        except ConfigError:
-            pass
-    return next((arm.settings for arm in comparison.arms if arm.settings), {})

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from topk_ortho import statistics
-from topk_ortho.report.collect import Arm, Comparison
+from topk_ortho.report.arms import Arm, Comparison
 from topk_ortho.report.reading import Run
 from topk_ortho.report.table import health, is_absorption
 
@@ -109,14 +109,21 @@ def _row(
         time=time,
         matched=statistics.l0_matched(*both("l0")),
         variance_kept=variance.verdict,
-        per_percent=statistics.reduction_per_percent(
-            statistics.paired(*both("absorption_rate")), time
-        ),
+        per_percent=_per_percent(statistics.paired(*both("absorption_rate")), time),
         adjusted_p=adjusted,
         verdict=statistics.verdict(excess, better="lower", adjusted_p=adjusted),
         invalid=next(iter(sick.values()), None),
         single=_single({key: both(key) for key in ("excess", "l0", "step_ms", *COSTS)}),
     )
+
+
+def _per_percent(
+    absorption: statistics.Difference | None, time: statistics.Difference | None
+) -> float | None:
+    """Absorption removed for each per cent of step time, where it was detectably removed."""
+    if absorption is None or not absorption.high < 0:
+        return None
+    return statistics.reduction_per_percent(absorption, time)
 
 
 def _single(

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from topk_ortho import statistics
 from topk_ortho.report import charts
+from topk_ortho.report.arms import Arm, Comparison, differences
 from topk_ortho.report.canvas import Drawing
 from topk_ortho.report.charts import Bar, Look, Series, Words
-from topk_ortho.report.collect import Arm, Comparison, differences
 from topk_ortho.report.compare import Row, readable
 from topk_ortho.report.reading import Run
-from topk_ortho.report.typeset import number, signed
+from topk_ortho.report.typeset import number, signed, significant
 
 MOST_CURVES = 12
 """Curves of one drawing; arms beyond are left out of it and named in the text."""
@@ -30,7 +30,7 @@ _CURVES = (
 _FINAL = (
     ("steps", "Training steps", 0),
     ("loss", "Final loss", 3),
-    ("lr", "Learning rate at the end", 6),
+    ("lr", "Learning rate at the end", None),
     ("sparsity_penalty", "Sparsity penalty at the end", 4),
     ("absorption_rate", "Absorption", 3),
     ("excess", "Excess", 3),
@@ -108,7 +108,9 @@ def tradeoffs(sketch: Sketch, key: str, name: str) -> list[Drawing]:
     return [charts.against(words, series)]
 
 
-def effects(sketch: Sketch, arms: Sequence[Arm], keys: Mapping[str, str], name: str) -> list[Drawing]:
+def effects(
+    sketch: Sketch, arms: Sequence[Arm], keys: Mapping[str, str], name: str
+) -> list[Drawing]:
     """Differences to `none`, paired by seed, with intervals."""
     wanted = {arm.name for arm in arms}
     drawings = []
@@ -151,6 +153,7 @@ def fractions(sketch: Sketch) -> list[Drawing]:
     for key, title in (("excess", "Excess"), ("explained_variance", "Explained variance")):
         series = [s for arms in found if (s := _by_fraction(sketch, arms, key)) is not None]
         if series:
+            series += _levels(sketch, found, key, [x for s in series for x in s.x])
             said = "; ".join(
                 f"{number(100 * x, 3)} %: {number(y)}"
                 for s in series
@@ -162,6 +165,19 @@ def fractions(sketch: Sketch) -> list[Drawing]:
             )  # fmt: skip
             drawings.append(charts.against(words, series, log_x=True))
     return drawings
+
+
+def _levels(
+    sketch: Sketch, found: Sequence[Sequence[Arm]], key: str, xs: Sequence[float]
+) -> list[Series]:
+    """The control of each family as a line across."""
+    controls = {c.name: c for arms in found if (c := sketch.comparison.control(arms[0]))}
+    means = {name: statistics.mean(readable(arm, key)) for name, arm in controls.items()}
+    return [
+        Series(name, sketch.looks[name], [min(xs), max(xs)], [mean.mean] * 2, dashed=True)
+        for name, mean in means.items()
+        if mean is not None
+    ]
 
 
 def _by_fraction(sketch: Sketch, arms: Sequence[Arm], key: str) -> Series | None:
@@ -185,7 +201,9 @@ def selected_share(run: Run) -> float | None:
 
 def schedules(sketch: Sketch) -> list[Drawing]:
     """How the selection grew, and the orthogonality loss with it."""
-    if not any(arm.settings.get("pairs.schedule", "constant") != "constant" for arm in sketch.constrained):
+    if not any(
+        arm.settings.get("pairs.schedule", "constant") != "constant" for arm in sketch.constrained
+    ):
         return []
     drawings = []
     for key, title, y in (
@@ -195,7 +213,9 @@ def schedules(sketch: Sketch) -> list[Drawing]:
         series = sketch.curves(sketch.constrained, key)
         if series:
             said = "At the end: " + _ends(series)
-            drawings.append(charts.curves(sketch.words(f"schedule_{key}", title, said, y=y), series))
+            drawings.append(
+                charts.curves(sketch.words(f"schedule_{key}", title, said, y=y), series)
+            )
     return drawings
 
 
@@ -235,8 +255,8 @@ def final(sketch: Sketch) -> list[Drawing]:
     drawings = []
     for key, title, decimals in _FINAL:
         rows = [_final_bar(sketch, arm, key) for arm in sketch.comparison.arms]
-        if any(row.value is not None for row in rows):
-            said = "; ".join(f"{row.name}: {number(row.value, decimals)}" for row in rows)
+        if any(row.value is not None and (row.value or key != "sparsity_penalty") for row in rows):
+            said = "; ".join(f"{row.name}: {significant(row.value)}" for row in rows)
             words = sketch.words(f"final_{key}", title, said)
             drawings.append(charts.bars(words, rows, decimals=decimals))
     return drawings

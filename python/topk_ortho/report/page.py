@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
-from typing import Any
 
 from topk_ortho.report import drawings, stability, tables
+from topk_ortho.report.arms import Comparison
 from topk_ortho.report.canvas import Drawing
-from topk_ortho.report.collect import Comparison
 from topk_ortho.report.compare import compare
 from topk_ortho.report.drawings import TAU, Sketch
 from topk_ortho.report.stability import Reader
@@ -18,7 +17,11 @@ from topk_ortho.report.typeset import plain
 from topk_ortho.report.words import findings
 
 GENERATOR = "topk-ortho report"
-_DIFFERENCES = {"excess": "Excess", "explained_variance": "Explained variance", "f1_child": "Child F1"}
+_DIFFERENCES = {
+    "excess": "Excess",
+    "explained_variance": "Explained variance",
+    "f1_child": "Child F1",
+}
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,13 @@ def _stability(material: _Material) -> Block:
     )
 
 
+def _tradeoffs(sketch: Sketch) -> list[Drawing]:
+    return [
+        *drawings.tradeoffs(sketch, "explained_variance", "explained variance"),
+        *drawings.tradeoffs(sketch, "l0", "L0"),
+    ]
+
+
 def _drawn(make: Callable[[Sketch], list[Drawing]]) -> Callable[[_Material], Block]:
     return lambda material: _block(material, drawn=make(material.sketch))
 
@@ -147,12 +157,10 @@ _PLAN: tuple[_Plan, ...] = (
     ("health", "Health of each SAE", "Absorption may only be read of an SAE that reconstructs.",
      _health),
     ("table", "Comparison", "The reduction in excess absorption, beside what it cost.", _table),
-    ("variance", "Absorption against explained variance",
-     "Down and to the right is better. Faint dots are seeds, bars 95 % intervals of the mean.",
-     _drawn(lambda s: drawings.tradeoffs(s, "explained_variance", "explained variance"))),
-    ("l0", "Absorption against L0",
-     "Arms can be compared where they stand above the same L0; a generous L0 leaves nothing to "
-     "cure.", _drawn(lambda s: drawings.tradeoffs(s, "l0", "L0"))),
+    ("tradeoffs", "Absorption against explained variance and L0",
+     "Less absorption at more explained variance is better; arms can be compared where they stand "
+     "above the same L0. Faint dots are seeds, bars 95 % intervals of the mean.",
+     _drawn(_tradeoffs)),
     ("tau", "τ policies", "Differences to none, paired by seed, with 95 % intervals.", _tau),
     ("fraction", "Share of pairs selected", "Means with 95 % intervals.",
      _drawn(drawings.fractions)),
@@ -161,11 +169,9 @@ _PLAN: tuple[_Plan, ...] = (
     ("stability", "Stability of the selection",
      "How much of a selection comes back in the next, and how long a pair stays.", _stability),
     ("memory", "Memory",
-     "Solid: allocated, or resident on CPU. Dashed: reserved, or the peak on CPU, where runs of one "
-     "process share it.", _drawn(drawings.memory)),
+     "Solid: allocated, or resident on CPU. Dashed: reserved, or the peak on CPU, where runs "
+     "of one process share it.", _drawn(drawings.memory)),
     ("training", "Training", "Means over seeds, the range shaded.", _drawn(drawings.training)),
     ("final", "At the end of training", "Means, with 95 % intervals where there are several seeds.",
      _drawn(drawings.final)),
 )  # fmt: skip
-
-

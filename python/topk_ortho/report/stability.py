@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from topk_ortho.report import charts
+from topk_ortho.report.arms import Arm
 from topk_ortho.report.canvas import Drawing
 from topk_ortho.report.charts import Series
-from topk_ortho.report.collect import Arm
 from topk_ortho.report.drawings import MOST_CURVES, Sketch
 from topk_ortho.report.typeset import number
 
@@ -46,7 +46,9 @@ def _jaccard(sketch: Sketch) -> list[Drawing]:
 def _averages(sketch: Sketch, histories: Mapping[str, list[Remembered]]) -> list[Drawing]:
     series, edges = [], []
     for name, found in list(histories.items())[:MOST_CURVES]:
-        counts = [sum(column) / len(found) for column in zip(*(h["ema"] for h in found), strict=True)]
+        counts = [
+            sum(column) / len(found) for column in zip(*(h["ema"] for h in found), strict=True)
+        ]
         edges = [n / len(counts) for n in range(len(counts) + 1)]
         series.append(Series(name, sketch.looks[name], [], counts))
     if not series:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from topk_ortho import statistics
-from topk_ortho.report.collect import Arm, Comparison, base_settings, describe
+from topk_ortho.report.arms import Arm, Comparison, base_settings, describe
 from topk_ortho.report.compare import Row, readable, unhealthy
 from topk_ortho.report.typeset import (
     UNAVAILABLE,
@@ -26,7 +26,7 @@ TUNED_ON = range(3)
 
 @dataclass(frozen=True)
 class Cell:
-    """Text, what stands below it in small print, and `good`, `bad` or `muted`."""
+    """Text, what stands below it in small print, and `good`, `bad`, `muted` or `long`."""
 
     text: str
     under: str = ""
@@ -58,6 +58,7 @@ def what_was_run(comparison: Comparison) -> Table:
         "training": f"{steps:,} steps of {batch:,}" if isinstance(steps, int) and batch else None,
         "arms": listed([arm.name for arm in comparison.arms]),
         "varied": _varied(comparison),
+        "tuning": _tuning(comparison),
         "seeds": _seeds(seeds),
         "runs": _counts(comparison),
     }
@@ -75,12 +76,22 @@ def _varied(comparison: Comparison) -> str:
     )
 
 
+def _tuning(comparison: Comparison) -> str:
+    tuning = comparison.plan.get("tuning")
+    tried = tuning.get("runs") if isinstance(tuning, dict) else None
+    return f"{len(tried)} runs on other seeds chose the coefficients" if tried else ""
+
+
 def _seeds(seeds: Sequence[int]) -> str:
     if not seeds:
         return ""
     tuned = [seed for seed in seeds if seed in TUNED_ON]
     shown = listed([str(seed) for seed in seeds])
-    return f"{shown} (the defaults were tuned on {listed([str(s) for s in tuned])})" if tuned else shown
+    return (
+        f"{shown} (the defaults were tuned on {listed([str(s) for s in tuned])})"
+        if tuned
+        else shown
+    )
 
 
 def _counts(comparison: Comparison) -> str:
@@ -130,8 +141,10 @@ def health_table(comparison: Comparison) -> Table | None:
         ]
         for arm in arms
     ]
-    notes = ["Invalid: explained variance below 0.5 or CE score below 0.9. An SAE that hardly "
-             "trained scores near 0 on absorption, so its absorption counts as unavailable."]  # fmt: skip
+    notes = [
+        "Invalid: explained variance below 0.5 or CE score below 0.9. An SAE that hardly trained "
+        "scores near 0 on absorption, so its absorption counts as unavailable."
+    ]
     header = ("arm", "state", *(name for name, _ in measured.values()))
     return Table("Health of the SAEs: means over seeds, ranges below", header, rows, notes)
 
@@ -166,7 +179,7 @@ def comparison_rows(rows: Sequence[Row]) -> Table | None:
     if not any(row.control for row in shown):
         return None
     header = ("arm", "reduction in excess", "excess", "absorption", "MCC", "child F1",
-              "explained variance", "L0", "step time", "verdict on excess")  # fmt: skip
+              "explained variance", "L0", "step time")  # fmt: skip
     body = [
         [
             Cell(row.arm.name, _n(row)),
@@ -176,13 +189,12 @@ def comparison_rows(rows: Sequence[Row]) -> Table | None:
             *(_cost(row, key) for key in ("mcc", "f1_child", "explained_variance")),
             _l0(row),
             _time(row),
-            _verdict(row),
         ]
         for row in shown
     ]
     notes = [
         "Below each mean: the difference to none, paired by seed, with its 95 % interval "
-        "(Student's t). The verdict is corrected for several comparisons (Holm).",
+        "(Student's t). Better, worse and p are corrected for several comparisons (Holm).",
         "A difference whose interval covers 0 is no detectable change, which is not the same as "
         f"no loss. Explained variance “kept”: shown to lose less than "
         f"{statistics.MARGIN_EXPLAINED_VARIANCE:g}.",
@@ -192,7 +204,7 @@ def comparison_rows(rows: Sequence[Row]) -> Table | None:
 
 def _n(row: Row) -> str:
     if row.excess is not None:
-        return f"{row.excess.n} pairs of seeds"
+        return f"{row.excess.n} seeds, paired"
     return _count(row.arm)
 
 
@@ -200,16 +212,17 @@ def _removed(row: Row) -> Cell:
     if row.control is None:
         return Cell("–", tone="muted")
     if row.invalid:
-        return Cell(UNAVAILABLE, "invalid SAE", "bad")
+        return Cell(UNAVAILABLE, f"invalid SAE: {row.invalid}", "bad")
     if row.excess is None:
         one = row.single.get("excess")
         return NOT_THERE if one is None else Cell(signed(-one), "one seed, no interval", "muted")
     low, high = -row.excess.high, -row.excess.low
     share = f"{percent(row.relative.mean)}, " if row.relative else ""
-    rate = "" if row.per_percent is None else (
-        f"; absorption {signed(-row.per_percent, 4)} per 1 % of step time"
-    )  # fmt: skip
-    return Cell(signed(-row.excess.mean), f"{share}[{signed(low)}, {signed(high)}]{rate}")
+    p = row.adjusted_p
+    sure = "" if p is None else f", p\N{NO-BREAK SPACE}{'below 0.001' if p < 0.001 else number(p)}"
+    under = f"{share}[{signed(low)}, {signed(high)}]; {row.verdict}{sure}"
+    tone = {"better": "good", "worse": "bad"}.get(row.verdict, "muted")
+    return Cell(signed(-row.excess.mean), under, f"{tone} mid")
 
 
 def _level(arm: Arm, key: str) -> Cell:
@@ -247,19 +260,11 @@ def _time(row: Row) -> Cell:
     if mean is None:
         return NOT_THERE
     under = f"{signed_percent(row.time.mean)} {interval_percent(row.time)}" if row.time else ""
+    if row.per_percent is not None:
+        under += f"; absorption {signed(-row.per_percent, 4)} for each 1\N{NO-BREAK SPACE}% of it"
     if not under and row.control and (one := row.single.get("step_ms")) is not None:
         under = f"{signed_percent(one / (mean.mean - one))}, one seed" if mean.mean != one else ""
     return Cell(f"{number(mean.mean, 1)} ms", under)
-
-
-def _verdict(row: Row) -> Cell:
-    if row.control is None:
-        return Cell("–", tone="muted")
-    if row.invalid:
-        return Cell("invalid", row.invalid, "bad")
-    tone = {"better": "good", "worse": "bad"}.get(row.verdict, "muted")
-    p = row.adjusted_p
-    return Cell(row.verdict, "" if p is None else f"p {'< 0.001' if p < 0.001 else number(p)}", tone)
 
 
 def persistent(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table | None:
@@ -268,6 +273,7 @@ def persistent(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table | 
     for name, found in histories.items():
         hubs = ", ".join(f"{feature} ({degree})" for feature, degree in found[0]["hubs"])
         pairs = ", ".join(f"{i}–{j} ({number(low, 2)})" for i, j, low, *_ in found[0]["top"])
-        rows.append([Cell(name), Cell(hubs or UNAVAILABLE), Cell(pairs or UNAVAILABLE)])
+        long = [Cell(text or UNAVAILABLE, tone="long") for text in (hubs, pairs)]
+        rows.append([Cell(name), *long])
     header = ("arm", "hubs: feature (pairs)", "most persistent pairs (moving average)")
     return Table("Hubs and the most persistent pairs, first seed", header, rows) if rows else None

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 UNAVAILABLE = "unavailable"
 _MINUS = "\N{MINUS SIGN}"
+_SPACE = "\N{NO-BREAK SPACE}"
 _LONGEST = 400  # characters of a string from outside, such as the reason of a failure
 
 
@@ -24,9 +25,25 @@ def plain(value: Any, *, longest: int = _LONGEST) -> str:
 
 
 def cut(text: str, longest: int) -> str:
-    """A label that fits: its middle goes."""
+    """A label as wide as `longest` usual letters at most: its middle goes."""
     text = plain(text)
-    return text if len(text) <= longest else f"{text[: longest // 2]}…{text[1 - longest // 2 :]}"
+    keep = len(text)
+    while keep > 2 and _width(_ends(text, keep)) > longest:
+        keep -= 1
+    return _ends(text, keep)
+
+
+def _ends(text: str, keep: int) -> str:
+    if keep >= len(text):
+        return text
+    return f"{text[: (keep + 1) // 2]}…{text[len(text) - keep // 2 :]}"
+
+
+def _width(text: str) -> float:
+    """In usual letters; capitals, m and w are wider, and so are the signs of East Asia."""
+    wide = sum(c.isupper() or c in "mw%@" for c in text)
+    widest = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
+    return len(text) + 0.4 * wide + widest
 
 
 def number(value: float | None, decimals: int = 3) -> str:
@@ -45,14 +62,19 @@ def signed(value: float, decimals: int = 3) -> str:
     return text if text.startswith(_MINUS) or not text.strip("0.,") else f"+{text}"
 
 
+def significant(value: float | None) -> str:
+    """A figure of any size by its first three digits."""
+    return UNAVAILABLE if value is None else f"{value:.3g}".replace("-", _MINUS)
+
+
 def percent(value: float, decimals: int = 0) -> str:
     """A share as per cent."""
-    return f"{number(100 * value, decimals)} %"
+    return f"{number(100 * value, decimals)}{_SPACE}%"
 
 
 def signed_percent(value: float, decimals: int = 0) -> str:
     """A relative change as per cent, with its sign."""
-    return f"{signed(100 * value, decimals)} %"
+    return f"{signed(100 * value, decimals)}{_SPACE}%"
 
 
 def interval(difference: Difference, decimals: int = 3) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from topk_ortho import statistics
-from topk_ortho.report.collect import Comparison
+from topk_ortho.report.arms import Comparison
 from topk_ortho.report.compare import Row, readable, unhealthy
 from topk_ortho.report.typeset import (
     interval,
@@ -20,7 +20,7 @@ HARDLY_ANY_EXCESS = 0.02
 """Below this much excess in `none` there is nothing to cure; at L0 12 of the planted data, where
 the constraint has next to nothing to remove, it is about .01 (docs/method.md 7)."""
 
-DEFAULT_ARM = "coactivation"
+DEFAULT_ARMS = ("coactivation", "default")
 _COSTS = {"mcc": "MCC", "f1_child": "child F1", "explained_variance": "explained variance"}
 
 
@@ -33,7 +33,7 @@ def findings(comparison: Comparison, rows: Sequence[Row]) -> list[str]:
 def _subject(rows: Sequence[Row]) -> tuple[Row | None, bool]:
     """The arm that is spoken of, and whether it was picked for its figures."""
     compared = [row for row in rows if row.control is not None and row.arm.finished]
-    default = [row for row in compared if row.arm.name == DEFAULT_ARM]
+    default = [row for row in compared if row.arm.name in DEFAULT_ARMS]
     constrained = [row for row in compared if row.arm.runs[0].constrained]
     if default or len(constrained) == 1:
         return (default or constrained)[0], False
@@ -58,20 +58,24 @@ def _reduction(row: Row | None, *, picked: bool) -> str:
             f"The reduction in excess absorption by {row.arm.name} is unavailable, since these "
             f"runs have no known features to measure it on. {_capital(_costs(row))}."
         )
-    moved = f"{row.arm.name} took excess absorption from {number(before.mean)} to {number(after.mean)}"
+    sure = row.excess is not None and row.excess.detectable
+    verb = "fell" if sure and after.mean < before.mean else "went"
+    chosen = " (picked for its low excess, so that its interval is too narrow)" if picked else ""
+    moved = (
+        f"With {row.arm.name}{chosen}, excess absorption {verb} from {number(before.mean)} to "
+        f"{number(after.mean)}"
+    )
     if row.excess is None:
         by = f" ({signed(after.mean - before.mean)}; one seed has no interval)"
     else:
         share = f", {_share(row)}" if row.relative else ""
         by = (
             f" ({signed(row.excess.mean)}, 95 % interval {interval(row.excess)}, "
-            f"{row.excess.n} seeds{share})"
+            f"{row.excess.n} seeds{share if sure else ', no detectable change'})"
         )
-    chosen = " It is the arm with the lowest excess, picked after looking, so its interval is " \
-             "too narrow." if picked else ""  # fmt: skip
-    unmatched = " Their L0 differs by 3 % or more, which by itself moves absorption." \
+    unmatched = ", but L0 differs by 3 % or more, which by itself moves absorption" \
         if row.matched is False else ""  # fmt: skip
-    return f"{_capital(moved)}{by}; {_costs(row)}.{unmatched}{chosen}"
+    return f"{moved}{by}; {_costs(row)}{unmatched}."
 
 
 def _share(row: Row) -> str:
@@ -90,7 +94,10 @@ def _costs(row: Row) -> str:
             sure = difference is not None and not difference.detectable
             parts.append(f"{name} {signed(value)}{' (not detectable)' if sure else ''}")
     if row.time is not None:
-        parts.append(f"step time {signed_percent(row.time.mean)}")
+        sure = row.time.detectable
+        parts.append(
+            f"step time {signed_percent(row.time.mean)}{'' if sure else ' (not detectable)'}"
+        )
     return f"with it came {listed(parts)}" if parts else "what it cost is unavailable"
 
 
@@ -126,9 +133,14 @@ def _when_not(comparison: Comparison, row: Row | None) -> str:
     if control is None or excess is None or unhealthy(control):
         return f"{rule}; whether there is anything to cure here is unavailable."
     l0 = statistics.mean(control.values("l0"))
-    here = f"excess without it {number(excess.mean)}" + (f" at L0 {number(l0.mean, 2)}" if l0 else "")
-    if excess.mean < HARDLY_ANY_EXCESS or (excess.low is not None and excess.low <= 0):
+    here = f"excess without it {number(excess.mean)}" + (
+        f" at L0 {number(l0.mean, 2)}" if l0 else ""
+    )
+    if excess.mean < HARDLY_ANY_EXCESS:
         return f"{rule}; here there is hardly anything to cure ({here})."
+    if excess.low is not None and excess.low <= 0:
+        return f"{rule}; whether there is anything to cure here is not certain ({here}, with an " \
+               "interval that covers 0)."  # fmt: skip
     if row is not None and row.verdict == "worse":
         return f"{rule}; nor here, where it made excess worse ({here})."
     return f"{rule}; here there is something to cure ({here})."

@@ -12,8 +12,10 @@ import pytest
 
 from tests.report.folders import FIGURES, log, run_folder
 from topk_ortho.config import ConfigError
+from topk_ortho.report import write
 from topk_ortho.report.canvas import ROLES
 from topk_ortho.report.collect import collect
+from topk_ortho.report.drawings import Sketch
 from topk_ortho.report.page import sections
 from topk_ortho.report.write import write_report
 
@@ -166,3 +168,29 @@ def test_the_command_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert str(tmp_path / "out" / "index.html") in capsys.readouterr().out
     assert main(["report", str(tmp_path / "absent")]) != 0
     assert "check the path" in capsys.readouterr().err
+
+
+def test_a_page_that_grows_too_large_leaves_drawings_to_their_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_folder(tmp_path / "run", lines=log()[-1:])
+    whole = write_report([tmp_path / "run"], tmp_path / "whole").stat().st_size
+    monkeypatch.setattr(write, "LARGEST", whole - 1)
+    page = write_report([tmp_path / "run"], tmp_path / "cut")
+    assert page.stat().st_size < whole
+    html = page.read_text(encoding="utf-8")
+    assert "The drawings are in plots/" in html.split('<section id="final">')[1]
+    assert "<svg" in html.split('<section id="final">')[0]
+    names = [
+        sorted(f.name for f in (tmp_path / out / "plots").iterdir()) for out in ("whole", "cut")
+    ]
+    assert names[0] == names[1]
+
+
+def test_long_logs_are_thinned_and_keep_their_last_step(tmp_path: Path) -> None:
+    lines = [{"step": step, "loss": 1.0 / step} for step in range(1, 5001)]
+    run_folder(tmp_path / "run", lines=lines, figures={})
+    (comparison,) = collect([tmp_path])
+    (series,) = Sketch.of(comparison, [], prefix="").curves(comparison.arms, "loss")
+    assert len(series.x) == 100
+    assert series.x[-1] == 5000

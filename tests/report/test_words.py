@@ -131,3 +131,21 @@ def test_an_arm_that_was_picked_for_its_figures_says_so(tmp_path: Path) -> None:
     values = {"fixed": {"excess": 0.05}, "mean-std": {"excess": 0.1}}
     ablation(tmp_path, values=values, seeds=(100, 101))
     assert said(tmp_path)[0].startswith("With tau=fixed (picked for its low excess")
+
+
+def test_what_only_seems_detectable_among_several_arms_is_not_said_to_fall(tmp_path: Path) -> None:
+    arm_folders(tmp_path, "none")
+    for n, seed in enumerate((100, 101, 102)):
+        for arm, excess in (("coactivation", (0.04, 0.09, 0.1)[n]), ("random", 0.14 + 0.05 * n)):
+            folder, figures = tmp_path / arm / f"seed-{seed}", FIGURES | {"excess": excess}
+            run_folder(folder, seed=seed, criterion=arm, figures=figures)
+    (comparison,) = collect([tmp_path])
+    row = next(row for row in compare(comparison) if row.arm.name == "coactivation")
+    # differences -.10, -.06, -.06: t = 5.5, p = .0315, doubled by Holm
+    assert row.excess is not None
+    assert row.excess.detectable
+    assert row.adjusted_p == pytest.approx(0.063, abs=5e-4)
+    first, second, _ = said(tmp_path)
+    assert "excess absorption went from" in first
+    assert "no detectable change once corrected for the number of arms" in first
+    assert "no detectable change for coactivation and random" in second

@@ -142,4 +142,10 @@ def _plain(svg: str) -> str:
     body = re.sub(r'(<svg [^>]*?) height="[^"]*"', r"\1", body, count=1)
     body = re.sub(r"font-family: [^;\"]*", "font-family: system-ui, sans-serif", body)
     body = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px system-ui, sans-serif", body)
+    body = re.sub(r' (?:d|x|y|transform)="[^"]*"', lambda found: _rounded(found[0]), body)
     return re.sub(r">\s*\n\s*<", "><", body)
+
+
+def _rounded(attribute: str) -> str:
+    """Coordinates to a hundredth of a point, on one line."""
+    return re.sub(r"(\.\d\d)\d+", r"\1", attribute).replace("\n", "")

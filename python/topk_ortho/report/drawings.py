@@ -18,6 +18,7 @@ from topk_ortho.report.typeset import number, signed, significant
 MOST_CURVES = 12
 """Curves of one drawing; arms beyond are left out of it and named in the text."""
 
+_MOST_POINTS = 100  # of a curve
 _MEGABYTE = 1e6
 TAU = ("penalty.tau", "penalty.threshold")
 FRACTION = ("pairs.fraction", "pairs.per_feature", "pairs.final_fraction")
@@ -71,7 +72,7 @@ class Sketch:
                     by_step.setdefault(step, []).append(value / unit)
         if not by_step:
             return None
-        steps = sorted(by_step)
+        steps = _thinned(sorted(by_step))
         means = [sum(by_step[step]) / len(by_step[step]) for step in steps]
         several = max(map(len, by_step.values())) > 1
         spread = [(min(by_step[step]), max(by_step[step])) for step in steps] if several else []
@@ -84,6 +85,12 @@ class Sketch:
     @property
     def constrained(self) -> list[Arm]:
         return [arm for arm in self.comparison.arms if any(run.constrained for run in arm.runs)]
+
+
+def _thinned(steps: list[int]) -> list[int]:
+    """Evenly many of them, the last one included: more cannot be told apart."""
+    every = -(-len(steps) // _MOST_POINTS)
+    return steps[::-1][::every][::-1]
 
 
 def tradeoffs(sketch: Sketch, key: str, name: str) -> list[Drawing]:

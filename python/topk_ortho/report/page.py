@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 
 from topk_ortho.report import drawings, stability, tables
@@ -46,6 +46,12 @@ class Section:
     title: str
     intro: str
     blocks: Sequence[Block]
+
+    def without_drawings(self) -> Section:
+        """The section with its words and tables alone; it says where its drawings are."""
+        blocks = [replace(block, drawings=()) for block in self.blocks]
+        where = "The drawings are in plots/ beside this page, which they would make too large."
+        return replace(self, intro=where, blocks=[b for b in blocks if not b.empty])
 
 
 @dataclass(frozen=True)

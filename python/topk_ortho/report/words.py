@@ -58,7 +58,7 @@ def _reduction(row: Row | None, *, picked: bool) -> str:
             f"The reduction in excess absorption by {row.arm.name} is unavailable, since these "
             f"runs have no known features to measure it on. {_capital(_costs(row))}."
         )
-    sure = row.excess is not None and row.excess.detectable
+    sure = row.verdict in ("better", "worse")
     verb = "fell" if sure and after.mean < before.mean else "went"
     chosen = " (picked for its low excess, so that its interval is too narrow)" if picked else ""
     moved = (
@@ -71,11 +71,16 @@ def _reduction(row: Row | None, *, picked: bool) -> str:
         share = f", {_share(row)}" if row.relative else ""
         by = (
             f" ({signed(row.excess.mean)}, 95 % interval {interval(row.excess)}, "
-            f"{row.excess.n} seeds{share if sure else ', no detectable change'})"
+            f"{row.excess.n} seeds{share if sure else _unsure(row.excess)})"
         )
     unmatched = ", but L0 differs by 3 % or more, which by itself moves absorption" \
         if row.matched is False else ""  # fmt: skip
     return f"{moved}{by}; {_costs(row)}{unmatched}."
+
+
+def _unsure(excess: statistics.Difference) -> str:
+    corrected = " once corrected for the number of arms" if excess.detectable else ""
+    return f", no detectable change{corrected}"
 
 
 def _share(row: Row) -> str:

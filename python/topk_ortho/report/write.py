@@ -6,11 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from topk_ortho.config import ConfigError
+from topk_ortho.report.arms import Comparison
 from topk_ortho.report.canvas import write_whole
 from topk_ortho.report.collect import collect
-from topk_ortho.report.page import GENERATOR, render, sections
+from topk_ortho.report.page import GENERATOR, Section, render, sections
 from topk_ortho.report.stability import Reader
 from topk_ortho.report.typeset import listed
+
+LARGEST = 2_000_000
+"""Bytes of the page."""
+
+_NAMED = 4  # comparisons in the title
 
 
 def write_report(
@@ -36,8 +42,7 @@ def write_report(
     page = folder / "index.html"
     _refuse_foreign(page)
     found = sections(comparisons, history=history)
-    title = f"Runs on {listed([comparison.title for comparison in comparisons][:4])}"
-    html = render(found, title=title)
+    html = _small_enough(found, title=_title(comparisons))
     try:
         (folder / "plots").mkdir(parents=True, exist_ok=True)
         for section in found:
@@ -50,6 +55,25 @@ def write_report(
             f"--out {folder} was given, but it cannot be written ({error.strerror}); "
             "take a folder that can."
         ) from None
+
+
+def _title(comparisons: Sequence[Comparison]) -> str:
+    names = [comparison.title for comparison in comparisons]
+    more = len(names) - _NAMED
+    return f"Runs on {listed(names[:_NAMED] + ([f'{more} more'] if more > 0 else []))}"
+
+
+def _small_enough(found: Sequence[Section], *, title: str) -> str:
+    """The page; where it would be too large, drawings of the last sections are left to `plots/`."""
+    shown = list(found)
+    html = render(shown, title=title)
+    for n in reversed(range(len(shown))):
+        if len(html.encode()) <= LARGEST:
+            break
+        if any(block.drawings for block in shown[n].blocks):
+            shown[n] = shown[n].without_drawings()
+            html = render(shown, title=title)
+    return html
 
 
 def _refuse_foreign(page: Path) -> None:

@@ -77,6 +77,7 @@ class RecipesOptions:
     """List the runs of the source documents; `topk-ortho train --recipe NAME` trains one."""
 
 
+@dataclass(frozen=True)
 class PairsOptions:
     """Show the pairs that a run chose most persistently, and what their features are."""
 
@@ -102,6 +103,16 @@ class ReproduceOptions:
     """Folder of the second run; without it nothing is kept."""
     json: bool = False
     """Print JSON."""
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Draw runs, bars and ablations: one HTML page that needs no network, and PNG and SVG files."""
+
+    paths: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run folders, folders of `topk-ortho bars`, ablations, or folders around them."""
+    out: Path | None = None
+    """Folder of `index.html` and `plots/`; `report` in the first path unless given."""
 
 
 def _train(arguments: list[str]) -> int:
@@ -255,6 +266,15 @@ def _with_training(
     return parsed, parse(rest or ["--no-with-baseline"], prog=prog).settings, own, rest
 
 
+def _report(arguments: list[str]) -> int:
+    o = tyro.cli(ReportOptions, args=arguments, prog="topk-ortho report")
+    from topk_ortho.history.figures import history_figures
+    from topk_ortho.report.write import write_report
+
+    print(f"report: {write_report(o.paths, o.out, history=history_figures)}")
+    return 0
+
+
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "train": (_train, "train one run (the same as python -m topk_ortho.train)"),
     "cache": (_cache, "write a language model's activations to files"),
@@ -264,6 +284,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "recipes": (_recipes, "list the runs of the source documents, for train --recipe NAME"),
     "pairs": (_pairs, "the most persistent pairs of a run, and what their features are"),
     "reproduce": (_reproduce, "train a run again and compare every figure bit for bit"),
+    "report": (_report, "draw runs, bars and ablations as one HTML page, PNG and SVG"),
     "bars": (_bars, "train the arms of a setting over seeds and check the bars"),
 }
 

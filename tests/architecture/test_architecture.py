@@ -19,7 +19,8 @@ CONFINED = {
     "transformer_lens": {"activations/language_model.py"},
     "transformers": {"activations/language_model.py"},
     "datasets": {"activations/text.py"},
-    "matplotlib": {"report/plots.py"},
+    "matplotlib": {"report/plots.py", "report/canvas.py", "report/charts.py"},
+    "jinja2": {"report/page.py"},
     "scipy": {"metrics/ground_truth.py", "statistics/differences.py"},
     "tomli_w": {"config_file.py"},
     "tyro": {"command_line.py", "cli.py"},
@@ -30,7 +31,15 @@ CONFINED = {
     "huggingface_hub": set(),
 }
 # Of these, the ones that no import at the top of a module may name.
-LAZY = {"transformer_lens", "transformers", "datasets", "matplotlib", "submitit", "tomli_w"}
+LAZY = {
+    "transformer_lens",
+    "transformers",
+    "datasets",
+    "matplotlib",
+    "submitit",
+    "jinja2",
+    "tomli_w",
+}
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "base", "misc"}
 FORBIDDEN_CALLS = {"torch.load", "torch.save", "eval", "exec", "numpy.load", "np.load"}
 

@@ -12,6 +12,7 @@ import pytest
 
 from topk_ortho.config import ConfigError
 from topk_ortho.report import draw, plots
+from topk_ortho.report.reading import read_log
 
 NAMES = ["final_stats.png", "memory_usage.png", "training_metrics.png"]
 
@@ -107,13 +108,13 @@ def test_a_torn_last_line_is_passed_over(cut: int, tmp_path: Path) -> None:
     folder = run(tmp_path / "run", [line(50), line(100)])
     whole = (folder / "metrics.jsonl").read_bytes()
     (folder / "metrics.jsonl").write_bytes(whole + json.dumps(line(150)).encode()[:cut])
-    assert [entry["step"] for entry in plots._read_log(folder / "metrics.jsonl")] == [50, 100]
+    assert [entry["step"] for entry in read_log(folder / "metrics.jsonl")] == [50, 100]
     assert len(draw(folder)) == 3
 
 
 def test_a_step_logged_twice_counts_as_the_later(tmp_path: Path) -> None:
     folder = run(tmp_path / "run", [line(50), line(100, l2=1.0), line(100, l2=2.0), line(75)])
-    assert [(e["step"], e["l2"]) for e in plots._read_log(folder / "metrics.jsonl")][1:] == [
+    assert [(e["step"], e["l2"]) for e in read_log(folder / "metrics.jsonl")][1:] == [
         (75, 8 / 75),
         (100, 2.0),
     ]

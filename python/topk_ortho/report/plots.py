@@ -7,15 +7,13 @@ the colour-blind. A torn last line of a log, as a killed run leaves it, is passe
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from topk_ortho.config import ConfigError
+from topk_ortho.report.reading import Logged, on_gpu, read_json, read_log
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,26 +36,11 @@ _CURVES = (
 
 
 @dataclass(frozen=True)
-class _Run:
+class _Run(Logged):
     label: str
     colour: str
-    lines: list[dict[str, Any]]
     result: dict[str, Any]
     on_gpu: bool
-
-    def series(self, key: str) -> tuple[list[int], list[float]]:
-        """Steps and values where the value is a finite number."""
-        steps, values = [], []
-        for line in self.lines:
-            value = line.get(key)
-            if isinstance(value, int | float) and math.isfinite(value):
-                steps.append(line["step"])
-                values.append(float(value))
-        return steps, values
-
-    def last(self, key: str) -> float | None:
-        values = self.series(key)[1]
-        return values[-1] if values else None
 
     def draw(self, axes: Axes, key: str, *, unit: float = 1.0, **style: Any) -> list[float]:
         """Add a curve, a dot where there is one value; returns what was drawn."""
@@ -99,54 +82,19 @@ def draw(run_folder: Path) -> list[Path]:
 
 def _label(folder: Path) -> str:
     """The run's criterion or folder, its middle cut out where it would not fit below a bar."""
-    name = str(_read_json(folder / "result.json").get("criterion") or folder.resolve().name)
+    name = str(read_json(folder / "result.json").get("criterion") or folder.resolve().name)
     name = name.replace("$", "")  # would start a formula
     return name if len(name) <= _LABEL else f"{name[: _LABEL // 2]}…{name[-_LABEL // 2 + 1 :]}"
 
 
 def _read(folder: Path, *, label: str, colour: str) -> _Run:
-    hardware = _read_json(folder / "manifest.json").get("hardware")
-    device = hardware.get("device", "cpu") if isinstance(hardware, dict) else "cpu"
     return _Run(
         label=label,
         colour=colour,
-        lines=_read_log(folder / "metrics.jsonl"),
-        result=_read_json(folder / "result.json"),
-        on_gpu=device != "cpu",
+        lines=read_log(folder / "metrics.jsonl"),
+        result=read_json(folder / "result.json"),
+        on_gpu=on_gpu(folder),
     )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        found = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ConfigError(f"{path} is not JSON ({error}); run the training again") from error
-    return found if isinstance(found, dict) else {}
-
-
-def _read_log(path: Path) -> list[dict[str, Any]]:
-    """Lines by step; of a step that was logged twice, before and after a restart, the later."""
-    if not path.exists():
-        raise ConfigError(f"{path} does not exist; expected the folder of a run")
-    by_step: dict[int, dict[str, Any]] = {}
-    raw = path.read_bytes().split(b"\n")
-    for number, text in enumerate(raw, start=1):
-        if not text.strip():
-            continue
-        try:
-            line = json.loads(text)
-            by_step[line["step"]] = line
-        except (ValueError, KeyError, TypeError) as error:
-            if number == len(raw):
-                break
-            raise ConfigError(
-                f"{path} is damaged in line {number}; delete that line to draw the rest"
-            ) from error
-    if not by_step:
-        raise ConfigError(f"{path} holds no step; the run has not logged anything yet")
-    return [by_step[step] for step in sorted(by_step)]
 
 
 def _figure(title: str, *, height: float) -> Figure:

@@ -1,0 +1,89 @@
+"""How steady the selection was: drawings and a table of what the pair history remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from topk_ortho.report import charts
+from topk_ortho.report.arms import Arm
+from topk_ortho.report.canvas import Drawing
+from topk_ortho.report.charts import Series
+from topk_ortho.report.drawings import MOST_CURVES, Sketch
+from topk_ortho.report.typeset import number
+
+Remembered = Mapping[str, Any]
+"""A run's history as plain numbers, see `topk_ortho.history.figures`: `observations`, `ema`
+(counts in equal bins from 0 to 1), `survival` (lag: [kept, anchored]), `hubs` ([feature, degree])
+and `top` ([i, j, lower end, upper end, hits])."""
+
+Reader = Callable[[Path], Remembered | None]
+
+
+def remembered(arm: Arm, read: Reader) -> list[Remembered]:
+    """The histories of an arm's runs, those without one left out."""
+    found = [read(run.folder) for run in arm.runs if run.lines and run.constrained]
+    return [each for each in found if each]
+
+
+def drawings(sketch: Sketch, histories: Mapping[str, list[Remembered]]) -> list[Drawing]:
+    """Jaccard over steps, the histogram of averages, and survival."""
+    return [*_jaccard(sketch), *_averages(sketch, histories), *_survival(sketch, histories)]
+
+
+def _jaccard(sketch: Sketch) -> list[Drawing]:
+    series = sketch.curves(sketch.constrained, "jaccard")
+    if not series:
+        return []
+    said = "; ".join(f"{s.name}: {number(s.y[-1])} at the end" for s in series)
+    words = sketch.words(
+        "stability_jaccard", "Overlap with the selection before", said, y="Jaccard index"
+    )
+    return [charts.curves(words, series, from_zero=True)]
+
+
+def _averages(sketch: Sketch, histories: Mapping[str, list[Remembered]]) -> list[Drawing]:
+    series, edges = [], []
+    for name, found in list(histories.items())[:MOST_CURVES]:
+        counts = [
+            sum(column) / len(found) for column in zip(*(h["ema"] for h in found), strict=True)
+        ]
+        edges = [n / len(counts) for n in range(len(counts) + 1)]
+        series.append(Series(name, sketch.looks[name], [], counts))
+    if not series:
+        return []
+    said = "; ".join(
+        f"{s.name}: {number(sum(s.y[len(s.y) // 2 :]), 0)} pairs above 0.5" for s in series
+    )
+    words = sketch.words(
+        "stability_ema", "How often pairs were selected lately", said,
+        x="moving average of “selected”", y="pairs remembered",
+    )  # fmt: skip
+    return [charts.columns(words, edges, series, log_y=True)]
+
+
+def _survival(sketch: Sketch, histories: Mapping[str, list[Remembered]]) -> list[Drawing]:
+    series = []
+    for name, found in list(histories.items())[:MOST_CURVES]:
+        kept: dict[int, int] = {}
+        anchored: dict[int, int] = {}
+        for history in found:
+            for lag, (still, all_) in history["survival"].items():
+                kept[lag] = kept.get(lag, 0) + still
+                anchored[lag] = anchored.get(lag, 0) + all_
+        lags = sorted(lag for lag, all_ in anchored.items() if all_)
+        if lags:
+            shares = [kept[lag] / anchored[lag] for lag in lags]
+            series.append(Series(name, sketch.looks[name], lags, shares))
+    if not series:
+        return []
+    said = "; ".join(
+        f"{s.name}: {number(s.y[0])} after {s.x[0]}, {number(s.y[-1])} after {s.x[-1]}"
+        for s in series
+    )
+    words = sketch.words(
+        "stability_survival", "Pairs that are still selected", said,
+        x="selections later", y="share still selected",
+    )  # fmt: skip
+    return [charts.against(words, series, log_x=True)]

@@ -1,0 +1,279 @@
+"""The tables of the page, cell by cell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from topk_ortho import statistics
+from topk_ortho.report.arms import Arm, Comparison, base_settings, describe
+from topk_ortho.report.compare import Row, readable, unhealthy
+from topk_ortho.report.typeset import (
+    UNAVAILABLE,
+    interval,
+    interval_percent,
+    listed,
+    number,
+    percent,
+    signed,
+    signed_percent,
+)
+
+TUNED_ON = range(3)
+"""Seeds that the defaults were chosen on."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Text, what stands below it in small print, and `good`, `bad`, `muted` or `long`."""
+
+    text: str
+    under: str = ""
+    tone: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """The first cell of a row is its heading."""
+
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    notes: Sequence[str] = field(default=())
+
+
+NOT_THERE = Cell(UNAVAILABLE, tone="muted")
+
+
+def what_was_run(comparison: Comparison) -> Table:
+    """Data, dictionary, steps, arms, seeds."""
+    settings = base_settings(comparison)
+    seeds = sorted({run.seed for run in comparison.runs if run.seed is not None})
+    steps, batch = settings.get("steps"), settings.get("batch_size")
+    facts = {
+        "folder": str(comparison.source),
+        "data": describe(settings),
+        "dictionary": settings.get("sae.kind"),
+        "training": f"{steps:,} steps of {batch:,}" if isinstance(steps, int) and batch else None,
+        "arms": listed([arm.name for arm in comparison.arms]),
+        "varied": _varied(comparison),
+        "tuning": _tuning(comparison),
+        "seeds": _seeds(seeds),
+        "runs": _counts(comparison),
+    }
+    rows = [[Cell(name), Cell(str(value))] for name, value in facts.items() if value]
+    return Table("What was run", (), rows, comparison.notes)
+
+
+def _varied(comparison: Comparison) -> str:
+    axes = comparison.plan.get("axes")
+    if not isinstance(axes, dict):
+        return ""
+    return "; ".join(
+        f"{name}: {listed([str(v) for v in values]) if isinstance(values, list) else values}"
+        for name, values in axes.items()
+    )
+
+
+def _tuning(comparison: Comparison) -> str:
+    tuning = comparison.plan.get("tuning")
+    tried = tuning.get("runs") if isinstance(tuning, dict) else None
+    return f"{len(tried)} runs on other seeds chose the coefficients" if tried else ""
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    if not seeds:
+        return ""
+    tuned = [seed for seed in seeds if seed in TUNED_ON]
+    shown = listed([str(seed) for seed in seeds])
+    return (
+        f"{shown} (the defaults were tuned on {listed([str(s) for s in tuned])})"
+        if tuned
+        else shown
+    )
+
+
+def _counts(comparison: Comparison) -> str:
+    runs = comparison.runs
+    failed = sum(run.failed for run in runs)
+    ended = sum(bool(run.result) for run in runs)
+    parts = [f"{ended} finished"]
+    if failed:
+        parts.append(f"{failed} failed")
+    if len(runs) - ended - failed:
+        parts.append(f"{len(runs) - ended - failed} not finished")
+    return listed(parts)
+
+
+def not_finished(comparison: Comparison) -> Table | None:
+    """Runs without figures, with their reasons."""
+    rows = [
+        [
+            Cell(arm.name),
+            Cell("" if run.seed is None else str(run.seed)),
+            Cell(run.problem, tone="bad" if run.failed else "muted"),
+        ]
+        for arm in comparison.arms
+        for run in arm.runs
+        if run.problem
+    ]
+    return Table("Without figures", ("arm", "seed", "why"), rows) if rows else None
+
+
+def health_table(comparison: Comparison) -> Table | None:
+    """Every arm's SAEs: mean, and below it the range over the seeds."""
+    arms = [arm for arm in comparison.arms if arm.finished]
+    if not arms:
+        return None
+    keys = {"explained_variance": ("explained variance", 3), "ce_score": ("CE score", 3),
+            "dead_features": ("dead", 3), "l0": ("L0", 2)}  # fmt: skip
+    measured = {
+        key: shown
+        for key, shown in keys.items()
+        if key != "ce_score" or any(run.value(key) is not None for a in arms for run in a.finished)
+    }
+    rows = [
+        [
+            Cell(arm.name, _count(arm)),
+            _state(arm),
+            *(_range(arm.values(key), decimals) for key, (_, decimals) in measured.items()),
+        ]
+        for arm in arms
+    ]
+    notes = [
+        "Invalid: explained variance below 0.5 or CE score below 0.9. An SAE that hardly trained "
+        "scores near 0 on absorption, so its absorption counts as unavailable."
+    ]
+    header = ("arm", "state", *(name for name, _ in measured.values()))
+    return Table("Health of the SAEs: means over seeds, ranges below", header, rows, notes)
+
+
+def _count(arm: Arm) -> str:
+    n = len(arm.finished)
+    return f"{n} SAE{'s' if n > 1 else ''}"
+
+
+def _state(arm: Arm) -> Cell:
+    sick = unhealthy(arm)
+    if not sick:
+        return Cell("valid", tone="good")
+    seeds = listed([str(seed) for seed in sick])
+    which = "" if len(sick) == len(arm.finished) else f"seed {seeds}: "
+    return Cell("invalid", f"{which}{next(iter(sick.values()))}", "bad")
+
+
+def _range(values: Mapping[Any, float | None], decimals: int) -> Cell:
+    known = [value for value in values.values() if value is not None]
+    if not known:
+        return NOT_THERE
+    mean = number(sum(known) / len(known), decimals)
+    if len(known) == 1:
+        return Cell(mean)
+    return Cell(mean, f"{number(min(known), decimals)} to {number(max(known), decimals)}")
+
+
+def comparison_rows(rows: Sequence[Row]) -> Table | None:
+    """The reduction in excess beside everything it may have cost."""
+    shown = [row for row in rows if row.arm.finished]
+    if not any(row.control for row in shown):
+        return None
+    header = ("arm", "reduction in excess", "excess", "absorption", "MCC", "child F1",
+              "explained variance", "L0", "step time")  # fmt: skip
+    body = [
+        [
+            Cell(row.arm.name, _n(row)),
+            _removed(row),
+            _level(row.arm, "excess"),
+            _level(row.arm, "absorption_rate"),
+            *(_cost(row, key) for key in ("mcc", "f1_child", "explained_variance")),
+            _l0(row),
+            _time(row),
+        ]
+        for row in shown
+    ]
+    notes = [
+        "Below each mean: the difference to none, paired by seed, with its 95 % interval "
+        "(Student's t). Better, worse and p are corrected for several comparisons (Holm).",
+        "A difference whose interval covers 0 is no detectable change, which is not the same as "
+        f"no loss. Explained variance “kept”: shown to lose less than "
+        f"{statistics.MARGIN_EXPLAINED_VARIANCE:g}.",
+    ]
+    return Table("Every arm beside the same seeds without the constraint", header, body, notes)
+
+
+def _n(row: Row) -> str:
+    if row.excess is not None:
+        return f"{row.excess.n} seeds, paired"
+    return _count(row.arm)
+
+
+def _removed(row: Row) -> Cell:
+    if row.control is None:
+        return Cell("–", tone="muted")
+    if row.invalid:
+        return Cell(UNAVAILABLE, f"invalid SAE: {row.invalid}", "bad")
+    if row.excess is None:
+        one = row.single.get("excess")
+        return NOT_THERE if one is None else Cell(signed(-one), "one seed, no interval", "muted")
+    low, high = -row.excess.high, -row.excess.low
+    share = f"{percent(row.relative.mean)}, " if row.relative else ""
+    p = row.adjusted_p
+    sure = "" if p is None else f", p\N{NO-BREAK SPACE}{'below 0.001' if p < 0.001 else number(p)}"
+    under = f"{share}[{signed(low)}, {signed(high)}]; {row.verdict}{sure}"
+    tone = {"better": "good", "worse": "bad"}.get(row.verdict, "muted")
+    return Cell(signed(-row.excess.mean), under, f"{tone} mid")
+
+
+def _level(arm: Arm, key: str) -> Cell:
+    mean = statistics.mean(readable(arm, key))
+    return NOT_THERE if mean is None else Cell(number(mean.mean))
+
+
+def _cost(row: Row, key: str) -> Cell:
+    mean = statistics.mean(row.arm.values(key))
+    if mean is None:
+        return NOT_THERE
+    difference = row.costs[key]
+    if difference is None:
+        one = row.single.get(key)
+        under = "" if one is None or row.control is None else f"{signed(one)}, one seed"
+        return Cell(number(mean.mean), under)
+    under = f"{signed(difference.mean)} {interval(difference)}"
+    if key == "explained_variance" and row.variance_kept == "holds":
+        under += ", kept"
+    tone = ("bad" if difference.mean < 0 else "good") if difference.detectable else ""
+    return Cell(number(mean.mean), under, tone)
+
+
+def _l0(row: Row) -> Cell:
+    mean = statistics.mean(row.arm.values("l0"))
+    if mean is None:
+        return NOT_THERE
+    unmatched = row.matched is False
+    return Cell(number(mean.mean, 2), "unmatched, 3 % or more" if unmatched else "",
+                "bad" if unmatched else "")  # fmt: skip
+
+
+def _time(row: Row) -> Cell:
+    mean = statistics.mean(row.arm.values("step_ms"))
+    if mean is None:
+        return NOT_THERE
+    under = f"{signed_percent(row.time.mean)} {interval_percent(row.time)}" if row.time else ""
+    if row.per_percent is not None:
+        under += f"; absorption {signed(-row.per_percent, 4)} for each 1\N{NO-BREAK SPACE}% of it"
+    if not under and row.control and (one := row.single.get("step_ms")) is not None:
+        under = f"{signed_percent(one / (mean.mean - one))}, one seed" if mean.mean != one else ""
+    return Cell(f"{number(mean.mean, 1)} ms", under)
+
+
+def persistent(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table | None:
+    """Hubs and the most persistent pairs of each arm's first seed."""
+    rows = []
+    for name, found in histories.items():
+        hubs = ", ".join(f"{feature} ({degree})" for feature, degree in found[0]["hubs"])
+        pairs = ", ".join(f"{i}–{j} ({number(low, 2)})" for i, j, low, *_ in found[0]["top"])
+        long = [Cell(text or UNAVAILABLE, tone="long") for text in (hubs, pairs)]
+        rows.append([Cell(name), *long])
+    header = ("arm", "hubs: feature (pairs)", "most persistent pairs (moving average)")
+    return Table("Hubs and the most persistent pairs, first seed", header, rows) if rows else None

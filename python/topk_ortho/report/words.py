@@ -1,0 +1,155 @@
+"""What was found, in three plain sentences that say no more than the figures do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from topk_ortho import statistics
+from topk_ortho.report.arms import Comparison
+from topk_ortho.report.compare import Row, readable, unhealthy
+from topk_ortho.report.typeset import (
+    interval,
+    listed,
+    number,
+    percent,
+    signed,
+    signed_percent,
+)
+
+HARDLY_ANY_EXCESS = 0.02
+"""Below this much excess in `none` there is nothing to cure; at L0 12 of the planted data, where
+the constraint has next to nothing to remove, it is about .01 (docs/method.md 7)."""
+
+DEFAULT_ARMS = ("coactivation", "default")
+_COSTS = {"mcc": "MCC", "f1_child": "child F1", "explained_variance": "explained variance"}
+
+
+def findings(comparison: Comparison, rows: Sequence[Row]) -> list[str]:
+    """Reduction beside its cost; whether anything was detectable; when not to use it."""
+    row, picked = _subject(rows)
+    return [_reduction(row, picked=picked), _detectable(rows), _when_not(comparison, row)]
+
+
+def _subject(rows: Sequence[Row]) -> tuple[Row | None, bool]:
+    """The arm that is spoken of, and whether it was picked for its figures."""
+    compared = [row for row in rows if row.control is not None and row.arm.finished]
+    default = [row for row in compared if row.arm.name in DEFAULT_ARMS]
+    constrained = [row for row in compared if row.arm.runs[0].constrained]
+    if default or len(constrained) == 1:
+        return (default or constrained)[0], False
+    known = [row for row in constrained if row.excess is not None]
+    if known:
+        return min(known, key=lambda row: row.excess.mean if row.excess else 0.0), True
+    return (constrained[0], False) if constrained else (None, False)
+
+
+def _reduction(row: Row | None, *, picked: bool) -> str:
+    if row is None or row.control is None:
+        return "Nothing is compared here: that takes a finished run with the constraint and one " \
+               "without it on the same seed."  # fmt: skip
+    if row.invalid:
+        return (
+            f"Absorption cannot be read for {row.arm.name}: an SAE is invalid, {row.invalid}. "
+            f"{_capital(_costs(row))}."
+        )
+    before, after = (statistics.mean(readable(a, "excess")) for a in (row.control, row.arm))
+    if before is None or after is None:
+        return (
+            f"The reduction in excess absorption by {row.arm.name} is unavailable, since these "
+            f"runs have no known features to measure it on. {_capital(_costs(row))}."
+        )
+    sure = row.verdict in ("better", "worse")
+    verb = "fell" if sure and after.mean < before.mean else "went"
+    chosen = " (picked for its low excess, so that its interval is too narrow)" if picked else ""
+    moved = (
+        f"With {row.arm.name}{chosen}, excess absorption {verb} from {number(before.mean)} to "
+        f"{number(after.mean)}"
+    )
+    if row.excess is None:
+        by = f" ({signed(after.mean - before.mean)}; one seed has no interval)"
+    else:
+        share = f", {_share(row)}" if row.relative else ""
+        by = (
+            f" ({signed(row.excess.mean)}, 95 % interval {interval(row.excess)}, "
+            f"{row.excess.n} seeds{share if sure else _unsure(row.excess)})"
+        )
+    unmatched = ", but L0 differs by 3 % or more, which by itself moves absorption" \
+        if row.matched is False else ""  # fmt: skip
+    return f"{moved}{by}; {_costs(row)}{unmatched}."
+
+
+def _unsure(excess: statistics.Difference) -> str:
+    corrected = " once corrected for the number of arms" if excess.detectable else ""
+    return f", no detectable change{corrected}"
+
+
+def _share(row: Row) -> str:
+    assert row.relative is not None
+    less = row.relative.mean
+    return f"{percent(less)} less" if less >= 0 else f"{percent(-less)} more"
+
+
+def _costs(row: Row) -> str:
+    """What the arm cost beside its reduction."""
+    parts = []
+    for key, name in _COSTS.items():
+        difference = row.costs.get(key)
+        value = difference.mean if difference else row.single.get(key)
+        if value is not None:
+            sure = difference is not None and not difference.detectable
+            parts.append(f"{name} {signed(value)}{' (not detectable)' if sure else ''}")
+    if row.time is not None:
+        sure = row.time.detectable
+        parts.append(
+            f"step time {signed_percent(row.time.mean)}{'' if sure else ' (not detectable)'}"
+        )
+    return f"with it came {listed(parts)}" if parts else "what it cost is unavailable"
+
+
+def _detectable(rows: Sequence[Row]) -> str:
+    by_verdict: dict[str, list[str]] = {}
+    for row in rows:
+        if row.control is not None:
+            by_verdict.setdefault(row.verdict, []).append(row.arm.name)
+    better, worse = by_verdict.get("better", []), by_verdict.get("worse", [])
+    same = by_verdict.get("no detectable change", [])
+    if not better + worse + same:
+        return "Whether any change is detectable is unavailable: an interval takes at least two " \
+               "seeds of both arms."  # fmt: skip
+    parts = []
+    if better:
+        parts.append(f"a detectable reduction in excess for {listed(better)}")
+    if worse:
+        parts.append(f"a detectable increase for {listed(worse)}")
+    if same:
+        parts.append(f"no detectable change for {listed(same)}")
+    several = len(better + worse + same) > 1
+    how = " (paired by seed, corrected for several comparisons after Holm)" if several else ""
+    return f"There is {listed(parts)}{how}."
+
+
+def _when_not(comparison: Comparison, row: Row | None) -> str:
+    rule = (
+        "Do not use the constraint where L0 is generous, since there is nothing to cure, nor where "
+        "true directions overlap, since it erases overlap that is real"
+    )
+    control = row.control if row else next((a for a in comparison.arms if a.plain), None)
+    excess = statistics.mean(readable(control, "excess")) if control else None
+    if control is None or excess is None or unhealthy(control):
+        return f"{rule}; whether there is anything to cure here is unavailable."
+    l0 = statistics.mean(control.values("l0"))
+    here = f"excess without it {number(excess.mean)}" + (
+        f" at L0 {number(l0.mean, 2)}" if l0 else ""
+    )
+    if excess.mean < HARDLY_ANY_EXCESS:
+        return f"{rule}; here there is hardly anything to cure ({here})."
+    if excess.low is not None and excess.low <= 0:
+        return f"{rule}; whether there is anything to cure here is not certain ({here}, with an " \
+               "interval that covers 0)."  # fmt: skip
+    if row is not None and row.verdict == "worse":
+        return f"{rule}; nor here, where it made excess worse ({here})."
+    return f"{rule}; here there is something to cure ({here})."
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

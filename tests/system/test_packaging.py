@@ -84,10 +84,11 @@ def test_it_holds_the_whole_package_and_nothing_else(wheel):
     modules = {str(p.relative_to(source)) for p in source.rglob("*.py")}
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    assert modules <= names
+    page = {"topk_ortho/report/page.css", "topk_ortho/report/page.html.j2"}
+    assert modules | page <= names
     assert "topk_ortho/_core.pyi" in names
     others = {n for n in names - modules if ".dist-info/" not in n and "/_core." not in n}
-    assert others <= {"LICENSE", "topk_ortho/py.typed"}
+    assert others <= {"LICENSE", "topk_ortho/py.typed", *page}
 
 
 def test_it_names_its_command(wheel):

@@ -12,9 +12,11 @@ from topk_ortho.report.canvas import Drawing
 from topk_ortho.report.compare import compare
 from topk_ortho.report.drawings import TAU, Sketch
 from topk_ortho.report.stability import Reader
+from topk_ortho.report.table import MIN_CE_SCORE, MIN_EXPLAINED_VARIANCE
 from topk_ortho.report.tables import Table
 from topk_ortho.report.typeset import plain
 from topk_ortho.report.words import findings
+from topk_ortho.statistics import MARGIN_EXPLAINED_VARIANCE
 
 GENERATOR = "topk-ortho report"
 _DIFFERENCES = {
@@ -156,13 +158,22 @@ def _block(
     return Block(material.comparison.title, paragraphs, there, drawn)
 
 
+_READING = (
+    "The reduction in excess absorption, beside what it cost. Below each mean: the difference to "
+    "none, paired by seed, with its 95 % interval (Student's t); better, worse and p are corrected "
+    "for several arms (Holm). No detectable change is not the same as no loss; explained variance "
+    f"is “kept” where it is shown to lose less than {MARGIN_EXPLAINED_VARIANCE:g}."
+)
+
 _Plan = tuple[str, str, str, Callable[[_Material], Block]]
 _PLAN: tuple[_Plan, ...] = (
     ("found", "What was found", "", _found),
     ("run", "What was run", "", _run),
-    ("health", "Health of each SAE", "Absorption may only be read of an SAE that reconstructs.",
+    ("health", "Health of each SAE",
+     f"Invalid: explained variance below {MIN_EXPLAINED_VARIANCE} or CE score below {MIN_CE_SCORE}."
+     " An SAE that hardly trained scores near 0 on absorption, so its absorption is unavailable.",
      _health),
-    ("table", "Comparison", "The reduction in excess absorption, beside what it cost.", _table),
+    ("table", "Comparison", _READING, _table),
     ("tradeoffs", "Absorption against explained variance and L0",
      "Less absorption at more explained variance is better; arms can be compared where they stand "
      "above the same L0. Faint dots are seeds, bars 95 % intervals of the mean.",

@@ -141,12 +141,8 @@ def health_table(comparison: Comparison) -> Table | None:
         ]
         for arm in arms
     ]
-    notes = [
-        "Invalid: explained variance below 0.5 or CE score below 0.9. An SAE that hardly trained "
-        "scores near 0 on absorption, so its absorption counts as unavailable."
-    ]
     header = ("arm", "state", *(name for name, _ in measured.values()))
-    return Table("Health of the SAEs: means over seeds, ranges below", header, rows, notes)
+    return Table("Health of the SAEs: means over seeds, ranges below", header, rows)
 
 
 def _count(arm: Arm) -> str:
@@ -192,14 +188,7 @@ def comparison_rows(rows: Sequence[Row]) -> Table | None:
         ]
         for row in shown
     ]
-    notes = [
-        "Below each mean: the difference to none, paired by seed, with its 95 % interval "
-        "(Student's t). Better, worse and p are corrected for several comparisons (Holm).",
-        "A difference whose interval covers 0 is no detectable change, which is not the same as "
-        f"no loss. Explained variance “kept”: shown to lose less than "
-        f"{statistics.MARGIN_EXPLAINED_VARIANCE:g}.",
-    ]
-    return Table("Every arm beside the same seeds without the constraint", header, body, notes)
+    return Table("Every arm beside the same seeds without the constraint", header, body)
 
 
 def _n(row: Row) -> str:

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from topk_ortho.activations import Activations, prepare
-from topk_ortho.activations.language_model import LanguageModelSource
 from topk_ortho.checkpoint import store
 from topk_ortho.config import ConfigError
 from topk_ortho.experiments.finished_run import FinishedRun
@@ -209,8 +208,7 @@ def _evidence(run: FinishedRun, features: list[int], *, contexts: int, samples: 
     identities: dict[int, Identity] = {}
     if data is not None:
         seen = observe(sae, data, features, samples=samples)
-        if isinstance(data.language, LanguageModelSource):
-            tokens = TokenRows(data.language)
+        tokens = None if data.language is None else TokenRows(data.language)
         if data.source.truth is not None:
             identities = identify(sae.W_dec.detach(), data.source.truth, features)
     rates, rates_from = _rates(run, seen, features)

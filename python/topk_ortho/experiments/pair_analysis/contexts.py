@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from topk_ortho.activations.language_model import LanguageModelSource
+from topk_ortho.activations.source import LanguageSource
 
 BEFORE, AFTER = 12, 6
 """Tokens shown on either side."""
@@ -37,7 +37,7 @@ class TokenRows:
     A row of a block is a position that is not BOS, in the order of the contexts.
     """
 
-    def __init__(self, language: LanguageModelSource):
+    def __init__(self, language: LanguageSource):
         self._tokenizer: Any = language.model.tokenizer
         self._contexts = language.contexts("eval")  # [n, context]
         self._places = (self._contexts != language.model.bos).nonzero()  # [rows, 2]

@@ -74,7 +74,14 @@ class BarsOptions:
 
 @dataclass(frozen=True)
 class RecipesOptions:
-    """List the runs of the source documents; `topk-ortho train --recipe NAME` trains one."""
+    """List the runs of the source documents, or train them all.
+
+    `topk-ortho train --recipe NAME` trains one. With --out, every option of `train` sets what all
+    of them share; what is finished is not run again.
+    """
+
+    out: Path | None = None
+    """Train every recipe, each in a process of its own, with its run folder in here."""
 
 
 @dataclass(frozen=True)
@@ -169,11 +176,18 @@ def _doctor(arguments: list[str]) -> int:
 
 
 def _recipes(arguments: list[str]) -> int:
-    tyro.cli(RecipesOptions, args=arguments, prog="topk-ortho recipes")
-    from topk_ortho.experiments.recipes import listing
+    own, options = split(arguments, RecipesOptions)
+    out = tyro.cli(RecipesOptions, args=own, prog="topk-ortho recipes").out
+    if out is None:
+        parse(options or ["--no-with-baseline"], prog="topk-ortho recipes")
+        from topk_ortho.experiments.recipes import listing
 
-    print(listing())
-    return 0
+        print(listing())
+        return 0
+    parse(["--recipe", "baseline", *options], prog="topk-ortho recipes")
+    from topk_ortho.experiments.recipe_runs import run_recipes
+
+    return run_recipes(options, out)
 
 
 def _pairs(arguments: list[str]) -> int:
@@ -281,7 +295,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "ablate": (_ablate, "compare arms over paired seeds: grids, baselines, tuning"),
     "calibrate": (_calibrate, "whether your activations need the constraint, and which setting"),
     "doctor": (_doctor, "memory, disk and device that a run would need; takes train's options"),
-    "recipes": (_recipes, "list the runs of the source documents, for train --recipe NAME"),
+    "recipes": (_recipes, "the runs of the source documents: list them, or train them all"),
     "pairs": (_pairs, "the most persistent pairs of a run, and what their features are"),
     "reproduce": (_reproduce, "train a run again and compare every figure bit for bit"),
     "report": (_report, "draw runs, bars and ablations as one HTML page, PNG and SVG"),

@@ -8,7 +8,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -147,8 +147,8 @@ def test_the_peak_is_within_20_percent_over_the_grid(setting: str, tmp_path: Pat
     peak = expected(GRID[setting])
     live = peak.peak("host") - parts(peak)["kept by the allocator"]
     assert_close(live, measured(GRID[setting], tmp_path / "live", kept=False))
-    runs = [measured(GRID[setting], tmp_path / str(run)) for run in range(3)]
-    assert_close(peak.peak("host"), median(runs))
+    runs = [measured(GRID[setting], tmp_path / str(run)) for run in range(2)]
+    assert_close(peak.peak("host"), mean(runs))
 
 
 def of(options: str = "", *, d_in: int = 64, device: str = "cpu", **more: Any) -> Forecast:

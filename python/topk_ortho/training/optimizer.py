@@ -34,6 +34,8 @@ class Adam:
         """Forget all gradients."""
         for parameter in self._parameters.values():
             parameter.grad = None
+        for rows in self._rows.values():
+            rows.grad = None
 
     def step(self, lr: float) -> None:
         """Move every parameter that has a gradient."""

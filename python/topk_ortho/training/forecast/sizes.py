@@ -92,11 +92,6 @@ class Sizes:
         return not self.gpu and penalty.gradient == "child-only" and penalty.tau != "mean-std"
 
     @property
-    def encoder_by_feature(self) -> bool:
-        """Whether `W_enc` lies transposed, so that Adam works on its transpose."""
-        return self.config.sae.k < SPARSE_DENSITY * self.config.sae.d_sae
-
-    @property
     def ranks_batch(self) -> bool:
         """Whether the code is the top of the whole batch."""
         return self.config.sae.kind in ("batch-topk", "matryoshka")

@@ -94,9 +94,5 @@ def backward(s: Sizes) -> Iterator[Component]:
                         blocks=copies)  # fmt: skip
     alive = tuple(m for m in since("refilling the buffer") if m not in error)
     yield Component("gradients", s.parameters, alive, size, born="backward pass", blocks=2)
-    if s.encoder_by_feature:
-        kept = between("refilling the buffer", "backward pass")
-        yield Component("last gradient of the encoder", s.matrix, kept[-2:], size,
-                        born="optimiser")  # fmt: skip
     yield Component("Adam's moments", 2 * s.parameters, since("refilling the buffer"), size,
                     born="optimiser", blocks=4)  # fmt: skip

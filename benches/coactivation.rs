@@ -8,8 +8,10 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hint::black_box;
 use std::time::Duration;
-use topk_ortho_core::penalty::{RowPairs, Slopes};
-use topk_ortho_core::{Coactivation, Codes, Rows, pair_cosines, pair_gradient, row_norms};
+use topk_ortho_core::penalty::{Price, RowPairs, Slopes};
+use topk_ortho_core::{
+    Coactivation, Codes, Rows, pair_cosines, pair_gradient, pair_penalty, row_norms,
+};
 
 const D_SAE: usize = 16_384;
 const WIDTH: usize = 768;
@@ -181,6 +183,24 @@ fn penalty(c: &mut Criterion) {
                 pair_gradient(rows, Some(&norms), pairs, slopes, &mut gradient, threads).unwrap();
             });
         });
+        for (tau, words) in [(-1.0, "all above"), (0.1, "few above")] {
+            let (tau, weight) = (vec![tau; K], vec![1.0; K]);
+            let price = Price {
+                tau: &tau,
+                weight: &weight,
+                both_signs: false,
+            };
+            group.bench_function(
+                format!("loss and gradient in one pass, {words} τ, {threads} threads"),
+                |b| {
+                    b.iter(|| {
+                        let norms = Some(&norms[..]);
+                        pair_penalty(rows, norms, pairs, price, &moves_i, &mut gradient, threads)
+                            .unwrap()
+                    });
+                },
+            );
+        }
     }
     group.finish();
 }

@@ -151,7 +151,7 @@ def _penalty(record: Results) -> list[Target]:
         _least("penalty in torch alone, against gather + autograd", 12, plain, gather, command,
                _PENALTY),
         _most("penalty in Rust, extra memory", 10, memory[0], "MB", command),
-        _most("penalty in torch alone, extra memory", 128, memory[1], "MB", command, _COPIES),
+        _most("penalty in torch alone, extra memory", 128, memory[1], "MB", command),
     ]  # fmt: skip
 
 
@@ -173,20 +173,36 @@ def _curves(record: Results) -> list[Target]:
     return [*out, _most(title, 1.5, ratio, "x", command, _WIDTH)]
 
 
-_STEP = (
-    "the dense encoder product alone is two fifths of our step (profile), and everyone pays for it"
+_STEP = "the dense encoder product alone is half of our step (profile), and everyone pays for it"
+_BFLOAT16 = (
+    "the rough product takes a quarter of the float32 one (21 of 90 ms); choosing the largest "
+    "of each row (18 ms) and Adam's passes over memory (14 ms) remain (profile)"
 )
-_BFLOAT16 = "choosing the largest of each row and Adam's passes over memory remain (profile)"
-_WORK = "mostly the cosines of the penalty's forward pass (profile); see its own row"
-_HISTORY = "not profiled; the thread that keeps the history shares the cores with torch"
-_OBSERVE = "not profiled; ours also keeps an error bound, survival and overlap"
+_WORK = (
+    "fetching the rows of 134,209 pairs: they are read once, at the bandwidth of the shared "
+    "cache. Tried: both passes in one (half the reads), wider vectors, pairs sorted by "
+    "partner (-10 %), blocks of hot partners (a simulation saves a fifth of the misses at "
+    "best)"
+)
+_HISTORY = (
+    "its thread needs 4 ms of one of two cores, half of that the cache misses of index and "
+    "records. Tried: an index of its own with hashes beside places (6.5 -> 4.2 ms), records "
+    "that never move, merges in four parts"
+)
+_OBSERVE = "ours also keeps an error bound, survival and overlap"
 _SELECT = (
-    "the answer is sorted, which scipy's is not; time grows with k (see the curve of fractions)"
+    "the answer is sorted, which scipy's is not. Tried: ranks of active features, candidates "
+    "as single integers, a radix sort that drops what falls below the k-th (4.4 -> 3.1 ms); "
+    "accumulation, sweep and sort take 2 ms of the rest"
 )
 _TOPK = (
-    "the answer is pairs and not positions: index columns are read at the survivors, and a push on "
-    "top of others looks at all of them before it takes any (read from the code, not profiled)"
+    "the answer is pairs and not positions: reading 10 M scores takes 3 ms, and two index "
+    "columns at 134,209 scattered places as much again. Tried: a bar from a sample, one wide "
+    "scan without branches, pairs read at the k best alone (14.4 -> 9 ms)"
 )
-_PENALTY = "forward and backward both read the rows of every pair, and none can be skipped here"
-_COPIES = "normalised copies of the decoder, 50 MB each (read from the code, not profiled)"
-_WIDTH = "passes over offsets and counts of d_sae entries (read from the code, not profiled)"
+_PENALTY = (
+    "bound by fetching rows, see the share of the step; in Rust loss and gradient are one "
+    "pass over them (before: two, 41 ms), in torch two products that each read them (before: "
+    "gathered pieces, 239 ms)"
+)
+_WIDTH = "the batch of the wide dictionary has more pairs that fire together"

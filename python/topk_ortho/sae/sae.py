@@ -34,7 +34,6 @@ class Forward(NamedTuple):
 
 # Below this share of active entries the sparse path is the faster one.
 SPARSE_DENSITY = 0.02
-CACHED = 2**20  # bytes
 
 
 class SAE(nn.Module):
@@ -139,17 +138,11 @@ class SAE(nn.Module):
     @torch.no_grad()
     def remove_parallel_gradient_(self) -> None:
         """Take the part along each decoder row out of its gradient."""
-        if self.W_dec.grad is not None:
-            for grad, rows in zip(self._some(self.W_dec.grad), self._some(self.W_dec), strict=True):
-                grad.addcmul_(rows, (grad * rows).sum(1, keepdim=True), value=-1)
+        grad = self.W_dec.grad
+        if grad is not None:
+            grad.addcmul_(self.W_dec, (grad * self.W_dec).sum(1, keepdim=True), value=-1)
 
     @torch.no_grad()
     def normalise_decoder_(self) -> None:
         """Bring the decoder rows back to unit norm; a zero row stays zero."""
-        for rows in self._some(self.W_dec):
-            rows.div_(rows.norm(dim=1, keepdim=True).clamp_min(1e-12))
-
-    def _some(self, rows: Tensor) -> tuple[Tensor, ...]:
-        """`[d_sae, d_in]` in blocks that stay in the cache from one pass to the next."""
-        size = len(rows) if rows.is_cuda else max(1, CACHED // (self.d_in * rows.element_size()))
-        return rows.split(size)
+        self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12))

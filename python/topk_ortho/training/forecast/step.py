@@ -92,6 +92,7 @@ def backward(s: Sizes) -> Iterator[Component]:
         copies = 1 if s.config.sae.kind == "topk" else 2
         yield Component("gradients of codes", copies * s.dense, ("backward pass",), where,
                         blocks=copies)  # fmt: skip
+    yield Component("gradient along the decoder", s.matrix, ("optimiser",), size)
     alive = tuple(m for m in since("refilling the buffer") if m not in error)
     yield Component("gradients", s.parameters, alive, size, born="backward pass", blocks=2)
     yield Component("Adam's moments", 2 * s.parameters, since("refilling the buffer"), size,

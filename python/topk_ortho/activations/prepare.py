@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from topk_ortho.activations.language_source import LanguageSource
 from topk_ortho.activations.plant import PlantedSource
 from topk_ortho.activations.scaling import (
     TARGET_VARIANCE,
@@ -16,7 +17,7 @@ from topk_ortho.activations.scaling import (
     first_rows,
     total_variance,
 )
-from topk_ortho.activations.source import LanguageSource, Source
+from topk_ortho.activations.source import Source
 from topk_ortho.activations.synthetic import SyntheticSource
 from topk_ortho.config import ConfigError, TrainConfig
 

@@ -7,12 +7,9 @@ same rows, so that the position in the data is a number and resuming is exact.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from topk_ortho.activations.language_model import LanguageModel
 
 Split = Literal["train", "eval"]
 
@@ -58,20 +55,3 @@ class Source(Protocol):
 
     def block(self, index: int, split: Split) -> Block:
         """The rows of one block, the same at every call."""
-
-
-class LanguageSource(Source, Protocol):
-    """A source of a language model's activations.
-
-    Attributes:
-        hook: the hook point.
-    """
-
-    hook: str
-
-    @property
-    def model(self) -> LanguageModel:
-        """The language model."""
-
-    def contexts(self, split: Split) -> Tensor:
-        """The contexts of a split, `[n, context]` int64, in the order of its blocks."""

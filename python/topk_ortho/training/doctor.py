@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from topk_ortho.activations.language_model import LanguageModelSource
-from topk_ortho.activations.source import LanguageSource
+from topk_ortho.activations.language_source import LanguageSource
 from topk_ortho.config import TrainConfig
 from topk_ortho.training import hardware
 from topk_ortho.training.forecast import Forecast, Place, forecast, readable

@@ -17,7 +17,7 @@ from topk_ortho.sae import SAE
 from topk_ortho.sae.batch_topk import BatchTopKSAE
 
 if TYPE_CHECKING:
-    from topk_ortho.activations.source import LanguageSource
+    from topk_ortho.activations.language_source import LanguageSource
 
 CALIBRATION_ROWS = 65_536
 EVAL_BATCH = 2048

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from topk_ortho.activations.source import LanguageSource
+from topk_ortho.activations.language_source import LanguageSource
 
 BEFORE, AFTER = 12, 6
 """Tokens shown on either side."""

@@ -1,0 +1,27 @@
+"""What a source of a language model's activations has beside blocks: model and contexts."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from topk_ortho.activations.language_model import LanguageModel
+from topk_ortho.activations.source import Source, Split
+
+
+class LanguageSource(Source, Protocol):
+    """A source of a language model's activations.
+
+    Attributes:
+        hook: the hook point.
+    """
+
+    hook: str
+
+    @property
+    def model(self) -> LanguageModel:
+        """The language model."""
+
+    def contexts(self, split: Split) -> Tensor:
+        """The contexts of a split, `[n, context]` int64, in the order of its blocks."""

@@ -1,13 +1,16 @@
-"""Random pairs with the firing rates and degrees of chosen ones: a sharper control than `random`.
+"""Random pairs with the firing rates of chosen ones, and none of those: the sharper control.
 
 The pairs of a selection are carried over by a random permutation of the features within groups of
-neighbouring firing rate. Every feature hands its whole set of partners to one of about its own
-rate, so that degrees, rates and scores are those of the selection, and only who is paired with whom
-is lost.
+neighbouring firing rate, so that rates, scores and nearly all degrees are those of the selection,
+and who is paired with whom is lost. A pair that lands on a chosen one is carried over again by
+another permutation, in the end within larger groups: a control that shares pairs with what it is
+held against would be as much weaker as the dictionary is smaller.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -23,47 +26,88 @@ RATE_RATIO = 1.5
 feature that fires on 25 rows of a batch fires on 20 to 30 of the next."""
 
 
+GROWTH = (1, 1, 1, 2, 4, 8, 16)
+"""How many times as large the groups are at each try for the pairs that are left."""
+
+
 def matched_pairs(chosen: PairSelection, counts: Tensor, *, seed: int) -> PairSelection:
-    """The chosen pairs between other features of about the same rate.
+    """As many pairs as were chosen, of about the same rates, and none of the chosen ones.
+
+    Where the features that fired have hardly any other pair, a last try takes any two of them, and
+    what is still left stays as it was chosen.
 
     Args:
         chosen: a selection among features that fired.
         counts: `[d_sae]` int64, rows on which each feature is active.
-        seed: of the permutation; drawn on CPU, so that every device gets the same.
+        seed: of the permutations; drawn on CPU, so that every device gets the same.
     """
-    onto = permutation(counts.cpu(), seed=seed).to(chosen.i.device)
-    a, b = onto[chosen.i], onto[chosen.j]
-    i, j = torch.minimum(a, b), torch.maximum(a, b)
-    order = torch.argsort(i * len(counts) + j)
+    d_sae, permuted = len(counts), Permutations(counts.cpu(), seed=seed)
+    found = chosen.i * d_sae + chosen.j
+    keys = torch.sort(found).values
+    for growth in (*GROWTH, d_sae):
+        left = _in(found, keys)
+        if found.device.type == "cpu" and not bool(left.any()):  # elsewhere asking costs more
+            break
+        onto = permuted.draw(LEAST_GROUP * growth).to(found.device)
+        a, b = onto[chosen.i], onto[chosen.j]
+        new = torch.minimum(a, b) * d_sae + torch.maximum(a, b)
+        free = ~_in(new, keys) & ~_in(new, torch.sort(found).values)
+        found = torch.where(left & free, new, found)
+    order = torch.argsort(found)
     order = order[torch.argsort(chosen.score[order], descending=True, stable=True)]
-    return replace(chosen, i=i[order], j=j[order], score=chosen.score[order], path="matched")
+    found = found[order]
+    return replace(
+        chosen, i=found // d_sae, j=found % d_sae, score=chosen.score[order], path="matched"
+    )
 
 
-def permutation(counts: Tensor, *, seed: int) -> Tensor:
-    """`[d_sae]` int64: the feature that takes each one's place; silent ones keep their own."""
-    generator = torch.Generator().manual_seed(seed)
-    onto = torch.arange(len(counts))
-    fired = (counts > 0).nonzero().squeeze(1)
-    by_rate = fired[torch.argsort(counts[fired], stable=True, descending=True)]
-    group = torch.empty(len(by_rate), dtype=torch.float64)
-    for number, (start, stop) in enumerate(groups(counts[by_rate])):
-        group[start:stop] = number
-    lot = torch.rand(len(by_rate), generator=generator, dtype=torch.float64)
-    onto[by_rate] = by_rate[torch.argsort(group + lot)]
-    return onto
+def _in(keys: Tensor, ordered: Tensor) -> Tensor:
+    """Which of the keys are among others, which are in order; neither is empty."""
+    place = torch.searchsorted(ordered, keys).clamp(max=len(ordered) - 1)
+    return ordered[place] == keys
 
 
-def groups(counts: Tensor) -> list[tuple[int, int]]:
+class Permutations:
+    """Random permutations of the features that fired, within groups of neighbouring rate.
+
+    Args:
+        counts: `[d_sae]` int64 on CPU; silent features keep their own place.
+        seed: of all that are drawn, one after the other.
+    """
+
+    def __init__(self, counts: Tensor, *, seed: int) -> None:
+        fired = (counts > 0).nonzero().squeeze(1)
+        self._by_rate = fired[torch.argsort(counts[fired], stable=True, descending=True)]
+        self._counts: list[int] = counts[self._by_rate].tolist()
+        self._d_sae = len(counts)
+        self._generator = torch.Generator().manual_seed(seed)
+        self._group: dict[int, Tensor] = {}
+
+    def draw(self, least: int = LEAST_GROUP) -> Tensor:
+        """`[d_sae]` int64: the feature that takes each one's place."""
+        if least not in self._group:
+            sizes = torch.tensor([b - a for a, b in groups(self._counts, least=least)])
+            number = torch.arange(len(sizes), dtype=torch.float64)
+            self._group[least] = torch.repeat_interleave(number, sizes.long())
+        n = len(self._by_rate)
+        lot = torch.rand(n, generator=self._generator, dtype=torch.float64)
+        onto = torch.arange(self._d_sae)
+        onto[self._by_rate] = self._by_rate[torch.argsort(self._group[least] + lot)]
+        return onto
+
+
+def groups(counts: Sequence[int], *, least: int = LEAST_GROUP) -> list[tuple[int, int]]:
     """Spans `start:stop` of neighbouring rates; a remainder joins the group before it.
 
     Args:
-        counts: `[n]` int64, falling.
+        counts: falling.
+        least: how many features make a group at least.
     """
     n, spans, start = len(counts), list[tuple[int, int]](), 0
     while start < n:
-        similar = int((counts * RATE_RATIO >= counts[start]).sum())
-        stop = max(start + LEAST_GROUP, similar)
-        if n - stop < LEAST_GROUP:
+        similar = bisect_left(counts, True, key=lambda c: c * RATE_RATIO < counts[start])
+        stop = max(start + least, similar)
+        if n - stop < least:
             stop = n
         spans.append((start, stop))
         start = stop

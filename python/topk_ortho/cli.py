@@ -231,6 +231,7 @@ def _ablate(arguments: list[str]) -> int:
         grid=o.grid,
         seeds=o.seeds,
         without_arm=o.without_arm,
+        with_arm=o.with_arm,
         jobs=o.jobs,
         shard=o.shard,
         tune=o.tune,

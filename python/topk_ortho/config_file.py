@@ -67,8 +67,16 @@ def write_config(config: TrainConfig, path: Path) -> None:
 
 
 def config_hash(config: TrainConfig) -> str:
-    """16 hexadecimal digits that name what a run computes."""
+    """16 hexadecimal digits that name what a run computes.
+
+    Models, texts and data count by their own name and not by the folder they lie in, so that a run
+    is the same one after they have been moved.
+    """
     table = {k: v for k, v in to_table(config).items() if k not in NOT_HASHED}
+    for key in {"model", "data"} & table.keys():
+        table[key] = Path(table[key]).name
+    if "text" in table:
+        table["text"] = [Path(path).name for path in table["text"]]
     return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -44,6 +44,7 @@ class Request:
     grid: str = ""
     seeds: tuple[int, ...] = (10,)
     without_arm: tuple[str, ...] = ()
+    with_arm: tuple[str, ...] = ()
     jobs: int = 1
     shard: str = ""
     tune: bool = False
@@ -138,7 +139,8 @@ def _plan(request: Request) -> Plan:
             "--tune was given together with --vary penalty.coefficient, but tuning chooses the "
             "coefficient itself; leave one of them out."
         )
-    names, seeds = baselines(base, request.without_arm), seeds_of(request.seeds)
+    names = baselines(base, request.without_arm, request.with_arm)
+    seeds = seeds_of(request.seeds)
     runs = runs_of(subjects(base, axes, names), seeds)
     return Plan(base, axes, names, tuple(request.without_arm), seeds, runs)
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from topk_ortho.config import Criterion, PairsConfig, TrainConfig
+from topk_ortho.experiments.recipes import RECIPES
 
 ALWAYS_ON = ("none", "random-matched", "ortsae", "matryoshka")
 """Baselines that every comparison carries."""
+VARIED = "coactivation"
+"""The default arm, whatever its criterion: what an ablation varies."""
 ORTSAE_EVERY = 5
 
 
@@ -25,7 +28,7 @@ def arms(config: TrainConfig) -> dict[str, TrainConfig]:
     child_only = replace(ortsae.penalty, gradient="child-only")
     return {
         "none": plain,
-        "coactivation": config,
+        VARIED: config,
         "coactive-cosine": _criterion(config, "coactive-cosine"),
         "random": _criterion(config, "random"),
         "random-matched": _criterion(config, "random-matched"),
@@ -35,6 +38,12 @@ def arms(config: TrainConfig) -> dict[str, TrainConfig]:
         "matryoshka": replace(plain, sae=nested),
         "matryoshka+coactivation": replace(config, sae=nested),
     }
+
+
+def all_arms(config: TrainConfig) -> dict[str, TrainConfig]:
+    """Every arm by name, and every run of the documents under its recipe's name."""
+    recipes = {name: recipe.config(config) for name, recipe in RECIPES.items()}
+    return arms(config) | {n: replace(c, with_baseline=False) for n, c in recipes.items()}
 
 
 def _criterion(config: TrainConfig, criterion: Criterion) -> TrainConfig:

@@ -38,6 +38,9 @@ class AblateOptions:
     """How many seeds, from 100 on; several numbers are the seeds themselves."""
     without_arm: tuple[str, ...] = ()
     """Leave a baseline out."""
+    with_arm: tuple[str, ...] = ()
+    """Further arms beside it: random, ortsae-every-5, ortsae-child-only, coactive-cosine,
+    matryoshka+coactivation, or a recipe by its name."""
     tune: bool = False
     """Choose every arm's coefficient first, by the same number of tries on seeds 0 to 2."""
     out: Path = Path("runs/ablation")

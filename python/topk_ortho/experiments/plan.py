@@ -16,7 +16,7 @@ from typing import Any
 from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.config_file import config_hash, config_text, nearest
 from topk_ortho.config_rules import check
-from topk_ortho.experiments.arms import ALWAYS_ON, arms
+from topk_ortho.experiments.arms import ALWAYS_ON, VARIED, all_arms
 from topk_ortho.experiments.grid import Axis, cells, shown, with_values
 from topk_ortho.locks import locked
 
@@ -142,19 +142,24 @@ def seeds_of(given: Sequence[int]) -> tuple[int, ...]:
     return seeds
 
 
-def baselines(base: TrainConfig, without: Sequence[str]) -> tuple[str, ...]:
-    """The baselines that stay.
+def baselines(
+    base: TrainConfig, without: Sequence[str], added: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """The arms that stand beside the varied one: those always on that stay, and further ones.
 
     Raises:
         ConfigError: a name that is none of them.
     """
-    for name in without:
-        if name not in ALWAYS_ON:
-            raise ConfigError(
-                f"--without-arm {name} was given, but one of {', '.join(ALWAYS_ON)} was "
-                f"expected{nearest(name, list(ALWAYS_ON))}."
-            )
-    return tuple(name for name in ALWAYS_ON if name not in without)
+    others = [name for name in all_arms(base) if name not in (VARIED, *ALWAYS_ON)]
+    for option, names, known in (("without", without, ALWAYS_ON), ("with", added, others)):
+        for name in names:
+            if name not in known:
+                raise ConfigError(
+                    f"--{option}-arm {name} was given, but one of {', '.join(known)} was "
+                    f"expected{nearest(name, list(known))}."
+                )
+    kept = {*ALWAYS_ON, *added} - set(without)
+    return tuple(name for name in all_arms(base) if name in kept)
 
 
 def subjects(base: TrainConfig, axes: Sequence[Axis], names: Sequence[str]) -> Iterator[Subject]:
@@ -177,17 +182,17 @@ def subjects(base: TrainConfig, axes: Sequence[Axis], names: Sequence[str]) -> I
 
 def _baseline(base: TrainConfig, cell: dict[str, Any], name: str, axes: Sequence[Axis]) -> Subject:
     """A baseline with only those values of the cell that change what it computes."""
-    plain_arm = arms(base)[name]
+    plain_arm = all_arms(base)[name]
 
     def touches(axis: Axis) -> bool:
         if axis.option.startswith(_unread(plain_arm)):
             return False
-        return any(arms(with_values(base, {axis.option: v}))[name] != plain_arm
+        return any(all_arms(with_values(base, {axis.option: v}))[name] != plain_arm
                    for v in axis.values)  # fmt: skip
 
     kept = {axis.option: cell[axis.option] for axis in axes if touches(axis)}
     label = f"{name}, {shown(kept)}" if kept else name
-    return Subject(label, name, kept, _checked(arms(with_values(base, kept))[name], label))
+    return Subject(label, name, kept, _checked(all_arms(with_values(base, kept))[name], label))
 
 
 def _unread(arm: TrainConfig) -> tuple[str, ...]:

@@ -14,11 +14,13 @@ import os
 import signal
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from topk_ortho.activations import Activations, prepare
 from topk_ortho.activations.harvest import HarvestedSource, harvest_folder
+from topk_ortho.activations.kept import KeptSource
 from topk_ortho.activations.prepare import open_language_model
 from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.config_file import config_hash, from_table, to_table
@@ -50,7 +52,8 @@ class Data:
             self._last = None  # freed before the next is made
             device = str(choose_device(config.device))
             language = self._harvested(config, device)
-            self._last = key, prepare(config, device=device, language=language)
+            data = prepare(config, device=device, language=language)
+            self._last = key, replace(data, source=KeptSource(data.source))
         return self._last[1]
 
     def _harvested(self, config: TrainConfig, device: str) -> HarvestedSource | None:

@@ -158,6 +158,7 @@ def tune(plan: Plan, request: Request, computed: Computation) -> Plan:
     found, shard = _subjects(plan), Shard.parse(request.shard)
     tried, nones = tuning.tries(found), tuning.references(found)
     runs = unique([*nones, *(run for t in tried for run in t.runs)])
+    runs.sort(key=lambda run: run.seed)  # a process keeps the data of one seed
     store(replace(plan, runs=(), tuning=tuning.as_json(tried, nones, [])), request.out)
     own = shard.of(runs)
     computed.run([*own, *(run for run in runs if run not in own)])

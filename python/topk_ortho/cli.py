@@ -85,6 +85,29 @@ class RecipesOptions:
 
 
 @dataclass(frozen=True)
+class ResultsOptions:
+    """Run everything that docs/results.md states, and write its tables anew.
+
+    Interrupted anywhere, the same command goes on and computes nothing twice.
+    """
+
+    out: Path = Path("runs/results")
+    """Folder of the parts and of the runs that they share."""
+    model: str = ""
+    """Language model of the parts that need one, a name or a local folder."""
+    text: tuple[Path, ...] = ()
+    """Its text files."""
+    hook: str = "blocks.3.hook_resid_post"
+    """Its hook point."""
+    jobs: int = 1
+    """Runs at a time, each in a process of its own."""
+    only: tuple[str, ...] = ()
+    """Some of the parts; all unless given."""
+    page: Path | None = None
+    """The page whose tables are written, part by part."""
+
+
+@dataclass(frozen=True)
 class PairsOptions:
     """Show the pairs that a run chose most persistently, and what their features are."""
 
@@ -188,6 +211,14 @@ def _recipes(arguments: list[str]) -> int:
     from topk_ortho.experiments.recipe_runs import run_recipes
 
     return run_recipes(options, out)
+
+
+def _results(arguments: list[str]) -> int:
+    o = tyro.cli(ResultsOptions, args=arguments, prog="topk-ortho results")
+    from topk_ortho.experiments.results import Material, run_results
+
+    material = Material(o.model, o.text, o.hook)
+    return run_results(material, out=o.out, jobs=o.jobs, page=o.page, only=o.only)
 
 
 def _pairs(arguments: list[str]) -> int:
@@ -297,6 +328,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "calibrate": (_calibrate, "whether your activations need the constraint, and which setting"),
     "doctor": (_doctor, "memory, disk and device that a run would need; takes train's options"),
     "recipes": (_recipes, "the runs of the source documents: list them, or train them all"),
+    "results": (_results, "run all that docs/results.md states, and write its tables"),
     "pairs": (_pairs, "the most persistent pairs of a run, and what their features are"),
     "reproduce": (_reproduce, "train a run again and compare every figure bit for bit"),
     "report": (_report, "draw runs, bars and ablations as one HTML page, PNG and SVG"),

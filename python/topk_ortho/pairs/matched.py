@@ -44,15 +44,16 @@ def matched_pairs(chosen: PairSelection, counts: Tensor, *, seed: int) -> PairSe
     d_sae, permuted = len(counts), Permutations(counts.cpu(), seed=seed)
     found = chosen.i * d_sae + chosen.j
     keys = torch.sort(found).values
+    left = torch.arange(len(found), device=found.device)
     for growth in (*GROWTH, d_sae):
-        left = _in(found, keys)
-        if found.device.type == "cpu" and not bool(left.any()):  # elsewhere asking costs more
+        if not len(left):
             break
         onto = permuted.draw(LEAST_GROUP * growth).to(found.device)
-        a, b = onto[chosen.i], onto[chosen.j]
+        a, b = onto[chosen.i[left]], onto[chosen.j[left]]
         new = torch.minimum(a, b) * d_sae + torch.maximum(a, b)
         free = ~_in(new, keys) & ~_in(new, torch.sort(found).values)
-        found = torch.where(left & free, new, found)
+        found[left[free]] = new[free]
+        left = left[~free]
     order = torch.argsort(found)
     order = order[torch.argsort(chosen.score[order], descending=True, stable=True)]
     found = found[order]

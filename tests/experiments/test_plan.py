@@ -10,6 +10,7 @@ import pytest
 
 from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.config_file import config_hash
+from topk_ortho.config_rules import check
 from topk_ortho.experiments.grid import Axis
 from topk_ortho.experiments.plan import (
     Plan,
@@ -100,6 +101,41 @@ def test_a_baseline_is_left_out_by_name():
     assert baselines(TrainConfig(), ("ortsae", "none")) == ("random-matched", "matryoshka")
     with pytest.raises(ConfigError, match="perhaps you meant ortsae"):
         baselines(TrainConfig(), ("orthsae",))
+
+
+def test_further_arms_stand_beside_those_that_are_always_there():
+    base = TrainConfig()
+    names = baselines(base, ("ortsae",), ("matryoshka+coactivation", "random", "fixed-tau"))
+    assert names == ("none", "random", "random-matched", "matryoshka", "matryoshka+coactivation",
+                     "fixed-tau")  # fmt: skip
+    for wrong in ("ortsae", "coactivation", "fixed-taus"):
+        with pytest.raises(ConfigError, match=f"--with-arm {wrong}"):
+            baselines(base, (), (wrong,))
+
+
+def test_a_recipe_as_an_arm_is_what_its_name_trains():
+    from topk_ortho.experiments.recipes import RECIPES
+
+    subject, _ = subjects(TrainConfig(steps=70), (), ("stability",))
+    assert (subject.label, subject.arm) == ("stability", "stability")
+    assert subject.config == check(RECIPES["stability"].config(TrainConfig(steps=70)))
+    (same,) = {s.label for s in subjects(TrainConfig(), (TAU,), ("stability",))} - {
+        s.label for s in subjects(TrainConfig(), (TAU,), ())
+    }
+    assert same == "stability", "an axis of the varied arm does not touch a recipe"
+
+
+def test_a_run_keeps_its_name_when_its_data_are_moved():
+    at = {"activations": "language-model", "hook": "h", "model": "here/stories",
+          "text": (Path("here/a.txt"), Path("here/b.txt"))}  # fmt: skip
+    config = TrainConfig(**at)
+    moved = replace(config, model="/there/stories", text=(Path("/t/a.txt"), Path("/t/b.txt")))
+    assert config_hash(moved) == config_hash(config)
+    assert config_hash(replace(config, model="here/other")) != config_hash(config)
+    assert config_hash(replace(config, text=config.text[::-1])) != config_hash(config)
+    files = TrainConfig(activations="files", data=Path("here/acts"))
+    assert config_hash(replace(files, data=Path("/there/acts"))) == config_hash(files)
+    assert config_hash(replace(files, data=Path("here/others"))) != config_hash(files)
 
 
 def test_a_cell_that_cannot_be_trained_is_named():

@@ -42,7 +42,7 @@ class AblateOptions:
     """Further arms beside it: random, ortsae-every-5, ortsae-child-only, coactive-cosine,
     matryoshka+coactivation, or a recipe by its name."""
     tune: bool = False
-    """Choose every arm's coefficient first, by the same number of tries on seeds 0 to 2."""
+    """Choose every arm's coefficient first, by the same number of tries on seeds 0 and 1."""
     out: Path = Path("runs/ablation")
     """Folder of the plan and its runs."""
     jobs: int = 1

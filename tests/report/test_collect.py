@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.report.folders import FIGURES, HOSTILE, ablation, arm_folders, run_folder
+from tests.report.folders import BETTER, FIGURES, HOSTILE, ablation, arm_folders, run_folder
 from topk_ortho.config import ConfigError
 from topk_ortho.report.collect import collect
 from topk_ortho.report.reading import read_run
@@ -121,3 +121,16 @@ def test_what_is_no_run_is_an_error(tmp_path: Path) -> None:
         collect([tmp_path / "absent"])
     with pytest.raises(ConfigError, match="there is no run in it"):
         collect([tmp_path])
+
+
+def test_runs_that_plans_share_are_no_comparison_of_their_own(tmp_path: Path) -> None:
+    """Ablations side by side whose runs lie in one folder beside them, tuning's among them."""
+    ablation(tmp_path / "one", values={"fixed": BETTER}, seeds=(100, 101))
+    (tmp_path / "one" / "runs").rename(tmp_path / "runs")
+    (tmp_path / "one" / "runs").symlink_to(Path("..") / "runs")
+    run_folder(tmp_path / "runs" / "abc", seed=0)
+    assert [c.title == "one" for c in collect([tmp_path])] == [True, False], "abc is loose"
+    plan = json.loads((tmp_path / "one" / "ablation.json").read_text())
+    plan["tuning"] = {"runs": [{"hash": "abc", "folder": "runs/abc"}]}
+    (tmp_path / "one" / "ablation.json").write_text(json.dumps(plan))
+    assert [c.title for c in collect([tmp_path])] == ["one"]

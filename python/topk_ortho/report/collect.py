@@ -25,7 +25,7 @@ from topk_ortho.report.arms import (
     plain_value,
     short,
 )
-from topk_ortho.report.plans import PLAN, planned
+from topk_ortho.report.plans import PLAN, places, planned
 from topk_ortho.report.reading import Run, Settings, read_run
 
 _FIRST = (NONE, "coactivation")
@@ -45,6 +45,7 @@ def collect(paths: Sequence[Path]) -> list[Comparison]:
     """
     found: list[Comparison] = []
     loose: dict[Path, Run] = {}
+    of_plans: set[Path] = set()
     for path in map(Path, paths):
         if not path.is_dir():
             raise ConfigError(
@@ -58,8 +59,9 @@ def collect(paths: Sequence[Path]) -> list[Comparison]:
                 "`topk-ortho train`, `ablate` or `bars` has written."
             )
         found += [planned(plan) for plan in plans]
+        of_plans |= {place for plan in plans for place in places(plan)}
         loose |= {run.folder.resolve(): run for run in runs}
-    return found + _groups(list(loose.values()))
+    return found + _groups([run for place, run in loose.items() if place not in of_plans])
 
 
 def _search(path: Path) -> tuple[list[Path], list[Run]]:

@@ -35,6 +35,18 @@ def planned(folder: Path) -> Comparison:
     return Comparison(folder.resolve().name, folder, arms, plan, notes)
 
 
+def places(folder: Path) -> set[Path]:
+    """Where all runs of a plan lie, those of its tuning included."""
+    plan = read_json(folder / PLAN)
+    tuning = plan.get("tuning")
+    entries = [*plan.get("runs", []), *(tuning.get("runs", []) if isinstance(tuning, dict) else [])]
+    return {_place(folder, entry).resolve() for entry in entries if isinstance(entry, dict)}
+
+
+def _place(folder: Path, entry: dict[str, Any]) -> Path:
+    return folder / "runs" / Path(str(entry.get("folder") or entry.get("hash"))).name
+
+
 def _shortened(names: Sequence[str]) -> list[str]:
     """`penalty.tau=fixed` as `tau=fixed`, where the names stay apart."""
     short = [re.sub(r"\b[a-z]+\.([a-z_-]+=)", r"\1", name) for name in names]
@@ -42,7 +54,7 @@ def _shortened(names: Sequence[str]) -> list[str]:
 
 
 def _planned_run(folder: Path, entry: dict[str, Any]) -> Run:
-    place = folder / "runs" / Path(str(entry.get("folder") or entry.get("hash"))).name
+    place = _place(folder, entry)
     arm, seed = str(entry.get("arm", "variant")), entry.get("seed")
     varied = entry.get("axis")
     axis = {str(key).replace("-", "_"): value for key, value in varied.items()} \

@@ -16,7 +16,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler's own log; before
 import tyro
 
 from topk_ortho.command_line import fail, parse
-from topk_ortho.config import TrainConfig
+from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.config_file import nearest
 from topk_ortho.config_rules import check
 from topk_ortho.experiments.options import AblateOptions, CalibrateOptions, split
@@ -207,10 +207,14 @@ def _recipes(arguments: list[str]) -> int:
 
         print(listing())
         return 0
-    parse(["--recipe", "baseline", *options], prog="topk-ortho recipes")
     from topk_ortho.experiments.recipe_runs import run_recipes
+    from topk_ortho.experiments.recipes import RECIPES
 
-    return run_recipes(options, out)
+    settings = {
+        name: parse(["--recipe", name, *options], prog="topk-ortho recipes").settings
+        for name in RECIPES
+    }
+    return run_recipes(options, out, settings=settings)
 
 
 def _results(arguments: list[str]) -> int:
@@ -268,6 +272,16 @@ def _ablate(arguments: list[str]) -> int:
         tune=o.tune,
         retry_failed=o.retry_failed,
     )
+    if o.launcher == "none" and (o.shards, o.cluster, o.cluster_option) != (1, "auto", ()):
+        raise ConfigError(
+            "--shards, --cluster or --cluster-option was given without a launcher; add --launcher "
+            "submitit, or compute one part of several with --shard I/N."
+        )
+    if o.launcher != "none" and o.shard:
+        raise ConfigError(
+            f"--shard {o.shard} was given with --launcher {o.launcher}, which computes every shard "
+            "itself; leave --shard out."
+        )
     if o.dry_run:
         print(dry_run(request))
         return 0

@@ -12,12 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.conftest import environment
 from tests.system.tiny_run import OPTIONS, events, tiny
 from topk_ortho import cli
-from topk_ortho.config import ConfigError, TrainConfig
+from topk_ortho.config import ConfigError, PlantConfig, TrainConfig
 from topk_ortho.config_file import config_hash, read_config
 from topk_ortho.experiments import ablation, worker
 from topk_ortho.experiments.ablation import Request, Shard, dry_run, run_ablation
@@ -26,6 +27,7 @@ from topk_ortho.experiments.pool import Pool
 # TopK has no threshold to calibrate at the end, which takes most of such a short run.
 SHORT = [*OPTIONS, "--sae.kind", "topk"]
 BASE = tiny("--sae.kind", "topk", "--checkpoint-every", "1000")
+PLANT = PlantConfig(enabled=True, roots=3, children=2)
 ALONE = ("random-matched", "ortsae", "matryoshka")
 WITHOUT = ["--without-arm", *ALONE]
 
@@ -199,7 +201,8 @@ def test_the_command_line_refuses_in_one_sentence(tmp_path, capsys, monkeypatch)
 
 def start(root: Path, *more: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "topk_ortho.cli", "ablate", *SHORT, *WITHOUT, "--seeds", "2",
-               "--vary", "penalty.tau=fixed,mean-std", "--out", str(root), *more]  # fmt: skip
+               "--vary", "penalty.tau=fixed,mean-std,mean-std-all,strength,strength-threshold",
+               "--out", str(root), *more]  # fmt: skip
     return subprocess.Popen(
         command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -242,15 +245,15 @@ def test_killed_in_the_middle_it_goes_on_and_computes_nothing_twice(tmp_path, jo
     process.communicate()
     wait_until(lambda: all(map(gone, workers)), seconds=20)
     before = finished(root)
-    assert 2 <= len(before) < 6
+    assert 2 <= len(before) < 12
 
     again = start(root)
     out, err = again.communicate(timeout=120)
     assert again.returncode == 0, err
-    assert f"{len(before)} of 6 runs are there already" in err
-    assert err.count("seed 10") == 6 - len(before)
+    assert f"{len(before)} of 12 runs are there already" in err
+    assert err.count("seed 10") == 12 - len(before)
     planned = {run["hash"] for run in plan_of(root)["runs"]}
-    assert set(finished(root)) == planned and len(planned) == 6
+    assert set(finished(root)) == planned and len(planned) == 12
     assert {name: finished(root)[name] for name in before} == before
     steps = [*range(7, 60, 7), 60]
     for name in planned:
@@ -294,3 +297,43 @@ def test_a_process_that_dies_is_replaced_and_then_the_run_fails(tmp_path):
     assert "signal 9, twice" in json.loads(failed.read_text())["reason"]
     first = plan_of(root)["runs"][0]
     assert failed.name == f"{first['hash']}.failed.json"
+
+
+def test_runs_on_other_files_of_the_same_names_are_not_taken_for_these(
+    tmp_path, in_process, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    rows = np.random.default_rng(0).standard_normal((3000, 24)).astype(np.float32)
+    for place, factor in (("one", 1), ("two", 2)):
+        (tmp_path / place / "acts").mkdir(parents=True)
+        np.save(tmp_path / place / "acts" / "a.npy", rows * factor)
+
+    def asked(place: str) -> Request:
+        base = replace(BASE, activations="files", data=Path(place) / "acts", plant=PLANT)
+        return request(tmp_path / "a", base=base, seeds=(1,))
+
+    run_ablation(asked("one"))
+    (tmp_path / "one").rename(tmp_path / "moved")
+    before = len(in_process)
+    run_ablation(asked("moved"))
+    assert len(in_process) == before == 2, "the same files elsewhere are the same"
+    with pytest.raises(ConfigError, match=r"other data: a.npy differs"):
+        run_ablation(asked("two"))
+
+
+def test_seeds_of_the_tuning_are_not_reported(tmp_path):
+    with pytest.raises(ConfigError, match=r"--seeds 1 was given together with --tune"):
+        run_ablation(request(tmp_path / "a", seeds=(1, 7), tune=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--shards", "4"], "add --launcher submitit"),
+        (["--cluster", "local"], "--shard I/N"),
+        (["--launcher", "submitit", "--shard", "1/2"], "computes every shard itself"),
+    ],
+)
+def test_options_of_a_launcher_that_is_not_there_are_refused(options, said, tmp_path, capsys):
+    assert cli.main(["ablate", *SHORT, *options, "--out", str(tmp_path / "a")]) == 2
+    assert said in capsys.readouterr().err

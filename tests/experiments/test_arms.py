@@ -14,6 +14,7 @@ from topk_ortho.config import PairsConfig, PenaltyConfig, TrainConfig
 from topk_ortho.config_file import config_hash, to_table
 from topk_ortho.config_rules import check
 from topk_ortho.experiments.arms import ALWAYS_ON, arms
+from topk_ortho.experiments.recipes import RECIPES
 
 ORTSAE = {
     "pairs.criterion": "ortsae",
@@ -109,3 +110,10 @@ def test_an_interrupted_run_of_a_new_arm_goes_on_bit_for_bit(
         train(config, tmp_path / "cut", progress=False, stop_after=31)
     resume(tmp_path / "cut", progress=False)
     assert_same(tmp_path / "cut", tmp_path / "whole")
+
+
+def test_controls_of_a_penalty_in_other_units_keep_its_weight() -> None:
+    found = arms(RECIPES["fixed-tau"].config())
+    for name in ("random", "random-matched", "coactive-cosine"):
+        penalty = found[name].penalty
+        assert (found[name].coefficient(), penalty.units, penalty.n) == (0.1, "absolute", "k")

@@ -23,7 +23,8 @@ TINY = [*SHAPE, "--sae.kind", "topk", "--checkpoint-every", "1000",
 @pytest.fixture
 def shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    rows = np.random.default_rng(0).standard_normal((3000, 24)).astype(np.float32)
+    random = np.random.default_rng(0)  # of rank 2, so that even a tiny SAE is healthy
+    rows = (random.standard_normal((3000, 2)) @ random.standard_normal((2, 24))).astype(np.float32)
     (tmp_path / "shards").mkdir()
     np.save(tmp_path / "shards" / "a.npy", rows)
     return tmp_path
@@ -37,7 +38,8 @@ def test_from_activations_to_a_setting(shards, in_process, capsys):  # noqa: F81
     for k in (3, 4):
         for label in ("none", "coefficient 4"):
             assert f"L0 {k}, {label}" in out
-    assert "At L0 4: " in out
+    assert "At L0 3: " in out and "At L0 4 (yours): " in out
+    assert "Of the L0 that were tried: " in out or "not fit to be read" in out
     assert len(in_process) == 2 * 2 * 2
     settings = parse(["--config", "c/chosen.toml"]).settings
     assert not settings.plant.enabled
@@ -95,3 +97,14 @@ def test_where_nothing_is_advised_it_says_why(none, tried, said):
     chosen, why = choose(none, tried)
     assert chosen is None
     assert said in why
+
+
+def test_which_l0_need_it():
+    none, cured = setting(0, 0.2), setting(3, 0.02)
+    taken = {6.0: (none, cured, ""), 12.0: (none, None, ""), 24.0: (setting(0, 0.0), None, "")}
+    assert calibrate._by_need(taken) == (
+        "\nOf the L0 that were tried: take the constraint at L0 6 and train without it at L0 12 "
+        "and 24."
+    )
+    unfit = setting(0, 0.2, 0.3)
+    assert calibrate._by_need({6.0: (unfit, None, "")}) == ""

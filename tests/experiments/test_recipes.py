@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -106,7 +107,7 @@ def test_bounded_memory_logs_the_blocks_it_took(tmp_path: Path) -> None:
     config = parse(["--recipe", "bounded-memory", *OPTIONS, *small]).settings
     topk_ortho.train(config, tmp_path / "run", progress=False)
     event = events(tmp_path / "run")[-1]
-    assert event["selection_budget"] == 2**20
+    assert event["selection_budget"] == 2**21
     assert event["selection_blocks"] > 1
     assert 0 < event["selection_largest_block"] <= 2**20 // 64
 
@@ -152,3 +153,23 @@ def test_the_command_lists_them(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_default_is_no_recipe() -> None:
     assert parse(["--seed", "0"]).settings == TrainConfig()
+
+
+def test_folders_of_other_settings_are_refused(tmp_path: Path, capsys) -> None:
+    out = tmp_path / "r"
+    run = ["train", "--recipe", "magnitude", *OPTIONS, "--out", str(out / "magnitude")]
+    out.mkdir()
+    assert cli.main(run) == 0
+    assert cli.main(["recipes", "--out", str(out), *OPTIONS, "--steps", "99"]) == 2
+    assert "magnitude holds a run with other settings" in capsys.readouterr().err
+
+
+def test_the_bounded_recipe_says_what_it_took_and_can_be_halved(tmp_path: Path) -> None:
+    from topk_ortho.pairs.retry import LEAST_BUDGET
+
+    assert RECIPES["bounded-memory"].config().pairs.memory_budget >= 2 * LEAST_BUDGET
+    run = ["train", "--recipe", "bounded-memory", *OPTIONS, "--out", str(tmp_path / "b")]
+    assert cli.main(run) == 0
+    result = json.loads((tmp_path / "b" / "result.json").read_text())
+    assert result["selection_budget"] == RECIPES["bounded-memory"].config().pairs.memory_budget
+    assert result["selection_blocks"] >= 1 and result["selection_largest_block"] >= 1

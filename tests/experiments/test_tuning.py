@@ -53,7 +53,7 @@ def test_every_arm_with_a_coefficient_gets_the_same_number_of_tries():
     counts = Counter(t.subject.label for t in tries)
     assert set(counts.values()) == {len(tuning.FACTORS)}
     assert set(counts) == {s.label for s in found} - {"none"}
-    assert {run.seed for t in tries for run in t.runs} == {0, 1}
+    assert {run.seed for t in tries for run in t.runs} == {0, 1, 2}
     assert {run.label for run in tuning.references(found)} == {"none"}
 
 
@@ -81,3 +81,8 @@ def test_what_cannot_be_tuned_is_refused():
         tuning.tries(list(subjects(zero, (), ("none",))))
     with pytest.raises(ConfigError, match="--without-arm none"):
         tuning.references(list(subjects(TrainConfig(), (), ("ortsae",))))
+
+
+def test_the_documents_runs_are_not_tuned():
+    found = list(subjects(TrainConfig(), (), ("none", "fixed-tau")))
+    assert {t.subject.label for t in tuning.tries(found)} == {"default"}

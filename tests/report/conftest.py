@@ -13,6 +13,7 @@ HISTORY = {
     "observations": 200,
     "ema": [10] * 20,
     "survival": {1: [5, 10], 2: [3, 9], 4: [0, 0]},
+    "lifetimes": {"bins": [1, 2, 4, 8], "counts": [6, 3, 1, 0], "unknown": 0},
     "hubs": [[3, 7], [1, 2]],
     "top": [[1, 2, 0.9, 0.95, 100]],
 }

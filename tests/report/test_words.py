@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -149,3 +150,15 @@ def test_what_only_seems_detectable_among_several_arms_is_not_said_to_fall(tmp_p
     assert "excess absorption went from" in first
     assert "no detectable change once corrected for the number of arms" in first
     assert "no detectable change for coactivation and random" in second
+
+
+def test_a_control_is_no_finding_where_something_was_varied(tmp_path: Path) -> None:
+    values = {"fixed": {"excess": 0.1}, "mean-std": {"excess": 0.12}}
+    folder = ablation(tmp_path, values=values, seeds=(100, 101))
+    plan = json.loads((folder / "ablation.json").read_text())
+    for n, seed in enumerate((100, 101)):
+        entry = {"label": "ortsae", "arm": "ortsae", "axis": {}, "seed": seed, "hash": f"o{n}"}
+        plan["runs"].append(entry | {"folder": f"runs/o{n}"})
+        run_folder(folder / "runs" / f"o{n}", seed=seed, figures=FIGURES | BETTER)
+    (folder / "ablation.json").write_text(json.dumps(plan))
+    assert said(folder)[0].startswith("With tau=fixed (picked for its low excess")

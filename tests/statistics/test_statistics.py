@@ -229,3 +229,7 @@ def test_a_confidence_that_is_none_is_refused(confidence):
 def test_a_margin_that_is_none_is_refused(margin):
     with pytest.raises(ValueError, match="above 0"):
         non_inferior(ARM, NONE, margin=margin)
+
+
+def test_sums_beyond_all_numbers_are_unavailable():
+    assert paired({1: 1.7e308, 2: 1.7e308}, {1: -1.0, 2: -1.0}) is None

@@ -30,6 +30,7 @@ from topk_ortho.experiments.plan import (
     subjects,
 )
 from topk_ortho.experiments.pool import Pool
+from topk_ortho.experiments.same_data import other_data
 
 SHOWN = ("excess", "explained_variance", "ce_score")
 
@@ -141,6 +142,12 @@ def _plan(request: Request) -> Plan:
         )
     names = baselines(base, request.without_arm, request.with_arm)
     seeds = seeds_of(request.seeds)
+    if request.tune and (both := set(seeds) & set(tuning.SEEDS)):
+        raise ConfigError(
+            f"--seeds {min(both)} was given together with --tune, but seeds that are not those of "
+            f"the tuning ({', '.join(map(str, tuning.SEEDS))}) were expected; --seeds 10 takes 100 "
+            "to 109."
+        )
     runs = runs_of(subjects(base, axes, names), seeds)
     return Plan(base, axes, names, tuple(request.without_arm), seeds, runs)
 
@@ -188,6 +195,7 @@ class Computation:
     def run(self, runs: Sequence[Run]) -> None:
         """Compute every run that has neither finished nor failed."""
         wanted = [run for run in runs if self._missing(run)]
+        self._check_data([run for run in runs if run not in wanted])
         self._tried |= {run.hash for run in wanted}
         labels = {run.hash: run for run in wanted}
         done = len(runs) - len(wanted)
@@ -213,6 +221,16 @@ class Computation:
             return False
         failed_path(self._root, run.hash).unlink()
         return True
+
+    def _check_data(self, runs: Sequence[Run]) -> None:
+        """Refuse to count runs that were trained on other files of the same names."""
+        for run in runs:
+            folder = self._root / run.folder
+            if (folder / "manifest.json").exists() and (other := other_data(folder, run.config)):
+                raise ConfigError(
+                    f"--out {self._root} was given, but {run.label}, seed {run.seed}, was trained "
+                    f"there on other data: {other} differs; take another folder."
+                )
 
     def _figures(self, run: Run) -> str:
         figures = result_of(self._root, run.hash) or {}

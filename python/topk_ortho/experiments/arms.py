@@ -47,11 +47,16 @@ def all_arms(config: TrainConfig) -> dict[str, TrainConfig]:
 
 
 def _criterion(config: TrainConfig, criterion: Criterion) -> TrainConfig:
-    """Other pairs, with the coefficient that belongs to them."""
+    """Other pairs, with the coefficient that belongs to them.
+
+    It counts in variances, over the features: a penalty in other units keeps its own coefficient.
+    """
+    plain = (config.penalty.units, config.penalty.n) == ("variance", "d-sae")
+    coefficient = None if plain else config.coefficient()
     return replace(
         config,
         pairs=replace(config.pairs, criterion=criterion),
-        penalty=replace(config.penalty, coefficient=None),
+        penalty=replace(config.penalty, coefficient=coefficient),
     )
 
 

@@ -21,6 +21,7 @@ from topk_ortho.experiments.outcome import result_of
 from topk_ortho.experiments.plan import Plan, Run, runs_of, seeds_of, store, subjects
 from topk_ortho.experiments.tuning import MAY_LOSE, Tried, mean_of, weigh
 from topk_ortho.report.table import comparison_table, health
+from topk_ortho.report.typeset import listed
 from topk_ortho.statistics import Difference, paired
 
 COEFFICIENT_FACTORS = (1 / 3, 1.0, 3.0)
@@ -85,16 +86,27 @@ def run_calibration(
         print(f"failed: {run.label}, seed {run.seed}: {why}")
     settings = _settings(plan, out)
     print(_by_l0(settings, plan.seeds))
-    own = [s for s in settings if s.k == base.sae.k]
-    none = next(s for s in own if not s.coefficient)
-    chosen, why_ = choose(none, [s for s in own if s.coefficient])
+    taken = {k: _taken(settings, k) for k in sorted({s.k for s in settings})}
+    none, chosen, _ = taken[base.sae.k]
     print(_by_root(plan, out, [none] if chosen is None else [none, chosen]))
-    print(f"\nAt L0 {base.sae.k:g}: {why_}")
-    if none.means():
+    print()
+    for k, (_, _, why_) in taken.items():
+        print(f"At L0 {k:g}{' (yours)' if k == base.sae.k else ''}: {why_}")
+    print(_by_need(taken))
+    if none.means() and not health(none.means()):
         path = out / CHOSEN
         write_config(_without_planting(base, chosen), path)
-        print(f"{path} holds this setting without the planting: topk-ortho train --config {path}")
+        what = "this setting" if chosen else "the SAE without the constraint"
+        print(f"\n{path} holds {what} at L0 {base.sae.k:g}, without the planting: topk-ortho train "
+              f"--config {path}")  # fmt: skip
     return 1 if failed else 0
+
+
+def _taken(settings: Sequence[Setting], k: float) -> tuple[Setting, Setting | None, str]:
+    """At one L0: the SAE without the constraint, the setting to take, and why."""
+    own = [s for s in settings if s.k == k]
+    none = next(s for s in own if not s.coefficient)
+    return none, *choose(none, [s for s in own if s.coefficient])
 
 
 def _plan(
@@ -221,6 +233,20 @@ def _worth(none: Setting, setting: Setting, best: Tried) -> tuple[Setting | None
         f"{best.excess:.3f} ({seeds}); it has the lowest excess among the settings that lose at "
         f"most {MAY_LOSE:g} of explained variance."
     )
+
+
+def _by_need(taken: dict[float, tuple[Setting, Setting | None, str]]) -> str:
+    """Which L0 do well without the constraint, and which with it."""
+    fit = {k: chosen for k, (none, chosen, _) in taken.items()
+           if none.means() and not health(none.means())}  # fmt: skip
+    without = [f"{k:g}" for k, chosen in fit.items() if chosen is None]
+    with_it = [f"{k:g}" for k, chosen in fit.items() if chosen is not None]
+    said = []
+    if with_it:
+        said.append(f"take the constraint at L0 {listed(with_it)}")
+    if without:
+        said.append(f"train without it at L0 {listed(without)}")
+    return f"\nOf the L0 that were tried: {listed(said)}." if said else ""
 
 
 def _by_root(plan: Plan, out: Path, settings: Sequence[Setting]) -> str:

@@ -26,7 +26,16 @@ Figures = Mapping[str, Any]
 Result = Callable[[Run], "Figures | None"]
 COMPARED = ("excess", "mcc", "f1_child", "explained_variance", "ce_score")
 """Figures whose differences are shown, where some run has them."""
-COLUMNS = ("absorption_rate", "base_miss", *COMPARED, "f1_parent", "l0", "dead_features", "step_ms")
+COLUMNS = (
+    "coefficient",
+    "absorption_rate",
+    "base_miss",
+    *COMPARED,
+    "f1_parent",
+    "l0",
+    "dead_features",
+    "step_ms",
+)
 SHORT = {"explained_variance": "EV", "f1_child": "child F1", "mcc": "MCC", "ce_score": "CE score"}
 NONE = "none"
 

@@ -42,7 +42,7 @@ class AblateOptions:
     """Further arms beside it: random, ortsae-every-5, ortsae-child-only, coactive-cosine,
     matryoshka+coactivation, or a recipe by its name."""
     tune: bool = False
-    """Choose every arm's coefficient first, by the same number of tries on seeds 0 and 1."""
+    """Choose every arm's coefficient first, by the same number of tries on seeds 0 to 2."""
     out: Path = Path("runs/ablation")
     """Folder of the plan and its runs."""
     jobs: int = 1
@@ -77,7 +77,8 @@ class CalibrateOptions:
     l0: tuple[float, ...] = ()
     """L0 to try; half, once and twice --sae.k unless given. --sae.k is always among them."""
     seeds: tuple[int, ...] = (3,)
-    """How many seeds, from 100 on; several numbers are the seeds themselves."""
+    """How many seeds, from 100 on; several numbers are the seeds themselves. Three are a quick
+    look: ten give intervals that small effects can be told by."""
     out: Path = Path("runs/calibration")
     """Folder of the runs and of the chosen setting."""
     jobs: int = 1

@@ -10,10 +10,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from topk_ortho.config import ConfigError, TrainConfig
+from topk_ortho.config_file import config_hash, read_config
 from topk_ortho.experiments.recipes import RECIPES
 from topk_ortho.report.table import comparison_table
 
@@ -26,18 +28,27 @@ COLUMNS = (
     "excess",
     "mcc",
     "step_ms",
+    "selection_budget",
+    "selection_blocks",
+    "selection_largest_block",
     "extra_mb",
 )
 
 
-def run_recipes(options: Sequence[str], out: Path) -> int:
+def run_recipes(options: Sequence[str], out: Path, *, settings: Mapping[str, TrainConfig]) -> int:
     """Train what is missing, print the table; 1 where a recipe failed or executed no step.
 
     Args:
         options: of `train`, for every recipe alike.
+        settings: what each recipe comes to with them.
         out: a run folder per recipe, and `peaks.json`.
+
+    Raises:
+        ConfigError: a folder in it holds another run.
     """
     out.mkdir(parents=True, exist_ok=True)
+    for name in RECIPES:
+        _check(out / name, settings[name])
     failed = [name for name in RECIPES if not _finished(name, options, out)]
     peaks = _peaks(out)
     rows = []
@@ -53,6 +64,15 @@ def run_recipes(options: Sequence[str], out: Path) -> int:
     for name in failed:
         print(f"{name} failed; its folder is {out / name}, and what it said stands above.")
     return 1 if failed else 0
+
+
+def _check(folder: Path, asked: TrainConfig) -> None:
+    path = folder / "config.toml"
+    if path.exists() and config_hash(asked) != config_hash(read_config(path)):
+        raise ConfigError(
+            f"--out {folder.parent} was given, but {folder} holds a run with other settings; take "
+            "another folder, or the settings it was begun with."
+        )
 
 
 def _finished(name: str, options: Sequence[str], out: Path) -> bool:

@@ -15,8 +15,8 @@ from topk_ortho.report.typeset import number
 
 Remembered = Mapping[str, Any]
 """A run's history as plain numbers, see `topk_ortho.history.figures`: `observations`, `ema`
-(counts in equal bins from 0 to 1), `survival` (lag: [kept, anchored]), `hubs` ([feature, degree])
-and `top` ([i, j, lower end, upper end, hits])."""
+(counts in equal bins from 0 to 1), `survival` (lag: [kept, anchored]), `lifetimes` (`bins` and
+`counts`), `hubs` ([feature, degree]) and `top` ([i, j, lower end, upper end, hits])."""
 
 Reader = Callable[[Path], Remembered | None]
 
@@ -28,8 +28,13 @@ def remembered(arm: Arm, read: Reader) -> list[Remembered]:
 
 
 def drawings(sketch: Sketch, histories: Mapping[str, list[Remembered]]) -> list[Drawing]:
-    """Jaccard over steps, the histogram of averages, and survival."""
-    return [*_jaccard(sketch), *_averages(sketch, histories), *_survival(sketch, histories)]
+    """Jaccard over steps, the histogram of averages, survival, and lifetimes."""
+    return [
+        *_jaccard(sketch),
+        *_averages(sketch, histories),
+        *_survival(sketch, histories),
+        *_lifetimes(sketch, histories),
+    ]
 
 
 def _jaccard(sketch: Sketch) -> list[Drawing]:
@@ -85,5 +90,28 @@ def _survival(sketch: Sketch, histories: Mapping[str, list[Remembered]]) -> list
     words = sketch.words(
         "stability_survival", "Pairs that are still selected", said,
         x="selections later", y="share still selected",
+    )  # fmt: skip
+    return [charts.against(words, series, log_x=True)]
+
+
+def _lifetimes(sketch: Sketch, histories: Mapping[str, list[Remembered]]) -> list[Drawing]:
+    series = []
+    for name, found in list(histories.items())[:MOST_CURVES]:
+        by_length: dict[int, int] = {}
+        for history in found:
+            lifetimes = history["lifetimes"]
+            for least, count in zip(lifetimes["bins"], lifetimes["counts"], strict=True):
+                by_length[least] = by_length.get(least, 0) + count
+        lengths = sorted(least for least, count in by_length.items() if count)
+        total = sum(by_length.values())
+        if total:
+            shares = [by_length[least] / total for least in lengths]
+            series.append(Series(name, sketch.looks[name], lengths, shares))
+    if not series:
+        return []
+    said = "; ".join(f"{s.name}: {number(s.y[0])} ended after {s.x[0]}" for s in series)
+    words = sketch.words(
+        "stability_lifetimes", "How long a pair stays selected", said,
+        x="selections in a row, from", y="share of the streaks that ended",
     )  # fmt: skip
     return [charts.against(words, series, log_x=True)]

@@ -192,9 +192,9 @@ def comparison_rows(rows: Sequence[Row]) -> Table | None:
 
 
 def _n(row: Row) -> str:
-    if row.excess is not None:
-        return f"{row.excess.n} seeds, paired"
-    return _count(row.arm)
+    n = _count(row.arm) if row.excess is None else f"{row.excess.n} seeds, paired"
+    weight = row.arm.finished[0].value("coefficient")
+    return f"{n}; weight {weight:g}" if weight else n
 
 
 def _removed(row: Row) -> Cell:

@@ -20,6 +20,8 @@ HARDLY_ANY_EXCESS = 0.02
 """Below this much excess in `none` there is nothing to cure; at L0 12 of the planted data, where
 the constraint has next to nothing to remove, it is about .01 (docs/method.md 7)."""
 
+VARIED = "variant"
+"""What the plan of an ablation calls the arm that it varies."""
 DEFAULT_ARMS = ("coactivation", "default")
 _COSTS = {"mcc": "MCC", "f1_child": "child F1", "explained_variance": "explained variance"}
 
@@ -35,6 +37,8 @@ def _subject(rows: Sequence[Row]) -> tuple[Row | None, bool]:
     compared = [row for row in rows if row.control is not None and row.arm.finished]
     default = [row for row in compared if row.arm.name in DEFAULT_ARMS]
     constrained = [row for row in compared if row.arm.runs[0].constrained]
+    varied = [row for row in constrained if row.arm.runs[0].arm == VARIED]
+    constrained = varied or constrained  # a control is no finding
     if default or len(constrained) == 1:
         return (default or constrained)[0], False
     known = [row for row in constrained if row.excess is not None]

@@ -134,7 +134,10 @@ def centre_of(values: Sequence[float]) -> tuple[float, float | None]:
     """Mean and its standard error, None for the latter with fewer than two values."""
     if not values:
         return 0.0, None
-    centre = math.fsum(values) / len(values)
+    try:
+        centre = math.fsum(values) / len(values)
+    except OverflowError:
+        return 0.0, None
     if len(values) < 2:
         return centre, None
     return centre, math.sqrt(covariance(values, values) / len(values))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from topk_ortho.checkpoint import saelens, store
+from topk_ortho.history.figures import stability_figures
 from topk_ortho.training import evaluation
 from topk_ortho.training.events import EventLog
 from topk_ortho.training.finite import NotFiniteError
@@ -207,21 +208,33 @@ class Loop:
         figures, truth = evaluation.evaluate(state.sae, state.data, samples=config.eval_samples)
         if truth is not None:
             self.folder.write_json("ground_truth.json", truth.table())
-        history = state.history()
+        history = state.settled_history()
         if history is not None:
-            self.folder.write_bytes("history.bin", history)
-        result = {
-            "steps": state.step,
-            "seconds": round(self.seconds, 3),
-            "step_ms": self._step_ms(),
-            "seed": config.seed,
-            "criterion": config.pairs.criterion,
-            "coefficient": config.coefficient() if config.constrained else 0.0,
-            "variance": state.data.variance,
-            "scale": state.data.scale,
-        } | figures
+            self.folder.write_bytes("history.bin", history.to_bytes())
+            self.folder.write_json("stability.json", stability_figures(history))
+        result = (
+            {
+                "steps": state.step,
+                "seconds": round(self.seconds, 3),
+                "step_ms": self._step_ms(),
+                "seed": config.seed,
+                "criterion": config.pairs.criterion,
+                "coefficient": config.coefficient() if config.constrained else 0.0,
+                "variance": state.data.variance,
+                "scale": state.data.scale,
+            }
+            | self._last_selection()
+            | figures
+        )
         self.folder.write_json("result.json", result)
         return result
+
+    def _last_selection(self) -> dict[str, Any]:
+        """What the run's last selection took, and how much of it came back."""
+        logged = self._selection_event()
+        names = ("selection_budget", "selection_blocks", "selection_largest_block", "jaccard",
+                 "stable_share")  # fmt: skip
+        return {name: logged[name] for name in names if logged.get(name) is not None}
 
     def _step_ms(self) -> float | None:
         """Median time of a step of this process, without data, log and checkpoints."""

@@ -22,7 +22,8 @@ def memory_in_use(device: torch.device) -> tuple[int, int]:
     statm = Path("/proc/self/statm")
     if not statm.exists():
         return peak, peak
-    return int(statm.read_text().split()[1]) * resource.getpagesize(), peak
+    resident = int(statm.read_text().split()[1]) * resource.getpagesize()
+    return resident, max(peak, resident)  # the kernel counts the two at different moments
 
 
 def memory_available(device: torch.device) -> int | None:

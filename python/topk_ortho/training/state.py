@@ -116,9 +116,13 @@ class TrainState:
             }
         return out
 
+    def settled_history(self) -> PairHistory | None:
+        """The pair history with every selection so far in it."""
+        return self.constraint.settled_history() if self.constraint else None
+
     def history(self) -> bytes | None:
-        """The pair history's bytes, with every selection so far in it."""
-        history = self.constraint.settled_history() if self.constraint else None
+        """Its bytes."""
+        history = self.settled_history()
         return history.to_bytes() if history is not None else None
 
     def restore(

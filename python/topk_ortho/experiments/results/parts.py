@@ -17,8 +17,8 @@ BOTH = "matryoshka+coactivation"
 FRESH = 10
 PLANTED = 5
 """Fresh seeds of the main comparisons."""
-CURVE = 5
-GRID = 3
+REST = 3
+"""Of everything else."""
 
 
 @dataclass(frozen=True)
@@ -96,23 +96,23 @@ _PARTS: tuple[Part, ...] = (
          without_arm=NESTED),
     Part("forest-240-relu", "the same with ReLU and L1", _forest("relu"), FRESH, tune=True,
          with_arm=("random",), without_arm=NESTED),
-    Part("l0", "L0 from half to twice the true one", _forest(), CURVE, grid="l0",
+    Part("l0", "L0 from half to twice the true one", _forest(), REST, grid="l0",
          without_arm=CONTROLS),
-    Part("cosine", "parents and children whose true directions overlap", _forest(), CURVE,
+    Part("cosine", "parents and children whose true directions overlap", _forest(), REST,
          grid="cosine", without_arm=CONTROLS),
     Part("recipes", "every run of the documents, on data where there is something to cure",
-         _forest(), CURVE, with_arm=tuple(name for name in RECIPES if name != "baseline"),
+         _forest(), REST, with_arm=tuple(name for name in RECIPES if name != "baseline"),
          without_arm=(*CONTROLS, *NESTED)),
-    Part("language-model", "a real language model as it is", _plain_language, GRID),
-    Part("tau", "fixed against adaptive thresholds", _forest(), GRID, grid="tau",
+    Part("language-model", "a real language model as it is", _plain_language, REST),
+    Part("tau", "fixed against adaptive thresholds", _forest(), REST, grid="tau",
          without_arm=(*CONTROLS, *NESTED)),
-    Part("fraction", "how many pairs", _forest(), GRID, grid="fraction",
+    Part("fraction", "how many pairs", _forest(), REST, grid="fraction",
          without_arm=(*CONTROLS, *NESTED)),
-    Part("schedule", "a share of pairs that grows", _forest(), GRID, grid="schedule",
+    Part("schedule", "a share of pairs that grows", _forest(), REST, grid="schedule",
          without_arm=(*CONTROLS, *NESTED)),
-    Part("gradient", "which row of a pair moves", _forest(), GRID, grid="gradient",
+    Part("gradient", "which row of a pair moves", _forest(), REST, grid="gradient",
          without_arm=(*CONTROLS, *NESTED)),
-    Part("stability", "pairs weighed by their history, and chosen less often", _forest(), GRID,
+    Part("stability", "pairs weighed by their history, and chosen less often", _forest(), REST,
          grid="stability", without_arm=(*CONTROLS, *NESTED)),
 )  # fmt: skip
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.config_file import config_hash
@@ -173,10 +174,18 @@ def tune(plan: Plan, request: Request, computed: Computation) -> Plan:
         found, tried, nones, lambda run: result_of(request.out, run.hash)
     )
     for entry in record:
-        said(f"tuned: {entry['label']}: coefficient {entry['coefficient']:g}"
-             + ("" if entry["measured"] else " (its own: no try could be measured)"))  # fmt: skip
+        said(f"tuned: {entry['label']}: coefficient {entry['coefficient']:g}{_doubt(entry)}")
     stored = tuning.as_json(tried, nones, record)
     return replace(plan, runs=runs_of(chosen, plan.seeds), tuning=stored)
+
+
+def _doubt(entry: dict[str, Any]) -> str:
+    """What is to be known of a coefficient that tuning chose."""
+    if not entry["measured"]:
+        return " (its own: no try could be measured)"
+    tried = [one["coefficient"] for one in entry["tried"]]
+    end = {min(tried): "smallest", max(tried): "largest"}.get(entry["coefficient"])
+    return f" (the {end} that was tried)" if end else ""
 
 
 def unique(runs: Iterable[Run]) -> list[Run]:

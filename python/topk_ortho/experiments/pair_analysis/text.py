@@ -27,7 +27,7 @@ def as_text(analysis: PairAnalysis) -> str:
     if analysis.missing is not None:
         lines.append(f"no held-out tokens: {printable(analysis.missing)}")
     lines += [
-        "hits, streaks and first steps count from when a pair last entered the history",
+        "hits and streaks count from when a pair last entered the history",
         *_features(analysis),
         *_alone(analysis),
     ]

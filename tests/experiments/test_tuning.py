@@ -86,3 +86,13 @@ def test_what_cannot_be_tuned_is_refused():
 def test_the_documents_runs_are_not_tuned():
     found = list(subjects(TrainConfig(), (), ("none", "fixed-tau")))
     assert {t.subject.label for t in tuning.tries(found)} == {"default"}
+
+
+def test_a_difference_that_is_noise_goes_to_the_weaker_penalty():
+    def seeds(*excess):
+        return [{"excess": value, "explained_variance": 0.9} for value in excess]
+
+    noisy = (1.0, seeds(0.00, 0.03, -0.02)), (12.0, seeds(0.01, -0.02, 0.01))
+    assert taken(*noisy).coefficient == 1.0
+    clear = (1.0, seeds(0.11, 0.13, 0.08)), (12.0, seeds(0.01, 0.02, -0.01))
+    assert taken(*clear).coefficient == 12.0

@@ -10,13 +10,15 @@ from topk_ortho.config import ConfigError
 from topk_ortho.experiments.grid import FACTORS
 from topk_ortho.experiments.plan import Run, Subject, plain, runs_of
 from topk_ortho.experiments.recipes import RECIPES
+from topk_ortho.statistics.differences import centre_of
 
 SEEDS = (0, 1, 2)
 MAY_LOSE = 0.008
 """Explained variance that a setting may lose against `none` and still be taken."""
 RULE = (
     f"lowest excess among the settings whose mean explained variance is at least that of none "
-    f"- {MAY_LOSE:g}, else the highest explained variance"
+    f"- {MAY_LOSE:g}, the weakest of those within one standard error of it; else the highest "
+    f"explained variance"
 )
 
 Figures = dict[str, Any]
@@ -107,12 +109,29 @@ def weigh(tries: Sequence[tuple[float, Sequence[Figures | None]]], *, none: floa
         explained = mean_of(figures, "explained_variance")
         allowed = None not in (explained, none) and explained >= none - MAY_LOSE  # type: ignore[operator]
         weighed.append(Tried(coefficient, mean_of(figures, "excess"), explained, allowed))
-    good = [t for t in weighed if t.allowed and t.excess is not None]
+    good = [(t, f) for t, (_, f) in zip(weighed, tries, strict=True)
+            if t.allowed and t.excess is not None]  # fmt: skip
     if good:
-        return weighed, min(good, key=lambda t: (t.excess or 0.0, t.coefficient))
+        _, lowest = min(good, key=lambda each: (each[0].excess or 0.0, each[0].coefficient))
+        near = [t for t, figures in good if _as_good(figures, lowest)]
+        return weighed, min(near, key=lambda t: t.coefficient)
     measured = [t for t in weighed if t.explained_variance is not None]
     best = max(measured, key=lambda t: (t.explained_variance or 0.0, -t.coefficient), default=None)
     return weighed, best
+
+
+def _as_good(figures: Sequence[Figures | None], lowest: Sequence[Figures | None]) -> bool:
+    """Whether the excess is within one standard error of the lowest one, paired by seed.
+
+    Where there is next to nothing to remove, the lowest excess is a matter of chance, and a strong
+    penalty would be paid for with explained variance (the rule of one standard error: Breiman et
+    al. 1984, 3.4.3).
+    """
+    differences = [
+        f["excess"] - g["excess"] for f, g in zip(figures, lowest, strict=True) if f and g
+    ]
+    centre, error = centre_of(differences)
+    return centre <= (error or 0.0)
 
 
 def choose(

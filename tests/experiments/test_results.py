@@ -6,10 +6,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from tests.experiments.test_ablation import in_process  # noqa: F401  (a fixture)
+from tests.experiments.test_ablation import PLANT, in_process  # noqa: F401  (a fixture)
 from tests.system.tiny_run import tiny
 from topk_ortho.config import ConfigError
 from topk_ortho.experiments import results
@@ -47,6 +48,9 @@ def test_the_page_has_what_it_has_to_have() -> None:
     assert axes == {"sae.k", "synthetic.parent-child-cosine"}
 
 
+ABLATIONS = ["one", command.TOPK]
+
+
 def tiny_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     two = [
         Part("one", "?", lambda m: BASE, 2, without_arm=ALWAYS_ON[1:]),
@@ -69,7 +73,7 @@ def test_parts_share_runs_and_write_what_stands_between_the_marks(
 ) -> None:
     tiny_parts(monkeypatch)
     page, out = skeleton(tmp_path / "page.md"), tmp_path / "out"
-    assert results.run_results(Material("", ()), out=out, jobs=1, page=page) == 0
+    assert results.run_results(Material("", ()), out=out, jobs=1, page=page, only=ABLATIONS) == 0
     assert len(in_process) == len(set(in_process)) == 6, "none and default are computed once"
     text = page.read_text()
     assert text.startswith("# Mine") and text.endswith("the end\n") and "old" not in text
@@ -133,3 +137,23 @@ def test_groups_are_by_the_number_of_true_features(tmp_path: Path, in_process) -
     figures = json.loads((folders["none"] / "result.json").read_text())
     assert sums.explained("none")[-1] == pytest.approx(figures["explained_variance"], abs=0.01)
     assert sums.explained(crowding.ORACLE)[-1] > sums.explained("none")[-1]
+
+
+def test_the_calibration_is_shown_as_it_was_printed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    in_process: list[str],  # noqa: F811
+) -> None:
+    """On files in place of a language model, which takes a minute."""
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).standard_normal((3000, 24), np.float32))
+    base = replace(BASE, activations="files", data=tmp_path, sae=replace(BASE.sae, k=12.0))
+    monkeypatch.setattr(command, "setting", lambda name, **_: replace(base, plant=PLANT))
+    page = tmp_path / "page.md"
+    marks = (command.BEGIN.format("calibrate"), command.END.format("calibrate"))
+    page.write_text("\n".join(marks))
+    out = tmp_path / "out"
+    assert results.run_results(MATERIAL, out=out, jobs=1, page=page, only=["calibrate"]) == 0
+    text = page.read_text()
+    assert "At L0 12 (yours): " in text and "stand-in" in text and str(tmp_path) not in text
+    assert len(in_process) == 3 * 3 * 3
+    assert {p.name for p in (out / "runs").iterdir() if p.is_dir()} == set(in_process)

@@ -250,7 +250,7 @@ def _replace(path: Path, new: dict[str, Any], *, tuning_alone: bool) -> None:
 
     root = path.parent
     old = read(root) if path.exists() else None
-    if old is None and any(not p.name.startswith(".") for p in root.iterdir()):
+    if old is None and any(not (p.name.startswith(".") or p.is_symlink()) for p in root.iterdir()):
         raise ConfigError(
             f"--out {root} was given, but it is in use and holds no {NAME}; take a new folder."
         )

@@ -37,11 +37,7 @@ def verdict(*, constrained: dict[str, Any], baseline: dict[str, Any]) -> str:
     """
     time = 100 * (constrained["step_ms"] / baseline["step_ms"] - 1)
     variance = constrained["explained_variance"] - baseline["explained_variance"]
-    cost = (
-        f"{time:+.0f} % time per step, {variance:+.4f} explained variance"
-        if variance < 0
-        else f"{time:+.0f} % time per step, no explained variance lost ({variance:+.4f})"
-    )
+    cost = f"{time:+.0f} % time per step, {variance:+.4f} explained variance"
     if any(arm.get(key) is None for arm in (constrained, baseline) for key in MEASURED):
         return f"Cost: {cost} (one seed, no interval)."
     for name, arm in (("none", baseline), (constrained["criterion"], constrained)):
@@ -50,7 +46,7 @@ def verdict(*, constrained: dict[str, Any], baseline: dict[str, Any]) -> str:
     return (
         f"Absorption {baseline['absorption_rate']:.3f} -> {constrained['absorption_rate']:.3f}, "
         f"excess {baseline['excess']:.3f} -> {constrained['excess']:.3f}.\n"
-        f"Cost: {cost}. One seed has no interval: for means see `topk-ortho bars`."
+        f"Cost: {cost}. One seed has no interval: for paired seeds see `topk-ortho ablate`."
     )
 
 

@@ -6,13 +6,17 @@ need is computed once. Started again, the same command goes on.
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from topk_ortho.config import ConfigError
-from topk_ortho.experiments.ablation import Request, run_ablation, said, stored_plan
+from topk_ortho.experiments.ablation import run_ablation, said
+from topk_ortho.experiments.calibrate import run_calibration
 from topk_ortho.experiments.results.crowding import crowding
-from topk_ortho.experiments.results.parts import TOPK, Material, Part, parts
+from topk_ortho.experiments.results.parts import TOPK, Material, parts
+from topk_ortho.experiments.settings import setting
 from topk_ortho.report.canvas import write_whole
 from topk_ortho.report.collect import collect
 from topk_ortho.report.markdown import comparison_markdown
@@ -20,6 +24,8 @@ from topk_ortho.report.markdown import comparison_markdown
 SHARED = ("runs", "activations", "logs", ".locks")
 """Folders of an ablation that all parts have in common."""
 BEGIN, END = "<!-- {}: begin -->", "<!-- {}: end -->"
+CALIBRATE = "calibrate"
+"""The one part that is no ablation; it comes last."""
 
 
 def run_results(
@@ -31,29 +37,41 @@ def run_results(
         ConfigError: a part of no such name, or one that needs a language model without any.
         Stopped: interrupted; the same command goes on.
     """
+    every = parts()
+    names = _chosen(only, material)
     failed = 0
-    chosen = _chosen(only, material)
-    for part in chosen:
-        said(f"{part.name}: {part.question}")
-        request = part.request(material, root=out, jobs=jobs)
-        share(request)
-        failed |= run_ablation(request)
+    for name in names:
+        folder = share(out, name)
+        texts = {}
+        if name == CALIBRATE:
+            code, texts[name] = _calibrated(material, folder, jobs=jobs)
+        else:
+            said(f"{name}: {every[name].question}")
+            code = run_ablation(every[name].request(material, root=out, jobs=jobs))
+            texts[name] = markdown(folder)
+            if name == TOPK:
+                texts["crowding"] = crowding(folder)
+        failed |= code
         if page is not None:
-            write(page, part.name, markdown(out / part.name))
-            if part.name == TOPK:
-                write(page, "crowding", crowding(out / part.name))
+            for mark, text in texts.items():
+                write(page, mark, text)
     return failed
 
 
-def _chosen(only: Sequence[str], material: Material) -> list[Part]:
+def _chosen(only: Sequence[str], material: Material) -> list[str]:
     every = parts()
     for name in only:
-        if name not in every:
+        if name not in (*every, CALIBRATE):
             raise ConfigError(
-                f"--only {name} was given, but one of {', '.join(every)} was expected."
+                f"--only {name} was given, but one of {', '.join([*every, CALIBRATE])} was "
+                "expected."
             )
-    found = [part for name, part in every.items() if not only or name in only]
-    needing = [p.name for p in found if p.base(material).activations == "language-model"]
+    found = [name for name in (*every, CALIBRATE) if not only or name in only]
+    needing = [
+        name
+        for name in found
+        if name == CALIBRATE or every[name].base(material).activations == "language-model"
+    ]
     if needing and not (material.model and material.text):
         raise ConfigError(
             f"{', '.join(needing)} need a language model, but --model or --text was not given; "
@@ -62,19 +80,27 @@ def _chosen(only: Sequence[str], material: Material) -> list[Part]:
     return found
 
 
-def share(request: Request) -> None:
-    """Store the plan of a part and have its runs lie beside it, common to all parts."""
-    stored_plan(request)
-    for name in SHARED:
-        common, here = request.out.parent / name, request.out / name
-        common.mkdir(parents=True, exist_ok=True)
-        if here.is_symlink():
-            continue
-        if here.is_dir():  # the lock of the plan alone
-            for path in here.iterdir():
-                path.replace(common / path.name)
-            here.rmdir()
-        here.symlink_to(Path("..") / name)
+def _calibrated(material: Material, folder: Path, *, jobs: int) -> tuple[int, str]:
+    """What `topk-ortho calibrate` prints of the language model, as a block of code."""
+    base = setting("planted-12", model=material.model, text=material.text, hook=material.hook)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        code = run_calibration(
+            base, coefficients=(1.0, 3.0), l0=(6.0, 24.0), seeds=(3,), out=folder, jobs=jobs
+        )
+    text = printed.getvalue().strip().replace(str(folder), f"runs/{CALIBRATE}")
+    return code, f"```\n{text}\n```"
+
+
+def share(root: Path, name: str) -> Path:
+    """The folder of a part, whose runs lie beside it, common to all parts."""
+    folder = root / name
+    folder.mkdir(parents=True, exist_ok=True)
+    for common in SHARED:
+        (root / common).mkdir(exist_ok=True)
+        if not (folder / common).is_symlink():
+            (folder / common).symlink_to(Path("..") / common)
+    return folder
 
 
 def markdown(part: Path) -> str:

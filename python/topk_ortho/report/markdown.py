@@ -11,6 +11,7 @@ from topk_ortho.report.compare import COSTS, Row, compare, readable
 from topk_ortho.report.typeset import (
     UNAVAILABLE,
     interval,
+    listed,
     number,
     percent,
     plain,
@@ -147,7 +148,7 @@ def tried(plan: dict[str, Any]) -> str:
     columns = max(map(len, lines)) - 1
     lines = [line + [""] * (columns + 1 - len(line)) for line in lines]
     none = number(chosen[0].get("explained_variance_none"))
-    seeds = " and ".join(map(str, tuning["seeds"]))
+    seeds = listed([str(seed) for seed in tuning["seeds"]])
     head = (
         f"Weights tried on seeds {seeds}, each with its excess and explained variance (none: {none}"
         "), the one taken in bold:"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ from topk_ortho.report.typeset import number, percent
 from topk_ortho.training.evaluation import eval_blocks
 from topk_ortho.training.load import load_sae
 
-SHOWN = ("none", "default")
+NONE, DEFAULT = "none", "default"
+SHOWN = (NONE, DEFAULT)
+"""Arms, at the package's own weight whatever tuning took; their runs are among those it tried."""
 ORACLE = "oracle"
 STEPS = (-2, 0, 2, 4)
 """Ends of the groups, from k."""
@@ -104,12 +106,16 @@ def measure(folders: dict[str, Path]) -> Sums:
 
 
 def _seeds(part: Path) -> Iterator[dict[str, Path]]:
-    """The folders of a part's finished runs, seed by seed, where all shown arms are there."""
+    """The folders of finished runs, seed by seed, where all shown arms are there."""
     plan: dict[str, Any] = json.loads((part / "ablation.json").read_text(encoding="utf-8"))
     by_seed: dict[int, dict[str, Path]] = {}
-    for run in plan["runs"]:
+    for run in [*plan.get("tuning", {}).get("runs", []), *plan["runs"]]:
         folder = part / run["folder"]
-        if run["label"] in SHOWN and (folder / "result.json").exists():
+        if run["label"] not in SHOWN or not (folder / "result.json").exists():
+            continue
+        config = read_config(folder / "config.toml")
+        own = replace(config, penalty=replace(config.penalty, coefficient=None)).coefficient()
+        if run["label"] == NONE or config.coefficient() == own:
             by_seed.setdefault(run["seed"], {})[run["label"]] = folder
     yield from (found for found in by_seed.values() if len(found) == len(SHOWN))
 
@@ -123,13 +129,17 @@ def crowding(part: Path) -> str:
     share = torch.stack([m.rows / m.rows.sum() for m in measured]).mean(0).tolist()
     lines = [["share of the rows", *(percent(s) for s in share), percent(1.0)]]
     lines += [[name, *_means([m.explained(name) for m in measured])] for name in (*SHOWN, ORACLE)]
-    head = f"Explained variance by the number of true features on a row, means of {len(measured)}"
-    return f"{head} seeds:\n\n{table(['true features on', *groups(k), 'all'], lines)}"
+    weight = _config(part, DEFAULT).coefficient()
+    head = (
+        f"Explained variance by the number of true features on a row, means of {len(measured)} "
+        f"seeds; default at weight {weight:g}:"
+    )
+    return f"{head}\n\n{table(['true features on', *groups(k), 'all'], lines)}"
 
 
 def _means(columns: Sequence[Sequence[float]]) -> list[str]:
     return [number(sum(values) / len(values)) for values in zip(*columns, strict=True)]
 
 
-def _config(part: Path) -> TrainConfig:
-    return read_config(next(_seeds(part))[SHOWN[0]] / "config.toml")
+def _config(part: Path, name: str = NONE) -> TrainConfig:
+    return read_config(next(_seeds(part))[name] / "config.toml")

@@ -162,3 +162,12 @@ def test_a_control_is_no_finding_where_something_was_varied(tmp_path: Path) -> N
         run_folder(folder / "runs" / f"o{n}", seed=seed, figures=FIGURES | BETTER)
     (folder / "ablation.json").write_text(json.dumps(plan))
     assert said(folder)[0].startswith("With tau=fixed (picked for its low excess")
+
+
+def test_without_known_features_it_says_so_and_asks_for_no_more_seeds(tmp_path: Path) -> None:
+    nothing = dict.fromkeys(("excess", "absorption_rate", "base_miss"))
+    arm_folders(tmp_path, "none", nothing)
+    arm_folders(tmp_path, "coactivation", nothing)
+    assert said(tmp_path)[1] == (
+        "Whether excess changed is unavailable, since there are no known features here."
+    )

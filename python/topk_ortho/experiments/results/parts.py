@@ -104,8 +104,6 @@ _PARTS: tuple[Part, ...] = (
          _forest(), REST, with_arm=tuple(name for name in RECIPES if name != "baseline"),
          without_arm=(*CONTROLS, *NESTED)),
     Part("language-model", "a real language model as it is", _plain_language, REST),
-    Part("topk-budget", "TopK with more entries", _forest("topk"), REST,
-         vary=("sae.k=8.0,12.0,16.0",), without_arm=(*CONTROLS, *NESTED)),
     Part("efficiency", "what each weight removes and costs", _forest(), FRESH, grid="efficiency",
          without_arm=(*CONTROLS, *NESTED)),
     Part("per-feature", "how many pairs for each feature", _forest(), FRESH,

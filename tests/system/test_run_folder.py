@@ -44,6 +44,9 @@ RESULT = {
     "mse", "explained_variance", "l0", "dead_features", "c_dec",
 }  # fmt: skip
 OF_TRUTH = {"absorption_rate", "excess", "mcc", "f1_parent", "f1_child", "parents_found"}
+OF_SELECTION = {
+    "selection_budget", "selection_blocks", "selection_largest_block", "jaccard", "stable_share",
+}  # fmt: skip
 OF_LANGUAGE = {"ce_score", "kl_score"}
 PLOTS = {"memory_usage.png", "training_metrics.png", "final_stats.png"}
 
@@ -67,6 +70,7 @@ def test_both_arms_have_all_files(both):
     arm |= {"checkpoints", "sae"}
     assert {p.name for p in both.iterdir()} == arm | {
         "history.bin",
+        "stability.json",
         "plots",
         "baseline",
         "comparison.json",
@@ -108,7 +112,8 @@ def test_logged_steps_have_their_keys(both):
 def test_the_result_has_its_keys(both):
     result, plain = result_of(both), result_of(both / "baseline")
     assert set(result) >= RESULT | OF_TRUTH
-    assert set(plain) == set(result)
+    assert set(result) - set(plain) == OF_SELECTION
+    assert set(plain) <= set(result)
     assert (result["criterion"], plain["criterion"]) == ("coactivation", "none")
     assert (result["coefficient"], plain["coefficient"]) == (3.0, 0.0)
     assert (result["steps"], result["rows"]) == (20, 512)

@@ -230,8 +230,8 @@ def _worth(none: Setting, setting: Setting, best: Tried) -> tuple[Setting | None
     seeds = "one seed has no interval" if change is None else f"change {_shown(change)}"
     return setting, (
         f"{setting.label} removes {removed / excess:.0%} of the excess, {excess:.3f} -> "
-        f"{best.excess:.3f} ({seeds}); it has the lowest excess among the settings that lose at "
-        f"most {MAY_LOSE:g} of explained variance."
+        f"{best.excess:.3f} ({seeds}); of the settings that lose at most {MAY_LOSE:g} of "
+        "explained variance it is the weakest within one standard error of the lowest excess."
     )
 
 

@@ -24,8 +24,8 @@ VERSION = 1
 NAME = "ablation.json"
 VARIANT = "variant"
 CONSTRAINT = ("pairs.", "penalty.", "history.")
-FIRST_SEED = 100
-"""Reported seeds start here; the defaults were tuned on 0 to 2."""
+FIRST_SEED = 200
+"""Reported seeds start here: the defaults were chosen on 0 to 9, after a look at 100 to 109."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def plain(value: Any) -> Any:
 
 
 def seeds_of(given: Sequence[int]) -> tuple[int, ...]:
-    """The seeds of `--seeds`: one number counts them from 100 on, several are the seeds.
+    """The seeds of `--seeds`: one number counts them from 200 on, several are the seeds.
 
     Raises:
         ConfigError: no seed, or one twice.
@@ -137,7 +137,7 @@ def seeds_of(given: Sequence[int]) -> tuple[int, ...]:
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError(
             f"--seeds {' '.join(map(str, given))} was given, but a number of seeds or different "
-            "seeds were expected; --seeds 10 takes 100 to 109."
+            "seeds were expected; --seeds 10 takes 200 to 209."
         )
     return seeds
 

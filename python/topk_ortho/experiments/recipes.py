@@ -22,7 +22,7 @@ from topk_ortho.config import (
 )
 from topk_ortho.config_file import nearest
 
-WEIGHT = 0.1
+WEIGHT, THRESHOLD = 0.1, 0.1
 FRACTION, FINAL_FRACTION, SCHEDULE_STEPS = 0.001, 0.005, 10_000
 SMALL_BUDGET = 2**21  # small dictionaries come in blocks too, and it can be halved once
 
@@ -57,6 +57,7 @@ class Recipe:
             units="absolute",
             n="k",
             tau=self.tau,
+            threshold=THRESHOLD,
             gradient="symmetric",
             ramp=0.0,
         )

@@ -16,9 +16,9 @@ SEEDS = (0, 1, 2)
 MAY_LOSE = 0.008
 """Explained variance that a setting may lose against `none` and still be taken."""
 RULE = (
-    f"lowest excess among the settings whose mean explained variance is at least that of none "
-    f"- {MAY_LOSE:g}, the weakest of those within one standard error of it; else the highest "
-    f"explained variance"
+    f"lowest excess (below 0 there is none) among the settings whose mean explained variance is "
+    f"at least that of none - {MAY_LOSE:g}, the weakest of those within one standard error of it; "
+    f"else the highest explained variance"
 )
 
 Figures = dict[str, Any]
@@ -43,6 +43,10 @@ class Tried:
     excess: float | None
     explained_variance: float | None
     allowed: bool
+
+
+Measured = tuple[Tried, Sequence[Figures | None]]
+"""A try and the figures of its runs."""
 
 
 def tries(subjects: Sequence[Subject]) -> list[Try]:
@@ -112,15 +116,20 @@ def weigh(tries: Sequence[tuple[float, Sequence[Figures | None]]], *, none: floa
     good = [(t, f) for t, (_, f) in zip(weighed, tries, strict=True)
             if t.allowed and t.excess is not None]  # fmt: skip
     if good:
-        _, lowest = min(good, key=lambda each: (each[0].excess or 0.0, each[0].coefficient))
-        near = [t for t, figures in good if _as_good(figures, lowest)]
+        lowest = min(good, key=lambda each: (_left(each[0]), each[0].coefficient))
+        near = [each[0] for each in good if _as_good(each, lowest)]
         return weighed, min(near, key=lambda t: t.coefficient)
     measured = [t for t in weighed if t.explained_variance is not None]
     best = max(measured, key=lambda t: (t.explained_variance or 0.0, -t.coefficient), default=None)
     return weighed, best
 
 
-def _as_good(figures: Sequence[Figures | None], lowest: Sequence[Figures | None]) -> bool:
+def _left(tried: Tried) -> float:
+    """What is left to remove: an excess below 0 is none."""
+    return max(tried.excess or 0.0, 0.0)
+
+
+def _as_good(each: Measured, lowest: Measured) -> bool:
     """Whether the excess is within one standard error of the lowest one, paired by seed.
 
     Where there is next to nothing to remove, the lowest excess is a matter of chance, and a strong
@@ -128,10 +137,10 @@ def _as_good(figures: Sequence[Figures | None], lowest: Sequence[Figures | None]
     al. 1984, 3.4.3).
     """
     differences = [
-        f["excess"] - g["excess"] for f, g in zip(figures, lowest, strict=True) if f and g
+        f["excess"] - g["excess"] for f, g in zip(each[1], lowest[1], strict=True) if f and g
     ]
-    centre, error = centre_of(differences)
-    return centre <= (error or 0.0)
+    _, error = centre_of(differences)
+    return _left(each[0]) - _left(lowest[0]) <= (error or 0.0)
 
 
 def choose(

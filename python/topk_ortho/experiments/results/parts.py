@@ -38,7 +38,7 @@ class Part:
         name: of its folder and of its marks on the page.
         question: what it answers, in a few words.
         base: the arm that is varied.
-        seeds: how many, from 100 on.
+        seeds: how many, from 200 on.
     """
 
     name: str
@@ -106,6 +106,22 @@ _PARTS: tuple[Part, ...] = (
     Part("language-model", "a real language model as it is", _plain_language, REST),
     Part("efficiency", "what each weight removes and costs", _forest(), FRESH, grid="efficiency",
          without_arm=(*CONTROLS, *NESTED)),
+    Part("threshold", "the overlap that is let pass", _forest(), FRESH,
+         vary=("penalty.threshold=0.0,0.05,0.1,0.2",), without_arm=(*CONTROLS, *NESTED)),
+    Part("tau", "fixed against adaptive thresholds", _forest(), REST, grid="tau",
+         without_arm=(*CONTROLS, *NESTED)),
+    Part("per-feature", "how many pairs for each feature", _forest(), FRESH,
+         vary=("pairs.per-feature=1.0,2.5,5.0,10.0",), without_arm=(*CONTROLS, *NESTED)),
+    Part("fraction", "how many pairs, as a share of all", _forest(), REST, grid="fraction",
+         without_arm=(*CONTROLS, *NESTED)),
+    Part("schedule", "a share of pairs that grows", _forest(), REST, grid="schedule",
+         without_arm=(*CONTROLS, *NESTED)),
+    Part("gradient", "which row of a pair moves", _forest(), REST, grid="gradient",
+         without_arm=(*CONTROLS, *NESTED)),
+    Part("criteria", "which score chooses the pairs", _forest(), REST, grid="criteria",
+         without_arm=(*CONTROLS, *NESTED)),
+    Part("stability", "pairs weighed by their history, and chosen less often", _forest(), REST,
+         grid="stability", without_arm=(*CONTROLS, *NESTED)),
 )  # fmt: skip
 
 

@@ -115,7 +115,7 @@ def test_a_failed_arm_stops_no_other_and_is_shown(tmp_path, in_process, capsys, 
     asked = request(root, vary=("penalty.tau=fixed,mean-std",))
     assert run_ablation(asked) == 1
     out = capsys.readouterr().out
-    assert "failed: penalty.tau=mean-std, seed 200: RuntimeError: the cat sat on it\n" in out
+    assert "failed: penalty.tau=mean-std, seed 300: RuntimeError: the cat sat on it\n" in out
     assert len(folders(root)) == 5
     (failed,) = (root / "runs").glob("*.failed.json")
     assert json.loads(failed.read_text())["reason"] == "RuntimeError: the cat sat on it"

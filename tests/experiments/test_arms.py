@@ -18,7 +18,6 @@ from topk_ortho.experiments.recipes import RECIPES
 
 ORTSAE = {
     "pairs.criterion": "ortsae",
-    
     "penalty.gradient": "symmetric",
 }
 DIFFERENCES: dict[str, dict[str, object]] = {

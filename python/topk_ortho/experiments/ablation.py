@@ -146,8 +146,8 @@ def _plan(request: Request) -> Plan:
     if request.tune and (both := set(seeds) & set(tuning.SEEDS)):
         raise ConfigError(
             f"--seeds {min(both)} was given together with --tune, but seeds that are not those of "
-            f"the tuning ({', '.join(map(str, tuning.SEEDS))}) were expected; --seeds 10 takes 200 "
-            "to 209."
+            f"the tuning ({', '.join(map(str, tuning.SEEDS))}) were expected; --seeds 10 takes 300 "
+            "to 309."
         )
     runs = runs_of(subjects(base, axes, names), seeds)
     return Plan(base, axes, names, tuple(request.without_arm), seeds, runs)
@@ -165,14 +165,18 @@ def tune(plan: Plan, request: Request, computed: Computation) -> Plan:
     """
     found, shard = _subjects(plan), Shard.parse(request.shard)
     tried, nones = tuning.tries(found), tuning.references(found)
-    runs = unique([*nones, *(run for t in tried for run in t.runs)])
-    runs.sort(key=lambda run: run.seed)  # a process keeps the data of one seed
     store(replace(plan, runs=(), tuning=tuning.as_json(tried, nones, [])), request.out)
+
+    def result(run: Run) -> dict[str, Any] | None:
+        return result_of(request.out, run.hash)
+
+    computed.run(unique(nones))
+    tried = tuning.worth_tuning(tried, nones, result)
+    runs = unique(run for t in tried for run in t.runs)
+    runs.sort(key=lambda run: run.seed)  # a process keeps the data of one seed
     own = shard.of(runs)
     computed.run([*own, *(run for run in runs if run not in own)])
-    chosen, record = tuning.choose(
-        found, tried, nones, lambda run: result_of(request.out, run.hash)
-    )
+    chosen, record = tuning.choose(found, tried, nones, result)
     for entry in record:
         said(f"tuned: {entry['label']}: coefficient {entry['coefficient']:g}{_doubt(entry)}")
     stored = tuning.as_json(tried, nones, record)
@@ -181,6 +185,8 @@ def tune(plan: Plan, request: Request, computed: Computation) -> Plan:
 
 def _doubt(entry: dict[str, Any]) -> str:
     """What is to be known of a coefficient that tuning chose."""
+    if not entry["tried"]:
+        return " (its own: on the tuning seeds there is nothing to remove)"
     if not entry["measured"]:
         return " (its own: no try could be measured)"
     tried = [one["coefficient"] for one in entry["tried"]]

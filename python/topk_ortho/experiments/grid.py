@@ -13,7 +13,7 @@ from typing import Any
 from topk_ortho.config import ConfigError, Criterion, TrainConfig
 from topk_ortho.config_file import NOT_HASHED, from_table, nearest, option_types, to_table
 
-FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
+FACTORS = (0.25, 0.5, 1.0, 1.5, 2.5)
 """Of the arm's own coefficient: what `efficiency` and `--tune` try."""
 L0_FACTORS = (0.5, 0.7, 1.0, 1.4, 2.0)
 COSINES = (0.0, 0.2, 0.4, 0.6)

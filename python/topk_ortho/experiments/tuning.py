@@ -57,7 +57,7 @@ def tries(subjects: Sequence[Subject]) -> list[Try]:
     """
     found = []
     for subject in subjects:
-        if not subject.config.constrained or subject.arm in RECIPES:
+        if not _has_tries(subject):
             continue
         own = subject.config.coefficient()
         if not own > 0:
@@ -78,6 +78,11 @@ def with_coefficient(subject: Subject, coefficient: float) -> Subject:
     return replace(subject, config=replace(subject.config, penalty=penalty))
 
 
+def _has_tries(subject: Subject) -> bool:
+    """The documents' runs stay as they are."""
+    return subject.config.constrained and subject.arm not in RECIPES
+
+
 def references(subjects: Sequence[Subject]) -> tuple[Run, ...]:
     """The runs of `none` that explained variance is held against.
 
@@ -91,6 +96,26 @@ def references(subjects: Sequence[Subject]) -> tuple[Run, ...]:
             "variance of none; leave one of them out."
         )
     return runs_of(found, SEEDS)
+
+
+def worth_tuning(tried: Sequence[Try], nones: Sequence[Run], result: Result) -> list[Try]:
+    """The tries beside whose `none` there is excess to remove.
+
+    Where that of `none` is within one standard error of 0, its own noise would choose.
+    """
+
+    def nothing_to_remove(subject: Subject) -> bool:
+        figures = [result(run) for run in _beside(subject, nones)]
+        if mean_of(figures, "excess") is None:
+            return False
+        centre, error = centre_of([f["excess"] for f in figures if f])
+        return centre <= (error or 0.0)
+
+    return [t for t in tried if not nothing_to_remove(t.subject)]
+
+
+def _beside(subject: Subject, nones: Sequence[Run]) -> list[Run]:
+    return [run for run in nones if run.axis.items() <= subject.axis.items()]
 
 
 def mean_of(figures: Sequence[Figures | None], key: str) -> float | None:
@@ -152,12 +177,11 @@ def choose(
     """
     chosen, record = [], []
     for subject in subjects:
-        own = [t for t in tried if t.subject == subject]
-        if not own:
+        if not _has_tries(subject):
             chosen.append(subject)
             continue
-        beside = [r for r in nones if r.axis.items() <= subject.axis.items()]
-        none = mean_of([result(r) for r in beside], "explained_variance")
+        own = [t for t in tried if t.subject == subject]
+        none = mean_of([result(r) for r in _beside(subject, nones)], "explained_variance")
         pairs = [(t.coefficient, [result(r) for r in t.runs]) for t in own]
         weighed, best = weigh(pairs, none=none)
         coefficient = subject.config.coefficient() if best is None else best.coefficient

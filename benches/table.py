@@ -19,7 +19,7 @@ from machine import HERE, RESULTS, Row
 from targets import Results, Target, evaluate, number
 
 DOCS = HERE.parent / "docs"
-BENCHES = ("step", "pairs", "penalty", "curves")
+BENCHES = ("step", "step-cuda", "pairs", "penalty", "curves")
 TITLES = {
     "step": {
         "kept": "Training step, freed memory kept",

@@ -148,8 +148,7 @@ def tried(plan: dict[str, Any]) -> str:
     columns = max(map(len, lines)) - 1
     lines = [line + [""] * (columns + 1 - len(line)) for line in lines]
     if not columns:
-        return "Without the constraint the tuning seeds show no excess, so that every arm keeps its " \
-               "own weight."  # fmt: skip
+        return "On the tuning seeds there is no excess to remove: every arm keeps its own weight."
     none = number(chosen[0].get("explained_variance_none"))
     seeds = listed([str(seed) for seed in tuning["seeds"]])
     head = (

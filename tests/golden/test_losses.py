@@ -34,7 +34,7 @@ ARMS = {
     "stability": "--penalty.tau stability --penalty.refresh-every 2",
     "documents": (
         "--pairs.fraction .01 --penalty.n k --penalty.units absolute --penalty.sign both "
-        "--penalty.coefficient .1 --penalty.ramp 0"
+        "--penalty.coefficient .1 --penalty.threshold .1 --penalty.ramp 0"
     ),
     "planted": "--plant.roots 3",
 }

@@ -109,3 +109,25 @@ def test_what_is_no_activation_is_refused_by_place(layout: str, bad: float) -> N
 def test_what_is_no_batch_is_refused(wrong: Tensor) -> None:
     with pytest.raises(ValueError, match=r"shape .* dtype .* \[batch, d_sae\] was expected"):
         Codes.of(wrong)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_entries_of_a_dense_tensor_are_those_that_torch_finds(dtype):
+    acts = torch.relu(torch.randn(7, 13)).to(dtype)
+    for given in (acts, acts.T, acts[:, ::2]):
+        codes = Codes.of(given)
+        row, col = given.nonzero(as_tuple=True)
+        assert torch.equal(codes.row, row)
+        assert torch.equal(codes.col, col)
+        assert torch.equal(codes.value, given[row, col])
+        assert codes.value.dtype == dtype
+
+
+def test_parts_are_put_one_after_the_other():
+    acts = torch.relu(torch.randn(9, 5))
+    acts[3] = 0
+    whole = Codes.of(acts)
+    joined = Codes.concatenate([Codes.of(part) for part in acts.split([4, 1, 0, 4])])
+    for name in ("crow", "row", "col", "value"):
+        assert torch.equal(getattr(joined, name), getattr(whole, name))
+    assert joined.d_sae == whole.d_sae

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,7 +57,7 @@ class Codes:
             )
         acts = acts.detach()
         if acts.layout == torch.strided:
-            row, col = acts.nonzero(as_tuple=True)
+            row, col = _nonzero(acts)
             value = acts[row, col]
         else:
             coo = acts.to_sparse_coo().coalesce()
@@ -87,6 +88,20 @@ class Codes:
         torch.cumsum(counts, 0, out=crow[1:])
         return cls(crow, row, col, value, d_sae)
 
+    @classmethod
+    def concatenate(cls, parts: list[Codes]) -> Codes:
+        """The rows of all parts, one after the other; at least one part, of one `d_sae`."""
+        starts = [0]
+        for part in parts:
+            starts.append(starts[-1] + part.batch)
+        return cls.from_entries(
+            torch.cat([part.row + start for part, start in zip(parts, starts, strict=False)]),
+            torch.cat([part.col for part in parts]),
+            torch.cat([part.value for part in parts]),
+            batch=starts[-1],
+            d_sae=parts[0].d_sae,
+        )
+
     def counts(self) -> Tensor:
         """`[d_sae]` int64: on how many rows each feature is active."""
         return torch.bincount(self.col, minlength=self.d_sae)
@@ -114,6 +129,16 @@ class Codes:
         out = torch.zeros(self.batch, stop - start, dtype=value.dtype, device=self.device)
         out[self.row[inside], self.col[inside] - start] = value[inside]
         return out
+
+
+def _nonzero(acts: Tensor) -> tuple[Tensor, Tensor]:
+    """`acts.nonzero(as_tuple=True)`; on CPU through numpy, which is three to ten times faster."""
+    if acts.device.type != "cpu":
+        row, col = acts.nonzero(as_tuple=True)
+        return row, col
+    at = torch.from_numpy(np.flatnonzero(acts.bool().numpy()))
+    row = torch.div(at, acts.shape[1], rounding_mode="floor")
+    return row, at - row * acts.shape[1]
 
 
 def _out_of_order(coo: Tensor) -> bool:

@@ -24,6 +24,7 @@ class Constraint:
     """Selector, penalty and history of one run.
 
     Attributes:
+        weight: the penalty's weight after the ramp.
         selection: the pairs that are being penalised, None before the first selection.
         selected_at: the step they were chosen on.
         temporaries: bytes that the last selection that was accounted for held, by who made them.
@@ -79,13 +80,17 @@ class Constraint:
             step: the step's number.
             evidence: the tensors that `needs(step)` names.
         """
-        c = self.config.penalty
-        if step % c.every_n:
+        if step % self.config.penalty.every_n:
             return W_dec.new_zeros(())
         if self._selects(step):
             self._select(codes, evidence, step)
+        return self.cost(W_dec, firing_rate, coefficient=self.coefficient(step))
+
+    def coefficient(self, step: int) -> float:
+        """The penalty's weight on a step that has one."""
+        c = self.config.penalty
         ramp = schedules.ramp(step, steps=self.config.steps, share=c.ramp)
-        return self.cost(W_dec, firing_rate, coefficient=self.weight * ramp * c.every_n)
+        return self.weight * ramp * c.every_n
 
     def cost(self, W_dec: Tensor, firing_rate: Tensor, *, coefficient: float = 1.0) -> Tensor:
         """`coefficient * orthogonality` of the current pairs; 0 before the first selection."""

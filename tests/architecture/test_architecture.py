@@ -25,6 +25,8 @@ CONFINED = {
     "tomli_w": {"config_file.py"},
     "tyro": {"command_line.py", "cli.py"},
     "sae_lens": set(),
+    "dictionary_learning": set(),
+    "sparsify": set(),
     "submitit": {"experiments/launch.py"},
     "wandb": set(),
     "triton": set(),

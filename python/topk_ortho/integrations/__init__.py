@@ -1,0 +1,10 @@
+"""The constraint inside other people's trainers.
+
+`orthogonality.py` is the penalty for any loop. `saelens.py`, `dictionary_learning.py` and
+`sparsify.py` put it into the trainers of these packages, which are never imported here: they come
+as the objects that the user already has. docs/drop-ins.md has an example of each.
+"""
+
+from topk_ortho.integrations.orthogonality import Orthogonality, OrthogonalityConfig
+
+__all__ = ["Orthogonality", "OrthogonalityConfig"]

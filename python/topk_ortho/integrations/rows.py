@@ -1,0 +1,68 @@
+"""A host's decoder as the method has it: one row per feature, and codes of unit rows (method 1)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from topk_ortho.codes import Codes
+from topk_ortho.config import ConfigError
+
+Orientation = Literal["auto", "rows", "columns"]
+
+# What is left where a trainer normalises rows, in bfloat16 too.
+UNIT_WITHIN = 0.01
+
+
+def decoder_rows(W_dec: Tensor, d_sae: int, orientation: Orientation) -> Tensor:
+    """`[d_sae, d_out]`, row after row in memory; gradients go to `W_dec`.
+
+    Args:
+        W_dec: `[d_sae, d_out]` or `[d_out, d_sae]`.
+        d_sae: the number of features in the codes.
+        orientation: `auto` goes by the shape, which has to tell.
+
+    Raises:
+        ConfigError: the shape fits neither or both, or not what `orientation` says.
+    """
+    shape = list(W_dec.shape)
+    fits = {"rows": shape[:1] == [d_sae], "columns": shape[1:] == [d_sae]}
+    if W_dec.dim() != 2 or not any(fits.values()):
+        raise ConfigError(
+            f"a decoder of shape {shape} was given with codes of {d_sae} features, but "
+            f"[{d_sae}, d_out] or [d_out, {d_sae}] was expected; pass the decoder of these codes."
+        )
+    if orientation == "auto":
+        if all(fits.values()):
+            raise ConfigError(
+                f"a decoder of shape {shape} was given, which does not tell whether features are "
+                'its rows or its columns; say it: OrthogonalityConfig(decoder="rows") or "columns".'
+            )
+        orientation = "rows" if fits["rows"] else "columns"
+    if not fits[orientation]:
+        raise ConfigError(
+            f"a decoder of shape {shape} was given with {d_sae} features as its {orientation}, "
+            "which they are not; leave `decoder` out, or correct it."
+        )
+    return (W_dec if orientation == "rows" else W_dec.T).contiguous()
+
+
+@torch.no_grad()
+def codes_of_unit_rows(codes: Codes, W_dec: Tensor) -> Codes:
+    """The codes that decode to the same with `W_dec` `[d_sae, d_out]` brought to unit rows.
+
+    Rows that are unit already, but for rounding, leave the codes as they are, bit for bit.
+    """
+    norm = torch.linalg.vector_norm(W_dec, dim=1, dtype=torch.float32)
+    if bool(((norm - 1).abs() <= UNIT_WITHIN).all()):
+        return codes
+    value = codes.value.float() * norm[codes.col]
+    if bool((norm > 0).all()):
+        return replace(codes, value=value)
+    left = value > 0  # a zero row decodes to nothing
+    return Codes.from_entries(
+        codes.row[left], codes.col[left], value[left], batch=codes.batch, d_sae=codes.d_sae
+    )

@@ -1,0 +1,97 @@
+"""The constraint in dictionary_learning: a subclass of any of its trainers.
+
+Its trainers compute their loss in `loss`, which returns a number but not the codes. These are seen
+where they pass: what `encode` returns first, or what is given to `decode`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from topk_ortho.config import ConfigError
+from topk_ortho.integrations.orthogonality import Orthogonality, OrthogonalityConfig
+from topk_ortho.integrations.watch import watching
+
+
+def with_orthogonality(trainer: Any, config: OrthogonalityConfig | None = None) -> type:
+    """A subclass of `trainer` whose loss has the penalty in it.
+
+    What it logs stays as it was, and `orthogonality_loss` is logged beside it; its `config` names
+    the settings. The number of steps is the trainer's own.
+
+    Args:
+        trainer: a trainer class of dictionary_learning, such as `TopKTrainer`.
+        config: the settings.
+
+    Raises:
+        ConfigError: not a class with `loss` and `update`.
+
+    Example:
+        >>> Trainer = with_orthogonality(TopKTrainer, OrthogonalityConfig())
+        >>> trainSAE(data, [{"trainer": Trainer, ...}], steps=10_000)
+    """
+    if not isinstance(trainer, type) or not {"loss", "update"} <= set(dir(trainer)):
+        raise ConfigError(
+            f"{trainer!r} was given, but a trainer class of dictionary_learning, with `loss` and "
+            "`update`, was expected; pass the class itself, such as TopKTrainer."
+        )
+    given = config or OrthogonalityConfig()
+
+    class Constrained(trainer):
+        def __init__(self, *arguments: Any, **named: Any):
+            super().__init__(*arguments, **named)
+            self.orthogonality = Orthogonality(_settings(self, given))
+            self.orthogonality_loss: Tensor | float = 0.0
+            self.logging_parameters.append("orthogonality_loss")
+
+        def loss(self, x: Tensor, step: int, logging: bool = False, **named: Any) -> Any:
+            if logging or not torch.is_grad_enabled():
+                return super().loss(x, step=step, logging=logging, **named)
+            seen: list[Tensor] = []
+            with watching(self.ae, encode=_returned(seen), decode=_given(seen)):
+                total = super().loss(x, step=step, **named)
+            acts = _non_negative(self, seen[-1].detach())
+            penalty = self.orthogonality(acts, _decoder(self.ae), step, target=x)
+            self.orthogonality_loss = penalty.detach()
+            return total + penalty
+
+        @property
+        def config(self) -> dict[str, Any]:
+            return {**super().config, "orthogonality": asdict(self.orthogonality.config)}
+
+    Constrained.__name__ = Constrained.__qualname__ = f"Orthogonal{trainer.__name__}"
+    return Constrained
+
+
+def _returned(seen: list[Tensor]) -> Callable[[tuple[Any, ...], Any], None]:
+    return lambda _, result: seen.append(result[0] if isinstance(result, tuple) else result)
+
+
+def _given(seen: list[Tensor]) -> Callable[[tuple[Any, ...], Any], None]:
+    return lambda arguments, _: seen.append(arguments[0])
+
+
+def _decoder(ae: Any) -> Tensor:
+    """`[dict_size, activation_dim]` where it is a parameter, the transpose where it is a layer."""
+    return ae.W_dec if hasattr(ae, "W_dec") else ae.decoder.weight
+
+
+def _settings(trainer: Any, config: OrthogonalityConfig) -> OrthogonalityConfig:
+    # Matryoshka takes the mean over groups of their weighted errors.
+    weights = getattr(trainer, "group_weights", None) or [1.0]
+    return replace(
+        config,
+        steps=config.steps or getattr(trainer, "steps", None),
+        decoder="rows" if hasattr(trainer.ae, "W_dec") else "columns",
+        error_weight=sum(weights) / len(weights),
+    )
+
+
+def _non_negative(trainer: Any, acts: Tensor) -> Tensor:
+    """`JumpReluTrainer` may learn a threshold below 0, which lets negative values through."""
+    return acts.relu() if hasattr(trainer, "bandwidth") else acts

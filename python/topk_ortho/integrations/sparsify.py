@@ -1,0 +1,101 @@
+"""The constraint in sparsify (`eai-sparsify` on PyPI): its trainer's SAEs and transcoders.
+
+Its trainer takes the loss from what an SAE's forward pass returns, where `fvu` is the squared error
+in variances of the data. The penalty travels with `fvu` as a gradient alone: the number that is
+logged, and that decides which checkpoint is the best, stays bit for bit what it was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from topk_ortho.config import ConfigError
+from topk_ortho.integrations.orthogonality import Orthogonality, OrthogonalityConfig
+from topk_ortho.integrations.watch import watching
+
+
+def attach(trainer: Any, config: OrthogonalityConfig | None = None) -> dict[str, Orthogonality]:
+    """Add the penalty to the loss of every SAE of a trainer, before its `fit`.
+
+    Steps, gradient accumulation and micro-batches are the trainer's own.
+
+    Args:
+        trainer: a `sparsify.Trainer`, with `loss_fn="fvu"`.
+        config: the settings.
+
+    Returns:
+        The penalty of each SAE, by its name in `trainer.saes`: selection, firing rates, history.
+
+    Raises:
+        ConfigError: not such a trainer, another loss, or the constraint is there already.
+
+    Example:
+        >>> trainer = Trainer(TrainConfig(SaeConfig(k=16)), dataset, model)
+        >>> attach(trainer, OrthogonalityConfig())
+        >>> trainer.fit()
+    """
+    if not hasattr(trainer, "saes") or not hasattr(trainer, "global_step"):
+        raise ConfigError(
+            f"a {type(trainer).__name__} was given, but a sparsify.Trainer was expected; attach to "
+            "the trainer, which tells the steps, and not to an SAE of its own."
+        )
+    if trainer.cfg.loss_fn != "fvu":
+        raise ConfigError(
+            f"loss_fn={trainer.cfg.loss_fn!r} was given, but the penalty counts in variances of "
+            'the data, as "fvu" does; train with loss_fn="fvu".'
+        )
+    if any("forward" in vars(sae) for sae in trainer.saes.values()):
+        raise ConfigError(
+            "a trainer was given whose SAEs have the constraint already; attach it once."
+        )
+    given = config or OrthogonalityConfig()
+    return {name: _attach(sae, trainer, given) for name, sae in trainer.saes.items()}
+
+
+def _attach(sae: Any, trainer: Any, config: OrthogonalityConfig) -> Orthogonality:
+    cfg = trainer.cfg
+    orthogonality = Orthogonality(_settings(trainer, config))
+    without = sae.forward
+
+    def forward(*arguments: Any, **named: Any) -> Any:
+        seen: list[Any] = []
+        with watching(sae, encode=lambda _, result: seen.append(result)):
+            out = without(*arguments, **named)
+        acts = _sparse(seen[-1].top_acts, seen[-1].top_indices, sae.num_latents)
+        step = trainer.global_step // cfg.grad_acc_steps
+        penalty = orthogonality(acts, sae.W_dec, step)
+        return out._replace(fvu=out.fvu + (penalty - penalty.detach()))
+
+    sae.forward = forward
+    return orthogonality
+
+
+def _settings(trainer: Any, config: OrthogonalityConfig) -> OrthogonalityConfig:
+    cfg = trainer.cfg
+    batches = len(trainer.dataset) // cfg.batch_size
+    return replace(
+        config,
+        steps=config.steps or max(1, batches // cfg.grad_acc_steps),
+        decoder="rows",
+        unit_codes=cfg.sae.normalize_decoder and not cfg.sae.transcode,
+        micro_batches=cfg.grad_acc_steps * cfg.micro_acc_steps,
+        variance=1.0,
+        # The chunks of a batch add up to its fvu, and are divided by their number after that.
+        error_weight=1 / cfg.micro_acc_steps,
+    )
+
+
+@torch.no_grad()
+def _sparse(top_acts: Tensor, top_indices: Tensor, d_sae: int) -> Tensor:
+    """COO `[batch, d_sae]` from values and features `[batch, k]`."""
+    row = torch.arange(len(top_acts), device=top_acts.device).repeat_interleave(top_acts.shape[1])
+    return torch.sparse_coo_tensor(
+        torch.stack([row, top_indices.flatten()]),
+        top_acts.flatten(),
+        (len(top_acts), d_sae),
+        check_invariants=False,
+    )

@@ -149,15 +149,15 @@ class GroundTruthResult:
         children), `_child` (that have a parent), `_independent` (neither)."""
         eligible = [edge for edge in self.edges if edge.eligible]
         figures: dict[str, float | int | None] = {
-            name: _mean(getattr(edge, name) for edge in eligible) for name in RATES
+            name: mean(getattr(edge, name) for edge in eligible) for name in RATES
         }
-        figures["absorption_rate_found"] = _mean(e.absorption_rate for e in eligible if e.found)
-        figures["parents_found"] = _mean(float(found) for found in self._found())
-        figures["mcc"] = _mean(d.cosine for d in self.detectors)
+        figures["absorption_rate_found"] = mean(e.absorption_rate for e in eligible if e.found)
+        figures["parents_found"] = mean(float(found) for found in self._found())
+        figures["mcc"] = mean(d.cosine for d in self.detectors)
         figures["uniqueness"] = self.uniqueness
         for group, members in self._groups().items():
             for name in DETECTOR_COUNTS:
-                figures[f"{name}_{group}"] = _mean(getattr(d, name) for d in members)
+                figures[f"{name}_{group}"] = mean(getattr(d, name) for d in members)
         return figures | {"edges_eligible": len(eligible), "edges_total": len(self.edges)}
 
     def counts(self) -> dict[str, dict[str, int]]:
@@ -225,6 +225,7 @@ def _quotient(counts: Iterable[tuple[int, int]]) -> dict[str, int]:
     return {"numerator": sum(a for a, _ in pairs), "denominator": sum(b for _, b in pairs)}
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
+def mean(values: Iterable[float | None]) -> float | None:
+    """Mean of what is available, None where nothing is."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None

@@ -249,6 +249,16 @@ def _reproduce(arguments: list[str]) -> int:
     return 0 if found.equal else 1
 
 
+def _absorption(arguments: list[str]) -> int:
+    from topk_ortho.experiments.token_classes.options import AbsorptionOptions
+
+    o = tyro.cli(AbsorptionOptions, args=arguments, prog="topk-ortho absorption")
+    from topk_ortho.experiments.token_classes.command import run_absorption
+
+    _print(run_absorption(o))
+    return 0
+
+
 def _print(text: str) -> None:
     """Print what may hold any character, also where the terminal cannot show it."""
     encoding = sys.stdout.encoding or "utf-8"
@@ -343,6 +353,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "doctor": (_doctor, "memory, disk and device that a run would need; takes train's options"),
     "recipes": (_recipes, "the runs of the source documents: list them, or train them all"),
     "results": (_results, "run all that docs/results.md states, and write its tables"),
+    "absorption": (_absorption, "absorption between classes of tokens that a file names"),
     "pairs": (_pairs, "the most persistent pairs of a run, and what their features are"),
     "reproduce": (_reproduce, "train a run again and compare every figure bit for bit"),
     "report": (_report, "draw runs, bars and ablations as one HTML page, PNG and SVG"),

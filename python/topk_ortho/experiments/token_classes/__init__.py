@@ -1,0 +1,1 @@
+"""Absorption of a language model's SAE between classes of tokens that a file names."""

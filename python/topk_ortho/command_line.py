@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from topk_ortho.config import ConfigError, TrainConfig
-from topk_ortho.config_file import nearest, option_types, read_config
+from topk_ortho.config_file import keys_given, nearest, option_types, read_config
 from topk_ortho.config_rules import check
 from topk_ortho.experiments.recipes import recipe
 
@@ -78,7 +78,18 @@ def parse(arguments: list[str], *, prog: str = "python -m topk_ortho.train") -> 
         plant = dataclasses.replace(options.settings.plant, enabled=True)
         settings = dataclasses.replace(options.settings, plant=plant)
         options = dataclasses.replace(options, settings=settings)
-    return dataclasses.replace(options, settings=check(options.settings))
+    settings = _fine_tuning(options, given)
+    return dataclasses.replace(options, settings=check(settings))
+
+
+def _fine_tuning(options: RunOptions, given: set[str]) -> TrainConfig:
+    """The settings with what the SAE of --init-from says, which nothing given may contradict."""
+    if options.settings.init_from is None:
+        return options.settings
+    from topk_ortho.training.warm_start import fine_tuning
+
+    in_file = set() if options.config is None else keys_given(options.config)
+    return fine_tuning(options.settings, given=given | in_file)
 
 
 def _default(arguments: list[str]) -> RunOptions:

@@ -239,6 +239,14 @@ class TrainConfig:
     threads: int = 0
     """CPU threads; 0 chooses by the size of a step."""
 
+    init_from: Path | None = None
+    """Start from this trained SAE: a run folder, or a folder of SAELens, dictionary_learning or
+    sparsify. Architecture, `d_sae`, `k` and weights come from it."""
+    init_sha256: str | None = None
+    """Which SAE that is, by its files' content; found out by itself, and another one is refused."""
+    allow_pickle: bool = False
+    """Open the `ae.pt` of dictionary_learning, a pickle; only tensors are taken from it."""
+
     activations: Literal["synthetic", "language-model", "files"] = "synthetic"
     """Where activations come from."""
     model: str = ""

@@ -16,7 +16,15 @@ from topk_ortho.config import ConfigError, TrainConfig
 
 # What does not change a run's figures.
 NOT_HASHED = frozenset(
-    {"with_baseline", "log_every", "checkpoint_every", "keep_checkpoints", "threads"}
+    {
+        "with_baseline",
+        "log_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "threads",
+        "init_from",  # `init_sha256` names it by its content
+        "allow_pickle",
+    }
 )
 
 
@@ -26,8 +34,25 @@ def read_config(path: Path) -> TrainConfig:
     Raises:
         ConfigError: no such file, not TOML, an unknown key, or a value of the wrong type.
     """
+    return from_table(_read_table(path), where=str(path))
+
+
+def keys_given(path: Path) -> set[str]:
+    """The options that a TOML file sets, such as `sae.d-sae`.
+
+    Raises:
+        ConfigError: no such file, or not TOML.
+    """
+    names = set()
+    for name, value in _read_table(path).items():
+        inner = value if isinstance(value, dict) else {"": value}
+        names |= {f"{name}.{key}".rstrip(".").replace("_", "-") for key in inner}
+    return names
+
+
+def _read_table(path: Path) -> dict[str, Any]:
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(
             f"--config {path} was given, but there is no such file; check the path."
@@ -39,7 +64,6 @@ def read_config(path: Path) -> TrainConfig:
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} was given, but it is not TOML ({error}); correct it.") from None
-    return from_table(table, where=str(path))
 
 
 def from_table(table: dict[str, Any], *, where: str = "the configuration") -> TrainConfig:

@@ -118,6 +118,13 @@ def _check_run(c: TrainConfig) -> None:
         "a run needs at least 1 step",
         "give --steps 1 or more",
     )
+    for name, needless in (("init-sha256", c.init_sha256), ("allow-pickle", c.allow_pickle)):
+        _require(
+            c.init_from is not None or not needless,
+            f"--{name} was given without --init-from",
+            "it says how the SAE there is opened",
+            "add --init-from DIR, or leave it out",
+        )
     for name, value in (
         ("batch-size", c.batch_size),
         ("log-every", c.log_every),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
+
+from topk_ortho.checkpoint import dictionary_learning
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "python" / "topk_ortho"
@@ -44,6 +47,8 @@ LAZY = {
 }
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "base", "misc"}
 FORBIDDEN_CALLS = {"torch.load", "torch.save", "eval", "exec", "numpy.load", "np.load"}
+# Another package's format is a pickle: tensors alone, and only where the user says so.
+PICKLED = "checkpoint/dictionary_learning.py"
 
 
 def name_of(path: Path) -> str:
@@ -123,7 +128,11 @@ def test_no_pickle_and_no_remote_code(path):
             continue
         keywords = {k.arg: k.value for k in node.keywords}
         called = dotted(node.func)
-        if called in FORBIDDEN_CALLS:
+        if name_of(path) == PICKLED and called in ("torch.load", "torch.save"):
+            only = keywords.get("weights_only")
+            safe = isinstance(only, ast.Constant) and only.value is True
+            assert safe or called == "torch.save", f"line {node.lineno}: {called}"
+        elif called in FORBIDDEN_CALLS:
             allow = keywords.get("allow_pickle")
             safe = called.endswith("np.load") and isinstance(allow, ast.Constant)
             assert safe, f"line {node.lineno}: {called}"
@@ -132,6 +141,17 @@ def test_no_pickle_and_no_remote_code(path):
         assert remote is None or (isinstance(remote, ast.Constant) and remote.value is False), (
             f"line {node.lineno}: trust_remote_code"
         )
+
+
+def test_the_one_pickle_is_refused_by_default():
+    tree = TREES[PACKAGE / PICKLED]
+    loads = [
+        n for n in ast.walk(tree) if isinstance(n, ast.Call) and dotted(n.func) == "torch.load"
+    ]
+    assert len(loads) == 1
+    read = inspect.signature(dictionary_learning.read).parameters["allow_pickle"]
+    assert read.default is False
+    assert read.kind is read.KEYWORD_ONLY
 
 
 def test_models_are_loaded_without_remote_code_on_purpose():

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from topk_ortho.checkpoint import atomic
-from topk_ortho.checkpoint.saelens import export, read
+from topk_ortho.checkpoint.saelens import WEIGHTS as WEIGHTS_FILE
+from topk_ortho.checkpoint.saelens import export, read, read_stored, write_stored
 from topk_ortho.config import ConfigError
 
 KINDS = ("topk", "relu", "jumprelu", "batch-topk", "matryoshka")
@@ -186,9 +188,10 @@ def test_what_is_no_sae_is_refused(change: dict, words: str, tmp_path: Path) -> 
     [
         ({"architecture": "gated"}, "'gated'"),
         ({"normalize_activations": "layer_norm"}, "normalize_activations = 'layer_norm'"),
-        ({"apply_b_dec_to_input": False}, "apply_b_dec_to_input = False"),
-        ({"rescale_acts_by_decoder_norm": True}, "rescale_acts_by_decoder_norm = True"),
+        ({"reshape_activations": "hook_z"}, "reshape_activations = 'hook_z'"),
         ({"metadata": None}, "SAELens 6"),
+        ({"metadata": {}}, "SAELens 6"),
+        ({"metadata": {"sae_lens_version": "5.9.0"}}, "SAELens 6"),
         ({"architecture": "jumprelu"}, "expected .*threshold"),
     ],
 )
@@ -199,6 +202,77 @@ def test_an_sae_that_computes_something_else_is_refused(
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(ConfigError, match=words):
         read(tmp_path / "sae")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_encoder_that_does_not_take_the_bias_off_is_folded(kind: str, tmp_path: Path) -> None:
+    given = sae(kind)
+    x = torch.randn(64, D_IN, generator=torch.Generator().manual_seed(1))
+    centred = given["b_enc"]
+    folder = export(
+        tmp_path / "sae", **{**given, "b_enc": centred - given["b_dec"] @ given["W_enc"]}
+    )
+    change(folder, apply_b_dec_to_input=False)
+    torch.testing.assert_close(codes(read(folder), x), codes(given, x), rtol=1e-6, atol=1e-6)
+
+
+def test_decoder_norms_that_rank_the_features_are_folded(tmp_path: Path) -> None:
+    given = sae("topk")
+    x = torch.randn(64, D_IN, generator=torch.Generator().manual_seed(1))
+    folder = export(tmp_path / "sae", **given)
+    change(folder, rescale_acts_by_decoder_norm=True)
+    norm = given["W_dec"].norm(dim=1)
+    ranked = {**given, "W_enc": given["W_enc"] * norm, "b_enc": given["b_enc"] * norm}
+    got = read(folder)
+    torch.testing.assert_close(codes(got, x), codes(ranked, x), rtol=1e-6, atol=1e-6)
+    # their reconstruction divides the codes by the norms again
+    torch.testing.assert_close(
+        codes(got, x) @ got["W_dec"], (codes(ranked, x) / norm) @ given["W_dec"]
+    )
+    assert not torch.allclose(codes(got, x), codes(given, x))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kind"), [("batchtopk", "batch-topk"), ("matryoshka_batchtopk", "matryoshka")]
+)
+def test_a_checkpoint_of_saelens_training_is_read(
+    architecture: str, kind: str, tmp_path: Path
+) -> None:
+    given = {**sae("relu"), "W_dec": torch.nn.functional.normalize(sae("relu")["W_dec"], dim=1)}
+    folder = export(tmp_path / "sae", **given)
+    tensors = {n: given[n] for n in ("W_enc", "b_enc", "W_dec", "b_dec")}
+    save_file({**tensors, "topk_threshold": torch.tensor(0.7).double()}, folder / WEIGHTS_FILE)
+    metadata = {"sae_lens_version": "6.1.0"}
+    change(folder, architecture=architecture, k=3, weights_sha256=None, metadata=metadata,
+           rescale_acts_by_decoder_norm=True, matryoshka_widths=[4, D_SAE])  # fmt: skip
+    got = read_stored(folder)
+    assert (got.kind, got.k, got.prefixes) == (kind, 3, (4, D_SAE))
+    assert torch.equal(got.threshold, torch.full((D_SAE,), 0.7))
+    torch.testing.assert_close(got.W_enc, given["W_enc"])
+
+
+def test_what_saelens_saved_itself_is_told_by_its_thresholds(tmp_path: Path) -> None:
+    """It stores BatchTopK as JumpReLU with one threshold for all features."""
+    given = sae("jumprelu")
+    metadata = {"sae_lens_version": "6.1.0"}
+    change(export(tmp_path / "own", **given), metadata=metadata)
+    given["threshold"] = torch.full((D_SAE,), 0.5)
+    change(export(tmp_path / "shared", **given), metadata=metadata)
+    assert read(tmp_path / "own")["kind"] == "jumprelu"
+    assert read(tmp_path / "shared")["kind"] == "batch-topk"
+    assert read(tmp_path / "shared")["k"] is None
+
+
+def test_metadata_of_theirs_survives(tmp_path: Path) -> None:
+    folder = export(tmp_path / "sae", **sae("relu"), metadata={"neuronpedia_id": "x/1"})
+    again = write_stored(read_stored(folder), tmp_path / "again")
+    assert read(again)["metadata"]["neuronpedia_id"] == "x/1"
+
+
+def change(folder: Path, **settings: object) -> None:
+    """Other settings in a folder's `cfg.json`."""
+    path = folder / "cfg.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
 
 
 def test_damage_is_refused(tmp_path: Path) -> None:

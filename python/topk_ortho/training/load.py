@@ -1,4 +1,4 @@
-"""`load_sae`: a trained SAE from a run folder, or from a folder that SAELens wrote."""
+"""`load_sae`: a trained SAE from a run folder, or from the folder of another package."""
 
 from __future__ import annotations
 
@@ -6,31 +6,57 @@ from pathlib import Path
 
 import torch
 
-from topk_ortho.checkpoint import saelens
+from topk_ortho.checkpoint import formats
+from topk_ortho.checkpoint.stored import StoredSAE
 from topk_ortho.config import SAEConfig
 from topk_ortho.sae import SAE, build
 from topk_ortho.sae.batch_topk import BatchTopKSAE
 from topk_ortho.sae.jumprelu import JumpReLUSAE
 
+UNKNOWN_K = 8
+"""What stands for a mean L0 that is not stored; no code depends on it outside training."""
 
-def load_sae(folder: str | Path) -> SAE:
-    """The SAE of a finished run (or of its `sae/` folder), in the units of the model.
+
+def load_sae(folder: str | Path, *, allow_pickle: bool = False) -> SAE:
+    """The SAE of a finished run, or of a folder of SAELens, dictionary_learning or sparsify.
+
+    Args:
+        folder: its layout is told by its files (`checkpoint/formats.py`).
+        allow_pickle: dictionary_learning stores a pickle, which is opened only if you say so;
+            nothing but tensors is taken from it.
+
+    Returns:
+        The SAE in the units of its model, float32.
 
     Raises:
         ConfigError: no SAE there, or one that computes something this package has no module for.
     """
-    path = Path(folder)
-    stored = saelens.read(path / "sae" if (path / "sae").is_dir() else path)
-    k = float(stored["k"] or min(8, stored["d_sae"]))
-    prefixes = tuple(stored["metadata"].get("prefixes") or ())
-    config = SAEConfig(kind=stored["kind"], d_sae=stored["d_sae"], k=k, prefixes=prefixes)
-    sae = build(config, d_in=stored["d_in"], seed=0)
-    with torch.no_grad():
-        for name in ("W_enc", "b_enc", "W_dec", "b_dec"):
-            getattr(sae, name).copy_(stored[name])
+    return as_module(formats.read(folder, allow_pickle=allow_pickle))
+
+
+def as_module(stored: StoredSAE) -> SAE:
+    """The module with the stored codes and reconstructions, in the stored units."""
+    k = float(stored.k or min(UNKNOWN_K, stored.d_sae))
+    config = SAEConfig(kind=stored.kind, d_sae=stored.d_sae, k=k, prefixes=stored.prefixes)  # type: ignore[arg-type]
+    sae = build(config, d_in=stored.d_in, seed=0)
+    fill(sae, stored)
     if isinstance(sae, BatchTopKSAE):
-        sae.threshold = stored["threshold"].float()
-    if isinstance(sae, JumpReLUSAE):
-        with torch.no_grad():
-            sae.log_threshold.copy_(stored["threshold"].double().log())
+        assert stored.threshold is not None
+        sae.threshold = stored.threshold.float()
     return sae
+
+
+@torch.no_grad()
+def fill(sae: SAE, stored: StoredSAE) -> None:
+    """Copy what an SAE learns: weights, and the thresholds of JumpReLU."""
+    for name in ("W_enc", "b_enc", "W_dec", "b_dec"):
+        getattr(sae, name).copy_(getattr(stored, name))
+    if isinstance(sae, JumpReLUSAE):
+        assert stored.threshold is not None
+        # a feature fires where pre is positive at least; one that is off for good stays finite
+        bounded = stored.threshold.double().clamp(0, MOST)
+        sae.log_threshold.copy_(bounded.log())
+
+
+MOST = 1e30
+"""An infinite threshold has no gradient that is a number."""

@@ -21,6 +21,7 @@ from topk_ortho.training.folder import RunFolder, new_run_path
 from topk_ortho.training.interrupt import Interrupted
 from topk_ortho.training.loop import Loop
 from topk_ortho.training.state import TrainState
+from topk_ortho.training.warm_start import fine_tuning, start_from
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def train(
         ConfigError: a setting, file or model that cannot be used.
         Interrupted: stopped before the end, with a checkpoint.
     """
-    config = check(config)
+    config = check(fine_tuning(config))
     device = hardware.choose_device(config.device)
     if out is not None:
         _refuse_existing(Path(out), config)
@@ -148,6 +149,8 @@ def _arm(
     loop = Loop(folder, state, name=name, shown=how.progress, run=run, profile=how.profile)
     try:
         loop.resume()
+        if state.step == 0 and config.init_from is not None:
+            start_from(state)
         first = state.step
         result = loop.run(stop_at=None if how.stop_after is None else first + how.stop_after)
     finally:

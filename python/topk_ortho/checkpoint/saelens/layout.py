@@ -1,0 +1,69 @@
+"""Names, values and shapes of SAELens' layout, which reading and writing share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from torch import Tensor
+
+from topk_ortho.config import ConfigError
+
+CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
+
+SAELENS_VERSION = "6.0.0"
+"""The release whose layout is written; without it SAELens converts the file as one of before 6."""
+
+Kind = Literal["topk", "relu", "jumprelu", "batch-topk", "matryoshka"]
+
+ARCHITECTURES = {
+    "topk": "topk",
+    "relu": "standard",
+    "jumprelu": "jumprelu",
+    "batch-topk": "jumprelu",
+    "matryoshka": "jumprelu",
+}
+KINDS = {"topk": "topk", "standard": "relu", "jumprelu": "jumprelu"}
+IN_TRAINING = {"batchtopk": "batch-topk", "matryoshka_batchtopk": "matryoshka"}
+"""Checkpoints of SAELens' training, which has one threshold beside the weights."""
+OURS = "topk_ortho"  # our own entry among SAELens' free metadata
+SHA256 = "weights_sha256"  # beside the metadata, so that SAELens drops it when it saves others
+PLAIN = {"normalize_activations": "none", "reshape_activations": "none"}
+
+
+def check_tensors(tensors: Mapping[str, Tensor], *, architecture: str, k: float | None) -> None:
+    """Refuse shapes, values and settings that make no SAE of the architecture.
+
+    Raises:
+        ConfigError: the first of them.
+    """
+    if tensors["W_enc"].ndim != 2:
+        raise ConfigError(
+            f"W_enc has shape {tuple(tensors['W_enc'].shape)}, expected [d_in, d_sae]"
+        )
+    d_in, d_sae = tensors["W_enc"].shape
+    shapes = {
+        "W_enc": (d_in, d_sae),
+        "b_enc": (d_sae,),
+        "W_dec": (d_sae, d_in),
+        "b_dec": (d_in,),
+        "threshold": (d_sae,),
+    }
+    for name, tensor in tensors.items():
+        if tuple(tensor.shape) != shapes[name]:
+            raise ConfigError(
+                f"{name} has shape {tuple(tensor.shape)}, expected {shapes[name]} beside W_enc "
+                f"of shape {(d_in, d_sae)}"
+            )
+        # A feature may be switched off by an infinite threshold.
+        bad = tensor.isnan() if name == "threshold" else ~tensor.isfinite()
+        if bool(bad.any()):
+            raise ConfigError(f"{name} holds a value that is not finite; such an SAE is of no use")
+    if (architecture == "jumprelu") != ("threshold" in tensors):
+        expected = "a threshold [d_sae]" if architecture == "jumprelu" else "no threshold"
+        raise ConfigError(f"the architecture {architecture} takes {expected}")
+    if architecture == "topk" and not (k is not None and 1 <= k <= d_sae and float(k).is_integer()):
+        raise ConfigError(
+            f"k is {k}, but a topk SAE needs a whole number from 1 to {d_sae}; use batch-topk for "
+            "a mean L0 that is none"
+        )

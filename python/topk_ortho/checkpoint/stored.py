@@ -1,0 +1,145 @@
+"""A trained SAE from disk, whatever layout it came in, and the changes that keep its codes.
+
+Codes are `relu(pre) * (pre > threshold)`, `relu(pre)`, or the relu of the k largest of `pre`, with
+`pre = (x - b_dec) @ W_enc + b_enc`; the reconstruction is `codes @ W_dec + b_dec`. What other
+layouts store differently is brought to this form in float64 and rounded once.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from topk_ortho.config import ConfigError
+
+EVEN = 0.01
+"""Decoder norms that differ by no more than this share count as equal: bfloat16 rounds by .004."""
+
+
+@dataclass(frozen=True)
+class StoredSAE:
+    """One SAE in the units of its model.
+
+    Attributes:
+        layout: `saelens`, `dictionary-learning` or `sparsify`, where it came from.
+        kind: one of our architectures.
+        k: features that fire on a row: exactly for `topk`, on average for the others; None where
+            the layout does not say.
+        W_enc: `[d_in, d_sae]`.
+        b_enc: `[d_sae]`.
+        W_dec: `[d_sae, d_in]`.
+        b_dec: `[d_in]`.
+        threshold: `[d_sae]` for `jumprelu`, `batch-topk` and `matryoshka`, otherwise None.
+        prefixes: of `matryoshka`, empty where they are not known.
+        hook: hook point as TransformerLens names it, empty where it is not known.
+        model: the model's name, empty where it is not known.
+        settings: the configuration file as it was read.
+    """
+
+    layout: str
+    kind: str
+    k: float | None
+    W_enc: Tensor
+    b_enc: Tensor
+    W_dec: Tensor
+    b_dec: Tensor
+    threshold: Tensor | None = None
+    prefixes: tuple[int, ...] = ()
+    hook: str = ""
+    model: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def d_in(self) -> int:
+        return len(self.b_dec)
+
+    @property
+    def d_sae(self) -> int:
+        return len(self.b_enc)
+
+    @property
+    def dtype(self) -> str:
+        """Of the stored weights, such as `float32`."""
+        return str(self.W_enc.dtype).removeprefix("torch.")
+
+    def scaled(self, scale: float) -> StoredSAE:
+        """The SAE of activations that are `scale` times as large; its codes grow with them."""
+        threshold = None if self.threshold is None else self.threshold * scale
+        return replace(
+            self, b_enc=self.b_enc * scale, b_dec=self.b_dec * scale, threshold=threshold
+        )
+
+    def unit_rows(self) -> StoredSAE:
+        """The SAE with unit decoder rows: `pre` and threshold of a feature take on its norm.
+
+        Every feature fires where it fired, with the same reconstruction, unless the k largest are
+        kept and the norms differ.
+
+        Raises:
+            ConfigError: then the k largest would be others.
+        """
+        norm = self.W_dec.double().norm(dim=1)
+        norm = torch.where(norm > 0, norm, 1.0)
+        if self.kind in ("topk", "batch-topk", "matryoshka"):
+            least, most = float(norm.min()), float(norm.max())
+            if most > least * (1 + EVEN):
+                raise ConfigError(
+                    f"the decoder rows of this {self.kind} SAE have norms from {least:.4g} to "
+                    f"{most:.4g}, but training keeps unit rows, and the k largest pre-activations "
+                    "would be others with them; train it with unit decoder rows."
+                )
+        tensors = {"W_enc": self.W_enc, "b_enc": self.b_enc, "W_dec": self.W_dec}
+        if self.threshold is not None:
+            tensors["threshold"] = self.threshold
+        unit = folded_norms(tensors, norm)
+        return replace(
+            self,
+            W_enc=unit["W_enc"],
+            b_enc=unit["b_enc"],
+            W_dec=unit["W_dec"],
+            threshold=unit.get("threshold"),
+        )
+
+
+def folded_norms(tensors: Mapping[str, Tensor], norm: Tensor) -> dict[str, Tensor]:
+    """`W_enc`, `b_enc` and `threshold` times the decoder's `norm` `[d_sae]`, `W_dec` divided by it.
+
+    A tensor that is not there is left out, and others are left alone.
+    """
+    times = {"W_enc": norm, "b_enc": norm, "threshold": norm, "W_dec": 1 / norm[:, None]}
+    return {
+        name: _rounded(tensors[name].double() * factor, tensors[name])
+        for name, factor in times.items()
+        if name in tensors
+    }
+
+
+def of_one_dtype(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All in the widest dtype among them."""
+    widest = functools.reduce(torch.promote_types, (t.dtype for t in tensors.values()))
+    return {name: tensor.to(widest) for name, tensor in tensors.items()}
+
+
+def without_centring(W_enc: Tensor, b_enc: Tensor, b_dec: Tensor) -> Tensor:
+    """`b_enc` of an encoder that does not take `b_dec` off, from one that does."""
+    return _rounded(b_enc.double() - b_dec.double() @ W_enc.double(), b_enc)
+
+
+def with_centring(W_enc: Tensor, b_enc: Tensor, b_dec: Tensor) -> Tensor:
+    """`b_enc` of an encoder that takes `b_dec` off, from one that does not."""
+    return _rounded(b_enc.double() + b_dec.double() @ W_enc.double(), b_enc)
+
+
+def learned(threshold: Tensor) -> bool:
+    """Whether features have thresholds of their own, as JumpReLU's; BatchTopK shares one."""
+    return bool((threshold != threshold[0]).any())
+
+
+def _rounded(value: Tensor, like: Tensor) -> Tensor:
+    """In the dtype of what it was computed from, and at least in float32."""
+    return value.to(torch.promote_types(like.dtype, torch.float32))

@@ -1,0 +1,161 @@
+"""`init_from`: a run that starts from a trained SAE in place of a fresh one.
+
+Its configuration takes architecture, `d_sae`, `k` and prefixes from that SAE (`fine_tuning`), and
+its state the weights and all that follows from them (`start_from`). The SAE is in the units of the
+model; a run scales its activations, and `b_enc`, `b_dec` and thresholds with them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from topk_ortho.activations.scaling import first_rows
+from topk_ortho.checkpoint import formats
+from topk_ortho.checkpoint.stored import StoredSAE
+from topk_ortho.config import ConfigError, SAEConfig, TrainConfig
+from topk_ortho.sae import SAE
+from topk_ortho.sae.jumprelu import JumpReLUSAE
+from topk_ortho.training import losses
+from topk_ortho.training.load import fill
+from topk_ortho.training.state import TrainState
+
+ROWS = 8192
+"""Activations that the first firing rates are measured on."""
+TAKEN = ("kind", "d_sae", "k", "prefixes")
+
+
+def fine_tuning(config: TrainConfig, *, given: Collection[str] = ()) -> TrainConfig:
+    """The configuration with what the SAE of `init_from` says; without one as it stands.
+
+    Args:
+        config: settings of `sae` that are as by default are taken from the SAE.
+        given: options that were given all the same, such as `sae.d-sae`.
+
+    Raises:
+        ConfigError: a setting contradicts the SAE, the SAE does not say its `k` and no other was
+            given, or it is not the one of `init_sha256`.
+    """
+    if config.init_from is None:
+        return config
+    stored = _read(config)
+    digest = formats.digest(config.init_from)
+    if config.init_sha256 not in (None, digest):
+        raise ConfigError(
+            f"--init-from {config.init_from} was given, but the SAE there is not the one that this "
+            f"configuration was made for (its sha256 is {digest[:12]}..., expected "
+            f"{config.init_sha256[:12]}...); give the folder of that one, or begin a new run."
+        )
+    _same_hook(config, stored)
+    taken = {name: _taken(config, stored, name, given) for name in TAKEN}
+    return replace(config, init_sha256=digest, sae=replace(config.sae, **taken))
+
+
+def start_from(state: TrainState) -> None:
+    """Put the SAE of `init_from` into a fresh state.
+
+    `b_dec` is the SAE's, not the mean of the data. Firing rates, which decide whose row moves, are
+    measured on the first batches, and the weight of L1 or L0 is the one at which the SAE is in
+    balance, so that its L0 does not wander until the weight has settled.
+
+    Raises:
+        ConfigError: the SAE is gone or another one, or of another width than the data.
+    """
+    config = fine_tuning(state.config)
+    assert config.init_from is not None
+    if config.sae != state.config.sae:
+        raise ConfigError(
+            f"--init-from {config.init_from} was given, but its SAE is not as the run's "
+            "config.toml says; restore the folder, or begin a new run."
+        )
+    stored = _read(config)
+    if stored.d_in != state.sae.d_in:
+        raise ConfigError(
+            f"--init-from {config.init_from} was given, but its SAE takes activations of width "
+            f"{stored.d_in}, and the data has width {state.sae.d_in}; give the hook point or the "
+            "shards that it was trained on."
+        )
+    fill(state.sae, stored.unit_rows().scaled(state.data.scale))
+    state.sae.normalise_decoder_()
+    x = first_rows(state.data.source, rows=ROWS)[:ROWS]
+    batches = x.to(state.firing.rate.device).split(state.config.batch_size)
+    _measure_rates(state, batches)
+    if state.sparsity_weight:
+        state.sparsity_weight = balanced_weight(state.sae, batches) or state.sparsity_weight
+
+
+def balanced_weight(sae: SAE, batches: Sequence[Tensor]) -> float | None:
+    """The weight at which reconstruction and sparsity pull equally; None where there is none.
+
+    Reconstruction pulls the biases of an L1 SAE (of JumpReLU the thresholds) one way, sparsity the
+    other. At the end of a training with some weight the two cancel, summed over the features, and
+    so that weight is the quotient of the two gradients.
+
+    Args:
+        sae: trained.
+        batches: each `[batch, d_in]`, in its units.
+    """
+    parameter = sae.log_threshold if isinstance(sae, JumpReLUSAE) else sae.b_enc
+    pulls = torch.zeros(2, dtype=torch.float64)
+    for x in batches:
+        out = sae(x)
+        for at, term in enumerate((losses.reconstruction(x, out.x_hat), losses.sparsity(sae, out))):
+            (gradient,) = torch.autograd.grad(term, parameter, retain_graph=at == 0)
+            pulls[at] += gradient.double().sum().cpu()
+    weight = float(-pulls[0] / pulls[1])
+    return weight if 0 < weight < math.inf else None
+
+
+@torch.no_grad()
+def _measure_rates(state: TrainState, batches: Sequence[Tensor]) -> None:
+    counts = torch.zeros_like(state.firing.rate)
+    rows = active = 0
+    for x in batches:
+        codes = state.sae(x).codes
+        counts += codes.counts()
+        rows, active = rows + codes.batch, active + codes.nnz
+    state.firing.update(counts, batch=rows)
+    state.density = active / (rows * state.sae.d_sae)
+
+
+def _read(config: TrainConfig) -> StoredSAE:
+    assert config.init_from is not None
+    return formats.read(config.init_from, allow_pickle=config.allow_pickle)
+
+
+def _same_hook(config: TrainConfig, stored: StoredSAE) -> None:
+    asked = config.activations == "language-model" and stored.hook
+    if asked and config.hook != stored.hook:
+        raise ConfigError(
+            f"--hook {config.hook} was given, but the SAE of {config.init_from} reads "
+            f"{stored.hook}; give that hook point."
+        )
+
+
+def _taken(config: TrainConfig, stored: StoredSAE, name: str, given: Collection[str]) -> Any:
+    """One setting of the SAE, unless the configuration says another."""
+    option = name.replace("_", "-")
+    own, theirs = getattr(config.sae, name), getattr(stored, name)
+    is_given = f"sae.{option}" in given or own != getattr(SAEConfig(), name)
+    if name == "k" and theirs is None:
+        if is_given:
+            return own
+        raise ConfigError(
+            f"--init-from {config.init_from} was given, but its files do not say how many features "
+            "fire on average; add --sae.k, the mean L0 to keep (topk-ortho repair measures it)."
+        )
+    if name == "prefixes" and not theirs:
+        return own
+    theirs = float(theirs) if name == "k" else theirs
+    if is_given and own != theirs:
+        shown = [" ".join(map(str, v)) if isinstance(v, tuple) else v for v in (own, theirs)]
+        raise ConfigError(
+            f"--sae.{option} {shown[0]} was given, but the SAE of {config.init_from} has "
+            f"{shown[1]}; leave the option out."
+        )
+    return theirs

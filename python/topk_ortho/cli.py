@@ -145,6 +145,34 @@ class ReportOptions:
     """Folder of `index.html` and `plots/`; `report` in the first path unless given."""
 
 
+@dataclass(frozen=True)
+class PushOptions:
+    """Upload a trained SAE to the Hugging Face hub; the repository is made where it is new."""
+
+    sae: Annotated[Path, tyro.conf.Positional]
+    """A run folder, or a folder of SAELens, dictionary_learning or sparsify."""
+    repo: Annotated[str, tyro.conf.Positional]
+    """OWNER/NAME."""
+    subfolder: str = ""
+    """Folder inside the repository; its root unless given."""
+    public: bool = False
+    """Make a new repository public; private otherwise."""
+
+
+@dataclass(frozen=True)
+class PullOptions:
+    """Download a trained SAE from the Hugging Face hub, whatever its layout."""
+
+    repo: Annotated[str, tyro.conf.Positional]
+    """OWNER/NAME."""
+    out: Annotated[Path, tyro.conf.Positional]
+    """Folder of the SAE; it must not exist, or hold an SAE of the same layout."""
+    subfolder: str = ""
+    """Folder inside the repository; its root unless given."""
+    revision: str | None = None
+    """Branch, tag or commit; the main branch unless given."""
+
+
 def _train(arguments: list[str]) -> int:
     return train_main(arguments, prog="topk-ortho train")
 
@@ -336,6 +364,38 @@ def _with_training(
     return parsed, parse(rest or ["--no-with-baseline"], prog=prog).settings, own, rest
 
 
+def _repair(arguments: list[str]) -> int:
+    from topk_ortho.experiments.repair.options import split_repair
+
+    o, rest = split_repair(arguments)
+    from topk_ortho.experiments.repair.command import words_for
+    from topk_ortho.experiments.repair.repair import repair
+    from topk_ortho.experiments.repair.text import as_text
+
+    words, keep_l0 = words_for(o, rest)
+    config = parse(words, prog="topk-ortho repair").settings
+    done = repair(config, o.out, keep_l0=keep_l0)
+    _print(json.dumps(done.as_json(), indent=2) if o.json else as_text(done))
+    return 0
+
+
+def _push(arguments: list[str]) -> int:
+    o = tyro.cli(PushOptions, args=arguments, prog="topk-ortho push")
+    from topk_ortho.integrations.hub import push
+
+    print(f"pushed: {push(o.sae, o.repo, subfolder=o.subfolder, private=not o.public)}")
+    return 0
+
+
+def _pull(arguments: list[str]) -> int:
+    o = tyro.cli(PullOptions, args=arguments, prog="topk-ortho pull")
+    from topk_ortho.integrations.hub import pull
+
+    layout = pull(o.repo, o.out, subfolder=o.subfolder, revision=o.revision)
+    print(f"pulled: {o.out} ({layout})")
+    return 0
+
+
 def _report(arguments: list[str]) -> int:
     o = tyro.cli(ReportOptions, args=arguments, prog="topk-ortho report")
     from topk_ortho.history.figures import history_figures
@@ -356,6 +416,9 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "absorption": (_absorption, "absorption between classes of tokens that a file names"),
     "pairs": (_pairs, "the most persistent pairs of a run, and what their features are"),
     "reproduce": (_reproduce, "train a run again and compare every figure bit for bit"),
+    "repair": (_repair, "fine-tune a trained SAE under the constraint, before and after"),
+    "push": (_push, "upload a trained SAE to the Hugging Face hub"),
+    "pull": (_pull, "download a trained SAE from the Hugging Face hub"),
     "report": (_report, "draw runs, bars and ablations as one HTML page, PNG and SVG"),
     "bars": (_bars, "train the arms of a setting over seeds and check the bars"),
 }

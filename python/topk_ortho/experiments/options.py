@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -87,8 +87,15 @@ class CalibrateOptions:
     """Try runs again that failed before."""
 
 
-def split(arguments: Sequence[str], own: type) -> tuple[list[str], list[str]]:
+def split(
+    arguments: Sequence[str], own: type, *, not_here: Mapping[str, str] = NOT_HERE
+) -> tuple[list[str], list[str]]:
     """The command line's own options, repeated ones joined, and those of `train`.
+
+    Args:
+        arguments: the command line.
+        own: the dataclass of the command's own options.
+        not_here: options of `train` that mean nothing to it, and what to do instead.
 
     Raises:
         ConfigError: an option that neither has, or one of `train` that means nothing here.
@@ -108,15 +115,15 @@ def split(arguments: Sequence[str], own: type) -> tuple[list[str], list[str]]:
             values = ours.setdefault(f"--{name}", [])
             values += [value] if equals else []
             continue
-        _refuse(name, list(kinds))
+        _refuse(name, list(kinds), not_here)
         values = theirs
         theirs.append(argument)
     return [word for name, given in ours.items() for word in (name, *given)], theirs
 
 
-def _refuse(name: str, own: list[str]) -> None:
-    if name in NOT_HERE:
-        raise ConfigError(f"--{name} was given, but {NOT_HERE[name]}; leave it out.")
+def _refuse(name: str, own: list[str], not_here: Mapping[str, str]) -> None:
+    if name in not_here:
+        raise ConfigError(f"--{name} was given, but {not_here[name]}; leave it out.")
     known = [*option_types(TrainConfig), "config", "recipe", "plant"]
     if name not in known and name not in own and not name.split(".")[-1].startswith("no-"):
         near = nearest(f"--{name}", [f"--{other}" for other in (*own, *known)])

@@ -59,7 +59,8 @@ def train(
         ConfigError: a setting, file or model that cannot be used.
         Interrupted: stopped before the end, with a checkpoint.
     """
-    config = check(fine_tuning(config))
+    # a digest tells that the SAE has been looked up before, and k been settled
+    config = check(fine_tuning(config, given={"sae.k"} if config.init_sha256 else ()))
     device = hardware.choose_device(config.device)
     if out is not None:
         _refuse_existing(Path(out), config)

@@ -7,7 +7,6 @@ model; a run scales its activations, and `b_enc`, `b_dec` and thresholds with th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,8 +19,6 @@ from topk_ortho.checkpoint import formats
 from topk_ortho.checkpoint.stored import StoredSAE
 from topk_ortho.config import ConfigError, SAEConfig, TrainConfig
 from topk_ortho.sae import SAE
-from topk_ortho.sae.jumprelu import JumpReLUSAE
-from topk_ortho.training import losses
 from topk_ortho.training.load import fill
 from topk_ortho.training.state import TrainState
 
@@ -60,8 +57,9 @@ def start_from(state: TrainState) -> None:
     """Put the SAE of `init_from` into a fresh state.
 
     `b_dec` is the SAE's, not the mean of the data. Firing rates, which decide whose row moves, are
-    measured on the first batches, and the weight of L1 or L0 is the one at which the SAE is in
-    balance, so that its L0 does not wander until the weight has settled.
+    measured on the first activations, and the weight of L1 is the one at which the SAE is in
+    balance, so that its L0 does not wander until the weight has settled. That of L0 starts as in
+    any run, and the threshold of BatchTopK is calibrated at the end as in any run.
 
     Raises:
         ConfigError: the SAE is gone or another one, or of another width than the data.
@@ -85,30 +83,29 @@ def start_from(state: TrainState) -> None:
     x = first_rows(state.data.source, rows=ROWS)[:ROWS]
     batches = x.to(state.firing.rate.device).split(state.config.batch_size)
     _measure_rates(state, batches)
-    if state.sparsity_weight:
+    if config.sae.kind == "relu":
         state.sparsity_weight = balanced_weight(state.sae, batches) or state.sparsity_weight
 
 
+@torch.no_grad()
 def balanced_weight(sae: SAE, batches: Sequence[Tensor]) -> float | None:
-    """The weight at which reconstruction and sparsity pull equally; None where there is none.
+    """The weight of L1 at which an SAE with unit decoder rows is trained out; None without one.
 
-    Reconstruction pulls the biases of an L1 SAE (of JumpReLU the thresholds) one way, sparsity the
-    other. At the end of a training with some weight the two cancel, summed over the features, and
-    so that weight is the quotient of the two gradients.
+    There the gradients of reconstruction and L1 to the encoder's biases cancel, which for their sum
+    over the features means: the weight is twice the mean of `<x - x_hat, d_i>` over active entries.
 
     Args:
         sae: trained.
         batches: each `[batch, d_in]`, in its units.
     """
-    parameter = sae.log_threshold if isinstance(sae, JumpReLUSAE) else sae.b_enc
-    pulls = torch.zeros(2, dtype=torch.float64)
+    pull, active = 0.0, 0
     for x in batches:
-        out = sae(x)
-        for at, term in enumerate((losses.reconstruction(x, out.x_hat), losses.sparsity(sae, out))):
-            (gradient,) = torch.autograd.grad(term, parameter, retain_graph=at == 0)
-            pulls[at] += gradient.double().sum().cpu()
-    weight = float(-pulls[0] / pulls[1])
-    return weight if 0 < weight < math.inf else None
+        acts = sae.encode(x)
+        along = (x - sae.decode(acts)) @ sae.W_dec.T
+        pull += float(along[acts > 0].sum(dtype=torch.float64))
+        active += int((acts > 0).sum())
+    weight = 2 * pull / max(active, 1)
+    return weight if weight > 0 else None
 
 
 @torch.no_grad()
@@ -120,6 +117,7 @@ def _measure_rates(state: TrainState, batches: Sequence[Tensor]) -> None:
         counts += codes.counts()
         rows, active = rows + codes.batch, active + codes.nnz
     state.firing.update(counts, batch=rows)
+    state.firing.silent.zero_()  # these were no steps
     state.density = active / (rows * state.sae.d_sae)
 
 

@@ -1,0 +1,1 @@
+"""`topk-ortho repair`: a trained SAE fine-tuned briefly under the constraint, before and after."""

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUST := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name 'Cargo.toml')
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: train test setup lint rust-test py-test bench bench-peers gpu clean
+.PHONY: train test setup lint rust-test py-test faults bench bench-peers gpu clean
 
 train: setup
 	$(BIN)/python -m topk_ortho.train
@@ -37,6 +37,10 @@ rust-test:
 
 py-test: setup
 	$(BIN)/python -m pytest
+
+# Every fault that the suite injects, listed by class and counted.
+faults: setup
+	$(BIN)/python -m pytest --quiet -m "fault and not slow"
 
 # On a machine with a CUDA device: what the suite cannot show without one, and the step's time.
 gpu: setup

@@ -14,6 +14,8 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import pytest
 
+from tests.fault_count import FaultCount
+
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -25,6 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
             f"the Rust extension cannot be imported ({error}), but every test needs it; run "
             "`make setup` (or `maturin develop`), then the tests with the same Python."
         ) from None
+    config.pluginmanager.register(FaultCount())
     # Tiny runs have few pairs to choose from; that the warning comes is tested by itself.
     config.addinivalue_line("filterwarnings", "ignore:.*hardly anything is being selected")
 

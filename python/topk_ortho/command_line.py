@@ -16,6 +16,7 @@ from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.config_file import keys_given, nearest, option_types, read_config
 from topk_ortho.config_rules import check
 from topk_ortho.experiments.recipes import recipe
+from topk_ortho.terminal import printable
 
 GO_WITH_RESUME = {"resume", "stop-after", "profile"}
 
@@ -214,5 +215,5 @@ def _expected(kind: Any) -> str:
 
 def fail(error: Exception | str, code: int = 2) -> int:
     """Print one sentence to stderr and return the exit code."""
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {printable(str(error))}", file=sys.stderr)
     return code

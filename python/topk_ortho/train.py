@@ -14,6 +14,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler's own log; before
 
 from topk_ortho.command_line import fail, parse
 from topk_ortho.config import ConfigError
+from topk_ortho.terminal import printable
 
 
 def main(arguments: list[str] | None = None, *, prog: str = "python -m topk_ortho.train") -> int:
@@ -52,7 +53,7 @@ def _stopped(error: Exception) -> int:
     from topk_ortho.training.finite import NotFiniteError
 
     if isinstance(error, (Interrupted, Stopped)):
-        print(error, file=sys.stderr)
+        print(printable(str(error)), file=sys.stderr)
         return error.exit_code
     if isinstance(error, NotFiniteError):
         return fail(error, 1)

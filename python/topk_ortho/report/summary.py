@@ -8,6 +8,7 @@ from typing import Any
 
 from topk_ortho.report.plots import draw
 from topk_ortho.report.table import COLUMNS, comparison_table, health
+from topk_ortho.terminal import printable
 
 MEASURED = ("absorption_rate", "excess")
 SHOWN = (*COLUMNS, "ce_score", "kl_score", "c_dec")
@@ -26,7 +27,7 @@ def finish(folder: str | Path) -> str:
     lines = [comparison_table(rows, columns)]
     if len(rows) == 2:
         lines.append(verdict(constrained=result, baseline=rows[0][1]))
-    lines.append(f"run folder: {path}")
+    lines.append(f"run folder: {printable(str(path))}")
     return "\n\n".join(lines)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from topk_ortho import terminal
 from topk_ortho.experiments.pair_analysis.analysis import PairAnalysis, PersistentPair
 from topk_ortho.experiments.pair_analysis.contexts import Excerpt
 from topk_ortho.experiments.pair_analysis.truth import Identity
@@ -35,11 +36,8 @@ def as_text(analysis: PairAnalysis) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` with backslashes and all that does not print (control characters, line breaks,
-    marks of direction, invisible ones) as escapes."""
-    return "".join(
-        c if c.isprintable() and c != "\\" else c.encode("unicode_escape").decode() for c in text
-    )
+    """`text` with backslashes and all that does not print as escapes, so that none is ambiguous."""
+    return terminal.printable(text.replace("\\", "\\\\"))
 
 
 _HEADER = (

@@ -19,6 +19,9 @@ class Numbered:
     def n_blocks(self, split: Split) -> int | None:
         return len(self.sizes)
 
+    def where(self, index: int, split: Split, row: int) -> str:
+        return f"row {row} of {split} block {index}"
+
     def block(self, index: int, split: Split) -> Block:
         self.asked.append(index)
         rows, start = self.size(index), self.start(index)

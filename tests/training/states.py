@@ -26,6 +26,9 @@ class Gaussian:
     def n_blocks(self, split: Split) -> None:
         return None
 
+    def where(self, index: int, split: Split, row: int) -> str:
+        return f"row {row} of block {index}"
+
     def block(self, index: int, split: Split) -> Block:
         generator = torch.Generator().manual_seed(2 * index + (split == "eval"))
         return Block(torch.randn(256, self.d_in, generator=generator), None)

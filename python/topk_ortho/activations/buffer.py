@@ -74,9 +74,32 @@ class ShuffleBuffer:
         return {"epoch": self.cursor.epoch, "block": self.cursor.block, "row": self.cursor.row}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a stored position."""
-        self.cursor = Cursor(state["epoch"], state["block"], state["row"])
+        """Go to a stored position.
+
+        Raises:
+            ValueError: there is no such position in the data.
+        """
+        cursor = Cursor(state["epoch"], state["block"], state["row"])
+        limit = self.source.n_blocks("train")
+        numbers = (cursor.epoch, cursor.block, cursor.row)
+        whole = all(type(n) is int and n >= 0 for n in numbers)
+        if not whole or (limit is not None and cursor.block >= limit):
+            raise ValueError(f"{cursor} is no position in {limit or 'endless'} blocks")
+        self.cursor = cursor
         self._filling = None
+
+    def origin(self, row: int) -> str:
+        """Where row `row` of the batch that `next` gave last comes from, for a person to look."""
+        index, limit = self.cursor.block, self.source.n_blocks("train")
+        rows, parts = 0, []  # of the filling; where each of its blocks begins
+        while rows < self.rows and (limit is None or index < limit):
+            block = self._block_at(index, limit)
+            parts.append((rows, block))
+            rows += len(self.source.block(block, "train").x)
+            index += 1
+        found = int(self._shuffled(rows)[self.cursor.row - self.batch_size + row])
+        start, block = max(part for part in parts if part[0] <= found)
+        return self.source.where(block, "train", found - start)
 
     def _filled(self) -> tuple[Tensor, int]:
         if self._filling is None:
@@ -86,11 +109,15 @@ class ShuffleBuffer:
                 parts.append(self.source.block(self._block_at(index, limit), "train").x)
                 index += 1
             x = torch.cat(parts)
-            generator = torch.Generator().manual_seed(
-                stream_seed(self.seed, 21, self.cursor.epoch, self.cursor.block)
-            )
-            self._filling = x[torch.randperm(len(x), generator=generator)], index
+            self._filling = x[self._shuffled(len(x))], index
         return self._filling
+
+    def _shuffled(self, rows: int) -> Tensor:
+        """`[rows]` the order of the present filling."""
+        generator = torch.Generator().manual_seed(
+            stream_seed(self.seed, 21, self.cursor.epoch, self.cursor.block)
+        )
+        return torch.randperm(rows, generator=generator)
 
     def _advance(self, next_block: int) -> None:
         limit = self.source.n_blocks("train")

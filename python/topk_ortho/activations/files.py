@@ -1,15 +1,16 @@
-"""Activations from a folder of shards, memory-mapped: `.npy` or `.safetensors`, sorted by name.
+"""Activations from a folder of shards, `.npy` or `.safetensors`, sorted by name.
 
 A shard is one tensor `[rows, d_in]` of float16, float32 or float64 (`.safetensors` also bfloat16);
-reading a block costs its own rows, whatever the size of the folder. Refused, by name of the file:
-pickled or damaged shards, other widths or types, empty shards, rows that are not finite.
+reading a block costs its own rows, whatever the size of the folder. Nothing stays mapped, since a
+mapped file that becomes shorter kills the process that looks at it. Refused, by name of the file:
+pickled or damaged shards, other widths or types, empty shards, rows that are not finite, shards
+that become shorter while they are read.
 """
 
 from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -24,6 +25,12 @@ from topk_ortho.activations.source import Block, GroundTruth, Split
 from topk_ortho.config import ConfigError
 
 SUFFIXES = (".npy", ".safetensors")
+_DTYPES: dict[str, np.dtype | None] = {
+    "F16": np.dtype("<f2"),
+    "F32": np.dtype("<f4"),
+    "F64": np.dtype("<f8"),
+    "BF16": None,
+}
 DESCRIPTION = "source.json"
 VERSION = 1
 
@@ -36,13 +43,50 @@ class Shard:
         path: the file.
         rows: number of rows.
         d_in: width.
-        read: `(start, stop)` -> float32 `[stop - start, d_in]`.
+        dtype: of its numbers, None for bfloat16, which numpy does not know.
+        offset: bytes before the first number.
+        by_column: whether the numbers of a column lie side by side, and not those of a row.
     """
 
     path: Path
     rows: int
     d_in: int
-    read: Callable[[int, int], Tensor]
+    dtype: np.dtype | None
+    offset: int
+    by_column: bool = False
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Rows `start` to `stop`, float32 `[stop - start, d_in]`.
+
+        Raises:
+            ConfigError: the file has become shorter, or cannot be read any more.
+        """
+        stored = np.dtype("<i2") if self.dtype is None else self.dtype
+        if self.by_column:
+            columns = [self._numbers(stored, c * self.rows + start, stop - start, start)
+                       for c in range(self.d_in)]  # fmt: skip
+            x = np.stack(columns, axis=1)
+        else:
+            count = (stop - start) * self.d_in
+            x = self._numbers(stored, start * self.d_in, count, start).reshape(-1, self.d_in)
+        if self.dtype is None:
+            return torch.from_numpy(x).view(torch.bfloat16).float()
+        with np.errstate(over="ignore"):
+            return torch.from_numpy(x.astype(np.float32, order="C"))
+
+    def _numbers(self, dtype: np.dtype, first: int, count: int, row: int) -> np.ndarray:
+        try:
+            offset = self.offset + first * dtype.itemsize
+            numbers = np.fromfile(self.path, dtype, count, offset=offset)
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
+        if len(numbers) < count:
+            at = row + len(numbers) // (1 if self.by_column else self.d_in)
+            raise ConfigError(
+                f"{str(self.path)!r} ended at row {at}, but it had {self.rows} rows when it was "
+                "opened; write it again, and leave shards alone while a run reads them."
+            )
+        return numbers
 
 
 class FilesSource:
@@ -95,14 +139,11 @@ class FilesSource:
 
         Raises:
             IndexError: no such block.
-            ConfigError: a row is not finite; the message names file and row.
+            ConfigError: a row is not finite, or no longer there; the message names file and row.
         """
         if not 0 <= index < self._n_blocks[split]:
             raise IndexError(f"block {index} of {split}: there are {self._n_blocks[split]}")
-        at = index + (self._n_blocks["train"] if split == "eval" else 0)
-        which = bisect_right(self._ends, at)
-        shard = self._shards[which]
-        start = (at - (self._ends[which - 1] if which else 0)) * self._per_block
+        shard, start = self._at(index, split)
         x = shard.read(start, min(start + self._per_block, shard.rows))
         finite = x.isfinite().all(dim=1)
         if not finite.all():
@@ -112,6 +153,17 @@ class FilesSource:
                 "activations: remove the row or write the shard again."
             )
         return Block(x=x, fired=None)
+
+    def where(self, index: int, split: Split, row: int) -> str:
+        shard, start = self._at(index, split)
+        return f"row {start + row} of {str(shard.path)!r}"
+
+    def _at(self, index: int, split: Split) -> tuple[Shard, int]:
+        """The shard of a block, and its first row there."""
+        at = index + (self._n_blocks["train"] if split == "eval" else 0)
+        which = bisect_right(self._ends, at)
+        first = self._ends[which - 1] if which else 0
+        return self._shards[which], (at - first) * self._per_block
 
 
 def _open_folder(folder: Path) -> list[Shard]:
@@ -136,41 +188,40 @@ def _open_folder(folder: Path) -> list[Shard]:
 def _open_npy(path: Path) -> Shard:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-        dtype, shape = array.dtype, array.shape
+        dtype, shape, offset = array.dtype, array.shape, array.offset
     except Exception as error:
         raise _unreadable(path, error) from error
     if dtype.kind != "f" or dtype.itemsize not in (2, 4, 8):
         raise _wrong_dtype(path, str(dtype))
     rows, d_in = _two_dimensions(path, shape)
-
-    def read(start: int, stop: int) -> Tensor:
-        with np.errstate(over="ignore"):
-            return torch.from_numpy(np.array(array[start:stop], dtype=np.float32, order="C"))
-
-    return Shard(path, rows, d_in, read)
+    return Shard(path, rows, d_in, dtype, offset, by_column=not array.flags.c_contiguous)
 
 
 def _open_tensors(path: Path) -> Shard:
     try:
-        file: Any = safe_open(path, framework="pt")
-        names = list(file.keys())
-        name = "activations" if "activations" in names else names[0] if len(names) == 1 else None
-        tensor = file.get_slice(name) if name is not None else None
+        with safe_open(path, framework="pt") as file:  # refuses what is not whole
+            names = list(file.keys())
+        header, data = _safetensors_header(path)
     except Exception as error:
         raise _unreadable(path, error) from error
-    if tensor is None:
+    name = "activations" if "activations" in names else names[0] if len(names) == 1 else None
+    if name is None:
         raise ConfigError(
             f"{str(path)!r} holds the tensors {sorted(names)}; expected a single one, or one named "
             "`activations`."
         )
-    if tensor.get_dtype() not in ("F16", "BF16", "F32", "F64"):
-        raise _wrong_dtype(path, tensor.get_dtype())
-    rows, d_in = _two_dimensions(path, tuple(tensor.get_shape()))
+    tensor = header[name]
+    if tensor["dtype"] not in _DTYPES:
+        raise _wrong_dtype(path, tensor["dtype"])
+    rows, d_in = _two_dimensions(path, tuple(tensor["shape"]))
+    return Shard(path, rows, d_in, _DTYPES[tensor["dtype"]], data + tensor["data_offsets"][0])
 
-    def read(start: int, stop: int) -> Tensor:
-        return tensor[start:stop].to(torch.float32).contiguous()
 
-    return Shard(path, rows, d_in, read)
+def _safetensors_header(path: Path) -> tuple[dict[str, Any], int]:
+    """The JSON header of a `.safetensors` file, and where its numbers begin."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        return json.loads(file.read(length)), 8 + length
 
 
 def _two_dimensions(path: Path, shape: tuple[int, ...]) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """A language model's activations on disk, computed once for all runs and processes that share them.
 
 Blocks are those of `LanguageModelSource`, row for row, so a run's figures do not depend on where it
-read them. A block is computed when it is first asked for, under a lock, written whole and mapped
+read them. A block is computed when it is first asked for, under a lock, written whole and read
 from then on: runs side by side, or one after another, never compute it twice, and what no run asks
 for is never computed. Costs 4 bytes a value on disk; the model is loaded only where a block is
 missing or the model itself is asked for.
@@ -87,12 +87,15 @@ class HarvestedSource:
         """
         if not 0 <= index < self._n_blocks[split]:
             raise IndexError(f"block {index} of {split}: there are {self._n_blocks[split]}")
-        name = f"{split}-{index:06d}.npy"
+        name = _name(index, split)
         if not (self._folder / name).exists():
             with locked(self._folder / ".lock"):
                 if not (self._folder / name).exists():
                     self._write(name, self._opened().block(index, split).x)
         return Block(x=self._load(name), fired=None)
+
+    def where(self, index: int, split: Split, row: int) -> str:
+        return f"row {row} of {str(self._folder / _name(index, split))!r}"
 
     def _opened(self) -> LanguageModelSource:
         if self._source is None:
@@ -117,10 +120,13 @@ class HarvestedSource:
 
     def _load(self, name: str) -> Tensor:
         try:
-            mapped = np.load(self._folder / name, mmap_mode="r", allow_pickle=False)
-            return torch.from_numpy(np.array(mapped))
-        except (OSError, ValueError) as error:
+            return torch.from_numpy(np.load(self._folder / name, allow_pickle=False))
+        except (OSError, ValueError, EOFError) as error:
             raise _damaged(self._folder / name, error) from None
+
+
+def _name(index: int, split: Split) -> str:
+    return f"{split}-{index:06d}.npy"
 
 
 def _read(path: Path) -> dict:

@@ -25,6 +25,9 @@ class KeptSource:
     def n_blocks(self, split: Split) -> int | None:
         return self.source.n_blocks(split)
 
+    def where(self, index: int, split: Split, row: int) -> str:
+        return self.source.where(index, split, row)
+
     def block(self, index: int, split: Split) -> Block:
         """The rows of one block; nobody may write into them."""
         key = index, split

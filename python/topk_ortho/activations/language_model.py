@@ -246,6 +246,9 @@ class LanguageModelSource:
                 self._kept[split, index] = kept
         return Block(x=kept.clone(), fired=None)
 
+    def where(self, index: int, split: Split, row: int) -> str:
+        return f"row {row} of {split} block {index} of {self.hook} in {self.model.name!r}"
+
     def _compute(self, index: int, split: Split) -> Tensor:
         start = index * self._per_block
         parts = []

@@ -41,6 +41,9 @@ class PlantedSource:
     def n_blocks(self, split: Split) -> int | None:
         return self.source.n_blocks(split)
 
+    def where(self, index: int, split: Split, row: int) -> str:
+        return self.source.where(index, split, row)
+
     def block(self, index: int, split: Split) -> Block:
         x = self.source.block(index, split).x
         generator = torch.Generator().manual_seed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import chain
@@ -15,6 +16,7 @@ from topk_ortho.activations.scaling import (
     TARGET_VARIANCE,
     ScaledSource,
     first_rows,
+    row_origin,
     total_variance,
 )
 from topk_ortho.activations.source import Source
@@ -23,6 +25,9 @@ from topk_ortho.config import ConfigError, TrainConfig
 
 if TYPE_CHECKING:
     from topk_ortho.activations.language_model import LanguageModelSource
+
+LEAST_ROWS = 20
+"""Of fewer rows, one may well have most of the variance."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +82,11 @@ def prepare(
     variance = total_variance(x)
     if not variance > 0:
         raise ConfigError(
-            f"the first {len(x)} activations have a total variance of {variance}, but data that "
-            "varies was expected; check the hook point or the shards."
+            f"the first {len(x)} activations, from {row_origin(source, 0)} on, have a total "
+            f"variance of {variance}, but data that varies was expected; check the hook point or "
+            "the shards."
         )
+    _warn_of_one_row(source, x, variance)
     scale = 1.0
     if config.activations != "synthetic":
         scale = (TARGET_VARIANCE / variance) ** 0.5
@@ -91,6 +98,19 @@ def prepare(
     else:
         x = x * scale
     return Activations(source, scale, variance, x.double().mean(0).float(), language, origin)
+
+
+def _warn_of_one_row(source: Source, x: Tensor, variance: float) -> None:
+    """Say which row has most of the variance: the scale would be made for it alone."""
+    squares = (x.double() - x.double().mean(0)).square().sum(1)
+    share, row = (squares / (variance * len(x))).max(0)
+    if len(x) >= LEAST_ROWS and float(share) > 0.5:
+        warnings.warn(
+            f"{row_origin(source, int(row))} has {float(share):.0%} of the variance of the first "
+            f"{len(x)} activations, so everything else is scaled to nearly nothing; if it is no "
+            "activation of the model, remove it.",
+            stacklevel=3,
+        )
 
 
 def open_language_model(

@@ -21,6 +21,14 @@ def first_rows(source: Source, rows: int = ESTIMATION_ROWS) -> Tensor:
     return torch.cat(parts)
 
 
+def row_origin(source: Source, row: int) -> str:
+    """Where row `row` of `first_rows` comes from."""
+    index = 0
+    while row >= (length := len(source.block(index, "train").x)):
+        row, index = row - length, index + 1
+    return source.where(index, "train", row)
+
+
 def total_variance(x: Tensor) -> float:
     """Variance of `x` `[n, d_in]` summed over dimensions, in float64."""
     return float(x.double().var(0, correction=0).sum())
@@ -37,6 +45,9 @@ class ScaledSource:
 
     def n_blocks(self, split: Split) -> int | None:
         return self.source.n_blocks(split)
+
+    def where(self, index: int, split: Split, row: int) -> str:
+        return self.source.where(index, split, row)
 
     def block(self, index: int, split: Split) -> Block:
         block = self.source.block(index, split)

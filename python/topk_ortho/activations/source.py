@@ -55,3 +55,6 @@ class Source(Protocol):
 
     def block(self, index: int, split: Split) -> Block:
         """The rows of one block, the same at every call."""
+
+    def where(self, index: int, split: Split, row: int) -> str:
+        """Where a row of a block comes from, in words that lead a person there."""

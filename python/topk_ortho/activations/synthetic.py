@@ -85,6 +85,9 @@ class SyntheticSource:
     def n_blocks(self, split: Split) -> None:
         return None
 
+    def where(self, index: int, split: Split, row: int) -> str:
+        return f"row {row} of synthetic {split} block {index}"
+
     def block(self, index: int, split: Split) -> Block:
         generator = torch.Generator().manual_seed(
             stream_seed(self.seed, 1 if split == "train" else 2, index)

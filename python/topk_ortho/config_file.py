@@ -64,6 +64,10 @@ def _read_table(path: Path) -> dict[str, Any]:
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} was given, but it is not TOML ({error}); correct it.") from None
+    except RecursionError:
+        raise ConfigError(
+            f"{path} was given, but its tables are nested too deeply; correct it."
+        ) from None
 
 
 def from_table(table: dict[str, Any], *, where: str = "the configuration") -> TrainConfig:

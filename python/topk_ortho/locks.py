@@ -1,10 +1,15 @@
-"""A lock between processes that ends with its holder, however that ends."""
+"""Locks between processes that end with their holder, however that ends."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
+
+
+class Held(Exception):
+    """Somebody else holds the lock."""
 
 
 @contextmanager
@@ -12,10 +17,28 @@ def locked(path: Path) -> Iterator[None]:
     """Hold the lock file `path`, waiting for whoever holds it; nothing where there is no flock."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        try:
-            import fcntl
-        except ImportError:
-            yield
-            return
-        fcntl.flock(file, fcntl.LOCK_EX)
+        _flock(file, wait=True)
         yield
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """Hold the existing file `path` as a lock; it is neither read nor written.
+
+    Raises:
+        Held: another process, or another part of this one, holds it.
+    """
+    with path.open("r+b") as file:
+        _flock(file, wait=False)
+        yield
+
+
+def _flock(file: IO[Any], *, wait: bool) -> None:
+    try:
+        import fcntl
+    except ImportError:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Held from None

@@ -1,4 +1,4 @@
-"""Directories that appear whole or not at all, whatever kills the process.
+"""Directories and files that appear whole or not at all, whatever kills the process.
 
 `writing` fills a directory under a temporary name and, once every byte is on disk, renames it.
 A directory that is replaced keeps existing as `NAME.replaced` until the new one is in place, so
@@ -78,6 +78,19 @@ def write_file(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file as a whole or not at all; what was there stays until then."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        write_file(temporary, data)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
 
 
 def sync(path: Path) -> None:

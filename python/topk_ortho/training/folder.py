@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from topk_ortho.checkpoint import atomic
 from topk_ortho.config import ConfigError, TrainConfig
-from topk_ortho.config_file import config_hash, read_config, write_config
+from topk_ortho.config_file import config_hash, config_text, read_config
 from topk_ortho.config_rules import check
+from topk_ortho.locks import Held, claimed
 
 
 @dataclass(frozen=True)
@@ -36,9 +40,15 @@ class RunFolder:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-            temporary.chmod(0o755)
-            write_config(config, temporary / "config.toml")
-            temporary.rename(path)
+            try:
+                temporary.chmod(0o755)
+                atomic.write_file(temporary / "config.toml", config_text(config).encode())
+                atomic.sync(temporary)
+                temporary.rename(path)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
+            atomic.sync(path.parent)
         except OSError as error:
             raise ConfigError(
                 f"--out {path} was given, but the folder cannot be written ({error.strerror}); "
@@ -60,14 +70,30 @@ class RunFolder:
             )
         return cls(path), check(read_config(path / "config.toml"))
 
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Be the only one who trains in it, until this process ends in whatever way.
+
+        Raises:
+            ConfigError: somebody else does.
+        """
+        try:
+            with claimed(self.path / "config.toml"):
+                yield
+        except Held:
+            raise ConfigError(
+                f"{self.path} was given, but another process is training in it; wait for it to "
+                "end, or start anew with another --out."
+            ) from None
+
     def check_hash(self, config: TrainConfig) -> None:
         """A run folder belongs to one configuration.
 
         Raises:
             ConfigError: the folder was begun with another one.
         """
-        path = self.path / "manifest.json"
-        begun = json.loads(path.read_text())["config_hash"] if path.exists() else None
+        manifest = self._read_json("manifest.json")
+        begun = None if manifest is None else manifest.get("config_hash")
         if begun not in (None, config_hash(config)):
             raise ConfigError(
                 f"{self.path / 'config.toml'} was changed since the run began, but a run folder "
@@ -92,8 +118,22 @@ class RunFolder:
 
     def result(self) -> dict[str, Any] | None:
         """The figures of a finished run, None before."""
-        path = self.path / "result.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        return self._read_json("result.json")
+
+    def _read_json(self, name: str) -> dict[str, Any] | None:
+        path = self.path / name
+        if not path.exists():
+            return None
+        try:
+            value = json.loads(path.read_bytes())
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            raise ConfigError(
+                f"{path} is damaged, but a JSON object was expected; remove it and go on with "
+                f"--resume {self.path}, which writes it again."
+            )
+        return value
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a file as a whole or not at all."""
@@ -101,12 +141,7 @@ class RunFolder:
 
     def write_bytes(self, name: str, value: bytes) -> None:
         """Write a file as a whole or not at all."""
-        temporary = self.path / f".{name}.tmp"
-        with temporary.open("wb") as file:
-            file.write(value)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path / name)
+        atomic.replace_file(self.path / name, value)
 
 
 def new_run_path(config: TrainConfig, root: Path = Path("runs")) -> Path:

@@ -58,6 +58,8 @@ def train(
     Raises:
         ConfigError: a setting, file or model that cannot be used.
         Interrupted: stopped before the end, with a checkpoint.
+        NotFiniteError: a number that is not finite; the batch is in `bad_batch.safetensors`.
+        OSError: the disk is full or failed; the last checkpoint is as it was.
     """
     # a digest tells that the SAE has been looked up before, and k been settled
     config = check(fine_tuning(config, given={"sae.k"} if config.init_sha256 else ()))
@@ -133,6 +135,19 @@ def _arm(
     finished = folder.result()
     if finished is not None:
         return finished, 0
+    with folder.claimed():
+        return _train_arm(folder, config, data, device, how, run=run)
+
+
+def _train_arm(
+    folder: RunFolder,
+    config: TrainConfig,
+    data: Activations,
+    device: torch.device,
+    how: Progressing,
+    *,
+    run: RunFolder,
+) -> tuple[dict[str, Any], int]:
     folder.check_hash(config)
     threads_before = torch.get_num_threads()
     threads = hardware.choose_threads(config, data.source.d_in)

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from topk_ortho.checkpoint import atomic
 from topk_ortho.config import ConfigError
+from topk_ortho.terminal import printable
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +34,10 @@ TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 FORMAT, VERSION = "topk-ortho checkpoint", 1
 
 _STEP = re.compile(r"step_(\d+)")
-_DAMAGE = (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError)
-"""All that reading a damaged directory may raise."""
+_DAMAGE = (
+    OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError,
+)  # fmt: skip
+"""All that reading a damaged directory may raise; deeply nested JSON exhausts the stack."""
 _BLOB = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
@@ -131,8 +134,18 @@ def newest(folder: Path) -> Checkpoint | None:
             try:
                 return load(path)
             except CheckpointError as error:
-                log.warning("%s; passing it over", error)
+                log.warning("%s; passing it over", printable(str(error)))
     return None
+
+
+def tidy(folder: Path, step: int, *, keep: int) -> None:
+    """Delete what a kill left: unfinished directories, and checkpoints before the last `keep` up to
+    `step`."""
+    try:
+        atomic.sweep(Path(folder))
+    except OSError as error:
+        log.warning("what a kill left in %s could not be deleted (%s)", folder, error)
+    _prune(Path(folder), step, keep)
 
 
 def load(path: Path) -> Checkpoint:

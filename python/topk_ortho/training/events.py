@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,10 @@ class EventLog:
         self._file.write(json.dumps(event) + "\n")
         self._file.flush()
 
+    def sync(self) -> None:
+        """Flush what was written to the disk, so that no checkpoint outlives the lines before."""
+        os.fsync(self._file.fileno())
+
     def close(self) -> None:
         self._file.close()
 
@@ -36,9 +41,9 @@ class EventLog:
             for line in file:
                 try:
                     step = json.loads(line)["step"]
-                except (ValueError, KeyError, TypeError):
+                except (ValueError, KeyError, TypeError, RecursionError):
                     break
-                if not line.endswith(b"\n") or step > keep_until:
+                if not line.endswith(b"\n") or type(step) is not int or step > keep_until:
                     break
                 good += len(line)
         with path.open("r+b") as file:

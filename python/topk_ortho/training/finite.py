@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -19,6 +21,21 @@ class NotFiniteError(ArithmeticError):
     def __init__(self, message: str, batch: Tensor):
         super().__init__(message)
         self.batch = batch
+
+
+def check_storable(step: int, tensors: Mapping[str, Tensor], batch: Tensor) -> None:
+    """Raise if weights or moments of the optimiser, which a checkpoint would keep, are not finite.
+
+    Raises:
+        NotFiniteError: it names the first tensor at fault.
+    """
+    for name, tensor in tensors.items():
+        if name.startswith(("sae.", "adam.")) and not bool(torch.isfinite(tensor).all()):
+            raise NotFiniteError(
+                f"step {step}: {name} is not finite after the step, so no checkpoint was written "
+                "and the one before stays the last; start anew with a lower --lr.",
+                batch,
+            )
 
 
 def check_finite(state: TrainState, x: Tensor, out: Forward, value: Tensor) -> None:

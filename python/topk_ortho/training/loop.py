@@ -14,7 +14,7 @@ from topk_ortho.checkpoint import saelens, store
 from topk_ortho.history.figures import stability_figures
 from topk_ortho.training import evaluation
 from topk_ortho.training.events import EventLog
-from topk_ortho.training.finite import NotFiniteError
+from topk_ortho.training.finite import NotFiniteError, check_storable
 from topk_ortho.training.folder import RunFolder
 from topk_ortho.training.interrupt import Interrupted, SignalWatch
 from topk_ortho.training.memory import memory_in_use
@@ -53,7 +53,7 @@ class Loop:
         self.run_folder = run
         self.seconds = 0.0
         self.step_seconds: list[float] = []
-        self._warned = False
+        self._warned = self._warned_dead = False
 
     def resume(self) -> None:
         """Go to the newest valid checkpoint, if there is one."""
@@ -61,6 +61,8 @@ class Loop:
         if newest is not None:
             self.state.restore(newest.tensors, newest.state, newest.blobs.get("history.bin"))
             self.seconds = newest.state["seconds"]
+            keep = self.state.config.keep_checkpoints
+            store.tidy(self.folder.checkpoints, newest.step, keep=keep)
 
     def run(self, *, stop_at: int | None = None) -> dict[str, Any]:
         """Train to the end, or to step `stop_at`, and return the figures.
@@ -90,7 +92,7 @@ class Loop:
                         progress.show(event)
                     stopping = watch.number is not None or state.step == stop_at
                     if stopping and (watch.number is not None or state.step < config.steps):
-                        self._checkpoint()
+                        self._checkpoint(log, step)
                         raise Interrupted(
                             step=state.step,
                             steps=config.steps,
@@ -98,7 +100,7 @@ class Loop:
                             number=watch.number or signal.SIGINT,
                         )
                     if state.step % config.checkpoint_every == 0 or state.step == config.steps:
-                        self._checkpoint()
+                        self._checkpoint(log, step)
                     del step  # its tensors would stay beside those of the next step
         finally:
             profile.close()
@@ -114,10 +116,23 @@ class Loop:
             self.step_seconds.append(time.perf_counter() - started)
             return step
         except NotFiniteError as error:
-            from safetensors.torch import save
-
-            self.folder.write_bytes("bad_batch.safetensors", save({"x": error.batch.cpu()}))
+            self._set_aside(error)
             raise
+
+    def _set_aside(self, error: NotFiniteError) -> None:
+        """Write the batch of a step that failed, and say where its largest row comes from."""
+        from safetensors.torch import save
+
+        sizes = error.batch.abs().amax(1).nan_to_num(nan=torch.inf)
+        row = int(sizes.argmax())
+        where = self.state.buffer.origin(row)
+        error.args = (f"{error} The largest activation, {float(sizes[row]):.3g}, is {where}.",)
+        said = {"step": str(self.state.step), "error": str(error)}
+        try:
+            data = save({"x": error.batch.cpu().contiguous()}, metadata=said)
+            self.folder.write_bytes("bad_batch.safetensors", data)
+        except OSError as failed:  # what stopped the run must not be lost behind a full disk
+            error.args = (f"{error} The batch could not be written ({failed.strerror}).",)
 
     def _event(self, step: Step, steps: int, seconds: float) -> dict[str, Any]:
         state = self.state
@@ -134,7 +149,8 @@ class Loop:
             "penalty": float(step.penalty),
             "aux": float(step.aux),
             "explained_variance": 1 - l2 / variance if variance > 0 else None,
-            "dead": int(state.firing.dead(state.config.sae.dead_after).numel()),
+            "dead": self._dead(),
+            "zero_rows": int((state.sae.W_dec.detach().norm(dim=1) == 0).sum()),
             "lr": step.lr,
             "sparsity_penalty": step.sparsity_weight,
             "tokens_per_second": steps * len(step.x) / seconds,
@@ -142,6 +158,20 @@ class Loop:
             "memory_reserved": reserved,
         }
         return event | self._selection_event()
+
+    def _dead(self) -> int:
+        """Dead features; that none is left alive is said aloud, once."""
+        state, after = self.state, self.state.config.sae.dead_after
+        dead = int(state.firing.dead(after).numel())
+        if dead == state.config.sae.d_sae and not self._warned_dead:
+            self._warned_dead = True
+            warnings.warn(
+                f"step {state.step}: all {dead} features have been silent for more than {after} "
+                "steps, so there is nothing left that learns; start anew with a lower --lr, or "
+                "look at the activations.",
+                stacklevel=2,
+            )
+        return dead
 
     def _orthogonality(self) -> float:
         """The penalty of the current pairs without its weight, also on steps that leave it out."""
@@ -188,12 +218,19 @@ class Loop:
                                            "stable_share")}  # fmt: skip
         return event
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self, log: EventLog, step: Step) -> None:
+        tensors = {k: v.detach() for k, v in self.state.tensors().items()}
+        try:
+            check_storable(self.state.step, tensors, step.x)
+        except NotFiniteError as error:
+            self._set_aside(error)
+            raise
+        log.sync()
         history = self.state.history()
         store.save(
             self.folder.checkpoints,
             self.state.step,
-            tensors={k: v.detach() for k, v in self.state.tensors().items()},
+            tensors=tensors,
             state=self.state.numbers() | {"seconds": self.seconds},
             blobs={} if history is None else {"history.bin": history},
             keep=self.state.config.keep_checkpoints,

@@ -56,9 +56,17 @@ class Adam:
         }
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Go to stored moments, as `tensors` gave them."""
+        """Go to stored moments, as `tensors` gave them.
+
+        Raises:
+            ValueError: moments of other parameters; the fused kernel would read beyond them.
+        """
         for name, rows in self._rows.items():
             prefix = f"{name}."
             stored = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
             if stored:
+                expected = {"step": [], "exp_avg": [*rows.shape], "exp_avg_sq": [*rows.shape]}
+                given = {k: [*v.shape] for k, v in stored.items()}
+                if given != expected or any(v.dtype != rows.dtype for v in stored.values()):
+                    raise ValueError(f"moments of {name} have shapes {given}, expected {expected}")
                 self._adam.state[rows] = {k: v.to(rows.device) for k, v in stored.items()}

@@ -22,6 +22,8 @@ from topk_ortho.training.optimizer import Adam
 
 # Before it is steered: of L1 in standard deviations of the data, of L0 in variances.
 FIRST_WEIGHT = {"relu": (0.1, 0.5), "jumprelu": (0.01, 1.0)}
+_NOT_OURS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""All that a whole checkpoint with something else in it may raise."""
 RUNNING = ("rate", "silent", "threshold", "energy")  # tensors of `Firing`
 
 
@@ -131,8 +133,21 @@ class TrainState:
         """Go to a stored state of the same configuration.
 
         Raises:
-            ConfigError: the checkpoint has other shapes, or was trained on other data.
+            ConfigError: the checkpoint has other parts or shapes, or was trained on other data.
         """
+        try:
+            self._restore(tensors, numbers, history)
+        except ConfigError:
+            raise
+        except _NOT_OURS as error:
+            raise ConfigError(
+                "the checkpoint is whole, but it does not hold the state of this configuration "
+                f"({type(error).__name__}: {error}); remove it to go on from the one before."
+            ) from error
+
+    def _restore(
+        self, tensors: dict[str, Tensor], numbers: dict[str, Any], history: bytes | None
+    ) -> None:
         for name, value in (("scale", self.data.scale), ("variance", self.data.variance)):
             if not math.isclose(value, numbers[name], rel_tol=1e-6):
                 raise ConfigError(
@@ -153,9 +168,9 @@ class TrainState:
         for name in RUNNING:
             getattr(self.firing, name).copy_(tensors[f"firing.{name}"])
         self.firing.started = numbers["firing_started"]
-        self.step = numbers["step"]
-        self.sparsity_weight = numbers["sparsity_weight"]
-        self.density = numbers["density"]
+        self.step = _whole(numbers["step"])
+        self.sparsity_weight = float(numbers["sparsity_weight"])
+        self.density = float(numbers["density"])
         self.buffer.load_state_dict(numbers["cursor"])
         if self.constraint is not None:
             self._restore_constraint(self.constraint, tensors, numbers, history)
@@ -171,12 +186,21 @@ class TrainState:
             constraint.start_history(PairHistory.from_bytes(history))
         if "selection" in numbers:
             stored = dict(numbers["selection"])
-            constraint.selected_at = stored.pop("selected_at")
+            constraint.selected_at = _whole(stored.pop("selected_at"))
             device = self.firing.rate.device
             i, j, score = (tensors[f"selection.{key}"].to(device) for key in ("i", "j", "score"))
+            features, d_sae = torch.cat([i, j]), self.config.sae.d_sae
+            if len(features) and not 0 <= int(features.min()) <= int(features.max()) < d_sae:
+                raise ValueError(f"pairs of other features than the {d_sae}")
             constraint.selection = PairSelection(i, j, score, **stored)
             ema = tensors.get("selection.ema")
             constraint.ema = None if ema is None else ema.to(device)
+
+
+def _whole(number: Any) -> int:
+    if type(number) is not int or number < 0:
+        raise ValueError(f"{number!r} is no number of a step")
+    return number
 
 
 def _first_sparsity_weight(kind: str, variance: float) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -15,8 +15,18 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import pytest
 
 from tests.fault_count import FaultCount
+from tests.pickle_watch import sitecustomize as pickle_watch
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+unpickled: list[str] = []
+"""What the package had a pickle look up, which it never may; empty between tests."""
+pickle_watch.install(unpickled.append)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fault-table", type=Path, help="page that `-m fault` writes its table to")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -39,12 +49,22 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _nothing_is_unpickled() -> Iterator[None]:
+    """Fail the test during which the package unpickled something."""
+    yield
+    found, unpickled[:] = list(unpickled), []
+    assert not found, f"the package unpickled {found}"
+
+
 def environment() -> dict[str, str]:
-    """The environment of a subprocess that finds the same package as the tests."""
+    """The environment of a subprocess that finds the same package as the tests, and ends where
+    that unpickles anything."""
     import topk_ortho
 
     root = str(Path(topk_ortho.__file__).parents[1])
-    return {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    watch = str(Path(pickle_watch.__file__).parent)
+    return {**os.environ, "PYTHONPATH": f"{watch}{os.pathsep}{root}", "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture

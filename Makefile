@@ -38,9 +38,9 @@ rust-test:
 py-test: setup
 	$(BIN)/python -m pytest
 
-# Every fault that the suite injects, listed by class and counted.
+# Every fault that the suite injects, listed by class and counted, here and in the page.
 faults: setup
-	$(BIN)/python -m pytest --quiet -m "fault and not slow"
+	$(BIN)/python -m pytest --quiet -m "fault and not slow" --fault-table docs/reliability.md
 
 # On a machine with a CUDA device: what the suite cannot show without one, and the step's time.
 gpu: setup

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
 
 
 def fault_class(item: pytest.Item) -> str | None:
@@ -69,6 +72,20 @@ class FaultCount:
         if self.lines() and "fault" in words:
             for line in self.lines():
                 terminal.line(line)
+        page = session.config.getoption("fault_table", None)
+        if page is not None and self.passed and not session.testsfailed:
+            self.write_table(page)
+
+    def write_table(self, page: Path) -> None:
+        """Put the classes and their cases between the marks of a Markdown page."""
+        before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+        _, end, after = rest.partition(END)
+        if not begin or not end:
+            raise pytest.UsageError(f"{page} has no lines {BEGIN} and {END}")
+        rows = [f"| {name} | {cases} |" for name, cases in sorted(self.passed.items()) if cases]
+        table = "\n".join(["| failure class | cases |", "| --- | --- |", *rows])
+        text = f"{before}{begin}\n\n{table}\n\n{self.lines()[-1]}\n\n{end}{after}"
+        page.write_text(text, encoding="utf-8")
 
     def lines(self) -> list[str]:
         """The table and the line of totals; empty when no fault was injected."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Run
-from tests.fault_count import fault_class
+from tests.fault_count import BEGIN, END, FaultCount, fault_class
 
 SUITE = """
 import pytest
@@ -60,6 +60,26 @@ def test_parameter_values_are_cases_and_what_was_skipped_is_not_counted(
         "skipped: 1 of 'a missing device'",
         "2 failure classes, 4 cases, 0 failed",
     ]
+
+
+def test_a_page_gets_the_table_between_its_marks(tmp_path: Path) -> None:
+    page, count = tmp_path / "page.md", FaultCount()
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    count.passed.update({"b": 2, "a": 1})
+    for _ in range(2):
+        count.write_table(page)
+        lines = page.read_text().splitlines()
+        assert lines[:2] == ["before", BEGIN] and lines[-2:] == [END, "after"]
+        assert [line for line in lines[2:-2] if line] == [
+            "| failure class | cases |",
+            "| --- | --- |",
+            "| a | 1 |",
+            "| b | 2 |",
+            "2 failure classes, 3 cases, 0 failed",
+        ]
+    page.write_text("no marks")
+    with pytest.raises(pytest.UsageError, match="has no lines"):
+        count.write_table(page)
 
 
 def test_a_failed_case_is_named_and_ends_with_an_error(run: Run, tmp_path: Path) -> None:

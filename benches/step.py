@@ -176,7 +176,7 @@ def main(argv: list[str] | None = None) -> None:
     options.add_argument("--steps", type=int, default=3, help="steps in one turn")
     options.add_argument("--warmup", type=int, default=0, help="steps before the first turn")
     options.add_argument("--worker", choices=OURS, help=argparse.SUPPRESS)
-    options.add_argument("--size", default="", help="JSON: d_sae, d_in, batch and l0 of the problem")
+    options.add_argument("--size", default="", help="JSON: d_sae, d_in, batch, l0")
     arguments = options.parse_args(argv)
     cuda = arguments.device != "cpu"
     size = QUICK if arguments.quick else Size(batch=4096, l0=64) if cuda else REFERENCE

@@ -123,6 +123,19 @@ def test_entries_of_a_dense_tensor_are_those_that_torch_finds(dtype):
         assert codes.value.dtype == dtype
 
 
+def test_top_features_in_any_order_are_the_dense_codes():
+    pre = torch.randn(9, 14, generator=torch.Generator().manual_seed(1)).relu()
+    value, feature = pre.topk(9, dim=1, sorted=True)
+    assert (value == 0).any()
+    whole = Codes.of(torch.zeros_like(pre).scatter(1, feature, value))
+    top = Codes.of_top(value.requires_grad_(), feature, d_sae=14)
+    for name in ("crow", "row", "col", "value"):
+        assert torch.equal(getattr(top, name), getattr(whole, name))
+    assert top.d_sae == 14
+    with pytest.raises(ValueError, match="not negative were expected"):
+        Codes.of_top(-value, feature, d_sae=14)
+
+
 def test_parts_are_put_one_after_the_other():
     acts = torch.relu(torch.randn(9, 5))
     acts[3] = 0

@@ -57,8 +57,7 @@ class Codes:
             )
         acts = acts.detach()
         if acts.layout == torch.strided:
-            row, col = _nonzero(acts)
-            value = acts[row, col]
+            row, col, value = _nonzero(acts)
         else:
             coo = acts.to_sparse_coo().coalesce()
             if _out_of_order(coo):  # CSR whose rows are not sorted counts as coalesced
@@ -69,13 +68,7 @@ class Codes:
             value = coo.values()
             active = value != 0
             row, col, value = row[active], col[active], value[active]
-        bad = ~(value > 0) | torch.isinf(value)
-        if bool(bad.any()):
-            at = int(bad.nonzero()[0])
-            raise ValueError(
-                f"acts[{int(row[at])}, {int(col[at])}] = {float(value[at])} was given, but finite "
-                "activations that are not negative were expected; look at the encoder's output."
-            )
+        _check(row, col, value)
         return cls.from_entries(row, col, value, batch=acts.shape[0], d_sae=acts.shape[1])
 
     @classmethod
@@ -87,6 +80,24 @@ class Codes:
         crow = torch.zeros(batch + 1, dtype=torch.int64, device=col.device)
         torch.cumsum(counts, 0, out=crow[1:])
         return cls(crow, row, col, value, d_sae)
+
+    @classmethod
+    def of_top(cls, value: Tensor, feature: Tensor, *, d_sae: int) -> Codes:
+        """Codes of the features `[batch, k]` of each row, in any order, and their activations.
+
+        Raises:
+            ValueError: an activation that is negative or not finite.
+        """
+        value, feature = value.detach(), feature.detach()
+        if feature.device.type == "cpu":  # numpy sorts short rows five times faster
+            order = torch.from_numpy(np.argsort(feature.numpy(), axis=1))
+        else:
+            order = feature.argsort(dim=1)
+        value, feature = value.gather(1, order), feature.gather(1, order)
+        row, _, active = _nonzero(value)
+        col = feature[value != 0]
+        _check(row, col, active)
+        return cls.from_entries(row, col, active, batch=len(value), d_sae=d_sae)
 
     @classmethod
     def concatenate(cls, parts: list[Codes]) -> Codes:
@@ -131,14 +142,27 @@ class Codes:
         return out
 
 
-def _nonzero(acts: Tensor) -> tuple[Tensor, Tensor]:
-    """`acts.nonzero(as_tuple=True)`; on CPU through numpy, which is three to ten times faster."""
+def _check(row: Tensor, col: Tensor, value: Tensor) -> None:
+    bad = ~(value > 0) | torch.isinf(value)
+    if bool(bad.any()):
+        at = int(bad.nonzero()[0])
+        raise ValueError(
+            f"acts[{int(row[at])}, {int(col[at])}] = {float(value[at])} was given, but finite "
+            "activations that are not negative were expected; look at the encoder's output."
+        )
+
+
+def _nonzero(acts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Row, feature and value of every entry of a dense tensor that is not 0.
+
+    On CPU through numpy, which is three to five times faster than torch.
+    """
     if acts.device.type != "cpu":
         row, col = acts.nonzero(as_tuple=True)
-        return row, col
+        return row, col, acts[row, col]
     at = torch.from_numpy(np.flatnonzero(acts.bool().numpy()))
     row = torch.div(at, acts.shape[1], rounding_mode="floor")
-    return row, at - row * acts.shape[1]
+    return row, at - row * acts.shape[1], acts.reshape(-1).index_select(0, at)
 
 
 def _out_of_order(coo: Tensor) -> bool:

@@ -1,18 +1,18 @@
 """The constraint in dictionary_learning: a subclass of any of its trainers.
 
 Its trainers compute their loss in `loss`, which returns a number but not the codes. These are seen
-where they pass: what `encode` returns first, or what is given to `decode`.
+where they pass: what `encode` returns, or what is given to `decode` where `loss` encodes by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from topk_ortho.codes import Codes
 from topk_ortho.config import ConfigError
 from topk_ortho.integrations.orthogonality import Orthogonality, OrthogonalityConfig
 from topk_ortho.integrations.watch import watching
@@ -52,10 +52,15 @@ def with_orthogonality(trainer: Any, config: OrthogonalityConfig | None = None) 
         def loss(self, x: Tensor, step: int, logging: bool = False, **named: Any) -> Any:
             if logging or not torch.is_grad_enabled():
                 return super().loss(x, step=step, logging=logging, **named)
-            seen: list[Tensor] = []
-            with watching(self.ae, encode=_returned(seen), decode=_given(seen)):
+            encoded: list[Any] = []
+            decoded: list[Tensor] = []
+            with watching(
+                self.ae,
+                encode=lambda _, result: encoded.append(result),
+                decode=lambda arguments, _: decoded.append(arguments[0]),
+            ):
                 total = super().loss(x, step=step, **named)
-            acts = _non_negative(self, seen[-1].detach())
+            acts = _codes(self.ae, encoded, decoded)
             penalty = self.orthogonality(acts, _decoder(self.ae), step, target=x)
             self.orthogonality_loss = penalty.detach()
             return total + penalty
@@ -68,12 +73,15 @@ def with_orthogonality(trainer: Any, config: OrthogonalityConfig | None = None) 
     return Constrained
 
 
-def _returned(seen: list[Tensor]) -> Callable[[tuple[Any, ...], Any], None]:
-    return lambda _, result: seen.append(result[0] if isinstance(result, tuple) else result)
-
-
-def _given(seen: list[Tensor]) -> Callable[[tuple[Any, ...], Any], None]:
-    return lambda arguments, _: seen.append(arguments[0])
+def _codes(ae: Any, encoded: list[Any], decoded: list[Tensor]) -> Tensor | Codes:
+    """The codes of a pass, from where they are cheapest to read."""
+    if not encoded:
+        # JumpReLU, whose threshold may become negative and let negative values through.
+        return decoded[-1].relu()
+    result = encoded[-1]
+    if isinstance(result, tuple) and len(result) == 4:  # TopK: (acts, values, features, pre)
+        return Codes.of_top(result[1], result[2], d_sae=ae.dict_size)
+    return result[0] if isinstance(result, tuple) else result
 
 
 def _decoder(ae: Any) -> Tensor:
@@ -90,8 +98,3 @@ def _settings(trainer: Any, config: OrthogonalityConfig) -> OrthogonalityConfig:
         decoder="rows" if hasattr(trainer.ae, "W_dec") else "columns",
         error_weight=sum(weights) / len(weights),
     )
-
-
-def _non_negative(trainer: Any, acts: Tensor) -> Tensor:
-    """`JumpReluTrainer` may learn a threshold below 0, which lets negative values through."""
-    return acts.relu() if hasattr(trainer, "bandwidth") else acts

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from topk_ortho.codes import Codes
 from topk_ortho.config import ConfigError
@@ -47,7 +48,20 @@ def decoder_rows(W_dec: Tensor, d_sae: int, orientation: Orientation) -> Tensor:
             f"a decoder of shape {shape} was given with {d_sae} features as its {orientation}, "
             "which they are not; leave `decoder` out, or correct it."
         )
-    return (W_dec if orientation == "rows" else W_dec.T).contiguous()
+    return W_dec.contiguous() if orientation == "rows" else _Transposed.apply(W_dec)
+
+
+class _Transposed(torch.autograd.Function):
+    """The transpose, and that of its gradient, laid out anew: optimisers are slow on views."""
+
+    @staticmethod
+    def forward(ctx, W_dec: Tensor):
+        return W_dec.T.contiguous()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        return grad.T.contiguous()
 
 
 @torch.no_grad()

@@ -10,9 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import torch
-from torch import Tensor
-
+from topk_ortho.codes import Codes
 from topk_ortho.config import ConfigError
 from topk_ortho.integrations.orthogonality import Orthogonality, OrthogonalityConfig
 from topk_ortho.integrations.watch import watching
@@ -65,7 +63,8 @@ def _attach(sae: Any, trainer: Any, config: OrthogonalityConfig) -> Orthogonalit
         seen: list[Any] = []
         with watching(sae, encode=lambda _, result: seen.append(result)):
             out = without(*arguments, **named)
-        acts = _sparse(seen[-1].top_acts, seen[-1].top_indices, sae.num_latents)
+        top = seen[-1]
+        acts = Codes.of_top(top.top_acts, top.top_indices, d_sae=sae.num_latents)
         step = trainer.global_step // cfg.grad_acc_steps
         penalty = orthogonality(acts, sae.W_dec, step)
         return out._replace(fvu=out.fvu + (penalty - penalty.detach()))
@@ -86,16 +85,4 @@ def _settings(trainer: Any, config: OrthogonalityConfig) -> OrthogonalityConfig:
         variance=1.0,
         # The chunks of a batch add up to its fvu, and are divided by their number after that.
         error_weight=1 / cfg.micro_acc_steps,
-    )
-
-
-@torch.no_grad()
-def _sparse(top_acts: Tensor, top_indices: Tensor, d_sae: int) -> Tensor:
-    """COO `[batch, d_sae]` from values and features `[batch, k]`."""
-    row = torch.arange(len(top_acts), device=top_acts.device).repeat_interleave(top_acts.shape[1])
-    return torch.sparse_coo_tensor(
-        torch.stack([row, top_indices.flatten()]),
-        top_acts.flatten(),
-        (len(top_acts), d_sae),
-        check_invariants=False,
     )

@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 RUST := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name 'Cargo.toml')
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: train test setup lint rust-test py-test faults bench bench-peers gpu clean
+.PHONY: train test setup lint rust-test py-test faults bench bench-peers gpu clean \
+    test-integrations
 
 train: setup
 	$(BIN)/python -m topk_ortho.train
@@ -55,15 +56,27 @@ bench: setup
 	$(BIN)/python benches/curves.py
 	$(BIN)/python benches/table.py
 
-# SAELens and dictionary_learning in an environment of their own, which shares the torch of .venv.
+# An environment of its own which shares the packages of .venv, so that there is one torch.
+define sharing
+$(BIN)/python -m venv $(1)
+$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
+    "$$($(1)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/shared.pth"
+$(1)/bin/python -m pip install --quiet --disable-pip-version-check -r $(2)
+touch $(1)/.ready
+endef
+
+# SAELens and dictionary_learning, which the benchmarks train beside ours.
 bench-peers: .venv-peers/.ready
 
 .venv-peers/.ready: $(VENV)/.dependencies benches/peers.txt
-	$(BIN)/python -m venv .venv-peers
-	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
-	    "$$(.venv-peers/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/shared.pth"
-	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r benches/peers.txt
-	touch $@
+	$(call sharing,.venv-peers,benches/peers.txt)
+
+# The drop-ins inside SAELens, dictionary_learning and sparsify, by their own trainers.
+test-integrations: setup .venv-integrations/.ready
+	PYTHONPATH=python .venv-integrations/bin/python -m pytest tests/integrations
+
+.venv-integrations/.ready: $(VENV)/.dependencies benches/peers.txt tests/integrations/requirements.txt
+	$(call sharing,.venv-integrations,tests/integrations/requirements.txt)
 
 clean:
-	rm -rf $(VENV) .venv-peers target dist runs benches/results
+	rm -rf $(VENV) .venv-peers .venv-integrations target dist runs benches/results

@@ -1,12 +1,13 @@
 # `make train` and `make test` set up what they need; a second call reinstalls nothing.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
+DIST := dist
 BIN := $(VENV)/bin
 RUST := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name 'Cargo.toml')
 export OMP_WAIT_POLICY ?= passive
 
 .PHONY: train test setup lint rust-test py-test faults bench bench-peers gpu clean \
-    test-integrations
+    test-integrations dist test-dist
 
 train: setup
 	$(BIN)/python -m topk_ortho.train
@@ -42,6 +43,16 @@ py-test: setup
 # Every fault that the suite injects, listed by class and counted, here and in the page.
 faults: setup
 	$(BIN)/python -m pytest --quiet -m "fault and not slow" --fault-table docs/reliability.md
+
+# One wheel for every Python from 3.11 on, and the sdist that it is built from.
+dist: $(VENV)/.dependencies
+	rm -f $(DIST)/topk_ortho-*
+	CARGO_TARGET_DIR=$(CURDIR)/target $(BIN)/python -m maturin build --sdist --out $(DIST) \
+	    --interpreter $(BIN)/python
+
+# Both installed into empty environments, which share the torch of .venv, and run there.
+test-dist: setup
+	$(BIN)/python -m pytest -m slow tests/system/test_distribution.py
 
 # On a machine with a CUDA device: what the suite cannot show without one, and the step's time.
 gpu: setup

@@ -1,0 +1,98 @@
+"""What `make dist` builds, installed into an empty environment and run there.
+
+Torch and the other dependencies are not installed a second time: the environment gets a `.pth` file
+that names the folder of those of this one, as `make bench-peers` does. The package comes from the
+file alone, which is installed without dependencies before that.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from tests.system.tiny_run import words
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[2]
+FEW_STEPS = words(
+    "--steps 5 --batch-size 64 --sae.d-sae 64 --sae.k 4 --synthetic.d-in 24 --synthetic.roots 4 "
+    "--synthetic.children 2 --synthetic.independent 12 --eval-samples 512 --buffer-rows 2048"
+)
+
+
+def call(command: list[str], cwd: Path, *, minutes: int = 5) -> str:
+    """Standard output of a command that has to succeed, without this checkout on its path."""
+    hidden = ("PYTHONPATH", "PYTHONHOME", "MAKEFLAGS", "MAKELEVEL")
+    environment = {k: v for k, v in os.environ.items() if k not in hidden}
+    environment["CARGO_TARGET_DIR"] = str(ROOT / "target")  # other crates are compiled once
+    done = subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60 * minutes
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The wheel and the sdist of `make dist`."""
+    for program in ("make", "cargo"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed, so nothing can be built")
+    out = tmp_path_factory.mktemp("dist")
+    here = Path(sys.prefix)
+    # The environment of the tests, as it is, in place of .venv.
+    make = ["make", "dist", f"DIST={out}", f"VENV={here}", "-o", str(here / ".dependencies")]
+    call(make, ROOT, minutes=30)
+    (wheel,), (sdist,) = out.glob("*.whl"), out.glob("*.tar.gz")
+    return {"wheel": wheel, "sdist": sdist}
+
+
+@pytest.fixture(scope="module", params=["wheel", "sdist"])
+def python(request, built: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of an empty environment with the package from one of the two files."""
+    folder = tmp_path_factory.mktemp(request.param)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    package = built[request.param]
+    if request.param == "sdist":
+        # What pip install does first: the build, here by the maturin of this environment.
+        wheel = [*pip, "wheel", "--quiet", "--no-deps", "--no-build-isolation", str(package)]
+        call([*wheel, "--wheel-dir", str(folder)], folder, minutes=30)
+        (package,) = folder.glob("*.whl")
+    call([sys.executable, "-m", "venv", "--without-pip", "env"], folder)
+    interpreter = folder / "env" / "bin" / "python"
+    install = [*pip, "--python", str(interpreter), "install", "--quiet", "--no-deps", "--no-index"]
+    call([*install, str(package)], folder)
+    purelib = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    site = Path(call([str(interpreter), "-c", purelib], folder).strip())
+    (site / "shared.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+    return interpreter
+
+
+def test_the_package_comes_from_the_environment_and_torch_from_the_shared_one(python, tmp_path):
+    code = (
+        "import sys, topk_ortho, topk_ortho._core as core, torch\n"
+        "print(sys.prefix, topk_ortho.__file__, core.__file__, torch.__file__, sep='\\n')"
+    )
+    prefix, package, core, torch = call([str(python), "-c", code], tmp_path).splitlines()
+    assert Path(prefix) == python.parents[1]
+    assert package.startswith(prefix)
+    assert core.startswith(prefix)
+    assert torch.startswith(sysconfig.get_path("purelib"))
+
+
+def test_it_trains_and_reports(python, tmp_path):
+    call([str(python), "-m", "topk_ortho.train", *FEW_STEPS, "--out", "run"], tmp_path)
+    result = json.loads((tmp_path / "run" / "result.json").read_text(encoding="utf-8"))
+    assert result["explained_variance"] is not None
+    command = str(python.with_name("topk-ortho"))
+    assert "absorption" in call([command, "--help"], tmp_path)
+    call([command, "report", "run"], tmp_path)
+    assert (tmp_path / "run" / "report" / "index.html").is_file()

@@ -365,9 +365,11 @@ def _with_training(
 
 
 def _repair(arguments: list[str]) -> int:
-    from topk_ortho.experiments.repair.options import split_repair
+    from topk_ortho.experiments.repair.options import RepairOptions, split_repair
 
-    o, rest = split_repair(arguments)
+    own, rest = split_repair(arguments)
+    positional = (tyro.conf.PositionalRequiredArgs,)
+    o = tyro.cli(RepairOptions, args=own, prog="topk-ortho repair", config=positional)
     from topk_ortho.experiments.repair.command import words_for
     from topk_ortho.experiments.repair.repair import repair
     from topk_ortho.experiments.repair.text import as_text

@@ -19,7 +19,13 @@ from topk_ortho.command_line import parse
 from topk_ortho.config import ConfigError
 from topk_ortho.experiments.repair.command import words_for
 from topk_ortho.experiments.repair.measure import mean_l0
-from topk_ortho.experiments.repair.options import DEFAULTS, split_repair, with_defaults
+from topk_ortho.experiments.repair.options import (
+    COEFFICIENT,
+    DEFAULTS,
+    RepairOptions,
+    split_repair,
+    with_defaults,
+)
 from topk_ortho.experiments.repair.repair import as_it_came, repair
 from topk_ortho.training import Interrupted, train
 
@@ -74,7 +80,8 @@ def test_known_features_give_absorption_before_and_after(
         assert out["difference"][name] == pytest.approx(out["after"][name] - out["before"][name])
     result = json.loads(Path("r/result.json").read_text())
     assert out["after"]["explained_variance"] == pytest.approx(result["explained_variance"])
-    assert (out["steps"], out["criterion"]) == (12, DEFAULTS["pairs.criterion"])
+    assert (out["steps"], out["criterion"]) == (12, "coactivation")
+    assert out["coefficient"] == float(COEFFICIENT)
     text = printed(["plain", *SHORT, *tiny, "--out", "r"], capsys)  # nothing is trained again
     assert "absorption_rate" in text
     assert "explained variance" in text.splitlines()[-2]
@@ -98,7 +105,7 @@ def test_an_interrupted_repair_goes_on(here: Path, capsys: pytest.CaptureFixture
     options = ["sae", "--data", "shards", *SHORT]
     whole = printed([*options, "--out", "whole"], capsys).splitlines()[2:4]
     own, rest = split_repair([*options, "--out", "parts"])
-    config = parse(words_for(own, rest).arguments).settings
+    config = parse(words_for(RepairOptions(Path(own[0])), rest).arguments).settings
     with pytest.raises(Interrupted):
         train(config, "parts", stop_after=5, progress=False)
     assert printed([*options, "--out", "parts"], capsys).splitlines()[2:4] == whole
@@ -107,12 +114,13 @@ def test_an_interrupted_repair_goes_on(here: Path, capsys: pytest.CaptureFixture
 
 
 def test_what_was_given_stays_and_the_rest_is_by_default() -> None:
-    words = with_defaults(["--lr", "1e-3"], given=frozenset({"lr"}))
-    assert "5e-3" not in words
+    words = with_defaults(["--warmup-steps", "3"], given=frozenset({"warmup-steps"}))
+    assert words.count("--warmup-steps") == 1
     assert words[words.index("--steps") + 1] == DEFAULTS["steps"]
-    other = frozenset({"pairs.criterion"})
-    words = with_defaults(["--pairs.criterion", "suppressed"], given=other)
-    assert "--penalty.coefficient" not in words  # it goes with the default criterion
+    assert words[words.index("--penalty.coefficient") + 1] == COEFFICIENT
+    for name in ("pairs.criterion", "recipe"):  # the coefficient goes with the default criterion
+        words = with_defaults([f"--{name}", "x"], given=frozenset({name}))
+        assert "--penalty.coefficient" not in words
     words = with_defaults(["--model", "m"], given=frozenset({"model"}), hook="blocks.3.x")
     assert words[words.index("--activations") + 1] == "language-model"
     assert words[words.index("--hook") + 1] == "blocks.3.x"
@@ -123,10 +131,10 @@ def test_a_file_of_settings_counts_as_given(here: Path) -> None:
     Path("c.toml").write_text("steps = 7\n[pairs]\ncriterion = 'suppressed'")
     for config in (["--config", "c.toml"], ["--config=c.toml"]):
         own, rest = split_repair(["sae", *config, "--data", "shards"])
-        settings = parse(words_for(own, rest).arguments).settings
+        settings = parse(words_for(RepairOptions(Path(own[0])), rest).arguments).settings
         assert (settings.steps, settings.pairs.criterion) == (7, "suppressed")
         assert settings.penalty.coefficient is None
-        assert settings.lr == float(DEFAULTS["lr"])
+        assert settings.warmup_steps == int(DEFAULTS["warmup-steps"])
 
 
 def test_precision_and_metadata_stay() -> None:
@@ -166,6 +174,6 @@ def test_an_sae_of_another_layout_keeps_its_hook(here: Path) -> None:
            b_dec=given.b_dec, threshold=None, k=2.0, hook="blocks.1.hook_mlp_out",
            model="m")  # fmt: skip
     own, rest = split_repair(["sae", "--model", "m", "--text", "t"])
-    words = words_for(own, rest).arguments
+    words = words_for(RepairOptions(Path(own[0])), rest).arguments
     assert words[words.index("--hook") + 1] == "blocks.1.hook_mlp_out"
     assert formats.read("sae").d_sae == D_SAE

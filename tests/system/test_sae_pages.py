@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -86,6 +87,12 @@ def test_every_command_runs(
             if line.startswith("topk-ortho pull"):
                 line = line.replace("their-sae", "pulled")
             assert run(line, hub.url) == 0, line
+    if page == "repair.md":  # one of synthetic data, one of a language model
+        records = [json.loads(p.read_text()) for p in Path("runs").glob("*/repair.json")]
+        assert sorted("ce_score" in r["before"] for r in records) == [False, True]
+        for record in records:
+            assert set(record["before"]) == set(record["after"])
+            assert "excess" in record["before"] or "ce_score" in record["difference"]
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -14,15 +14,18 @@ from topk_ortho.training.evaluation import eval_blocks, evaluate, rows_at_once
 from topk_ortho.training.load import as_module
 
 
-def figures(stored: StoredSAE, data: Activations, *, samples: int) -> dict[str, Any]:
+def figures(
+    stored: StoredSAE, data: Activations, *, samples: int, device: torch.device
+) -> dict[str, Any]:
     """The figures of `result.json` that do not depend on a training, and `suppressed_pairs`.
 
     Args:
         stored: in the units of the model.
         data: scaled; the SAE is scaled with it.
         samples: held-out activations.
+        device: where the SAE runs.
     """
-    sae = as_module(stored.scaled(data.scale))
+    sae = as_module(stored.scaled(data.scale)).to(device)
     out = dict(evaluate(sae, data, samples=samples).figures)
     out.pop("counts")
     return out | {"suppressed_pairs": suppressed_pairs(sae, data, samples=samples)}
@@ -31,13 +34,14 @@ def figures(stored: StoredSAE, data: Activations, *, samples: int) -> dict[str, 
 @torch.no_grad()
 def suppressed_pairs(sae: SAE, data: Activations, *, samples: int) -> int:
     """How many pairs are suppressed (`metrics/suppression.py`)."""
-    rows = rows_at_once(sae.d_sae)
-    mean = MeanActivation(sae.d_sae, sae.W_dec.device)
+    rows, device = rows_at_once(sae.d_sae), sae.W_dec.device
+    mean = MeanActivation(sae.d_sae, device)
     for block in eval_blocks(data.source, samples, rows=rows):
-        mean.update(sae.encode(block.x))
+        mean.update(sae.encode(block.x.to(device)))
     meter = Suppression(sae.W_dec.detach(), sae.b_dec.detach(), mean.result())
     for block in eval_blocks(data.source, samples, rows=rows):
-        meter.update(block.x, sae.encode(block.x))
+        x = block.x.to(device)
+        meter.update(x, sae.encode(x))
     return len(meter.pairs())
 
 
@@ -47,6 +51,6 @@ def mean_l0(stored: StoredSAE, data: Activations, *, samples: int) -> float:
     sae = as_module(stored.scaled(data.scale))
     active = seen = 0
     for block in eval_blocks(data.source, samples, rows=rows_at_once(sae.d_sae)):
-        active += int((sae.encode(block.x) > 0).sum())
+        active += int((sae.encode(block.x.cpu()) > 0).sum())
         seen += len(block.x)
     return float(f"{active / max(seen, 1):.3g}")

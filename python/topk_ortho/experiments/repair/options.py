@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from topk_ortho.config import ConfigError
 from topk_ortho.experiments.options import split
@@ -23,7 +20,7 @@ class RepairOptions:
     same command with the same --out goes on.
     """
 
-    sae: Annotated[Path, tyro.conf.Positional]
+    sae: Path
     """A run folder, or a folder of SAELens, dictionary_learning or sparsify."""
     out: Path | None = None
     """Run folder, with the repaired SAE in repaired/; a new one under runs/ unless given."""
@@ -31,15 +28,10 @@ class RepairOptions:
     """Print JSON."""
 
 
-DEFAULTS: Mapping[str, str] = {
-    "steps": "400",
-    "lr": "5e-3",
-    "warmup-steps": "20",
-    "pairs.criterion": "coactive-cosine",
-}
+DEFAULTS: Mapping[str, str] = {"steps": "400", "warmup-steps": "20"}
 """Of a repair, where they differ from those of a training (docs/repair.md has the measurements)."""
-OF_CRITERION = {"coactive-cosine": {"penalty.coefficient": "1.6"}}
-"""Defaults that go with a criterion of `DEFAULTS`, and with no other."""
+COEFFICIENT = "12"
+"""Of the default criterion, four times that of a training: absorption is there already."""
 
 NOT_HERE = {
     "init-from": "the SAE to repair is the first argument",
@@ -51,22 +43,21 @@ NOT_HERE = {
 """Options of `train` that mean nothing here, and what to do instead."""
 
 
-def split_repair(arguments: Sequence[str]) -> tuple[RepairOptions, list[str]]:
-    """The command's own options, and those of `train` as they were given.
+def split_repair(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The command's own words, the SAE first, and the options of `train` as they were given.
 
     Raises:
         ConfigError: no SAE was named, or an option that neither has.
     """
+    if "-h" in arguments or "--help" in arguments:
+        return ["--help"], []
     own, rest = split(arguments, RepairOptions, not_here=NOT_HERE)
-    named = [rest.pop(0)] if rest and not rest[0].startswith("--") else []
-    if not named and "--help" not in own and "-h" not in rest:
+    if not rest or rest[0].startswith("--"):
         raise ConfigError(
             "repair was given without an SAE, but the folder of a trained SAE was expected first; "
             "see topk-ortho repair --help."
         )
-    if "-h" in rest:
-        own = ["--help"]
-    return tyro.cli(RepairOptions, args=[*named, *own], prog="topk-ortho repair"), rest
+    return [rest[0], *own], rest[1:]
 
 
 def with_defaults(rest: Sequence[str], *, given: frozenset[str], hook: str = "") -> list[str]:
@@ -78,9 +69,8 @@ def with_defaults(rest: Sequence[str], *, given: frozenset[str], hook: str = "")
         hook: the hook point that the SAE is known to read, empty where it is not known.
     """
     defaults = dict(DEFAULTS)
-    criterion = DEFAULTS["pairs.criterion"]
-    if "pairs.criterion" not in given:
-        defaults |= OF_CRITERION.get(criterion, {})
+    if not {"pairs.criterion", "recipe"} & given:
+        defaults["penalty.coefficient"] = COEFFICIENT
     if "model" in given:
         defaults["activations"] = "language-model"
         defaults |= {"hook": hook} if hook else {}

@@ -81,7 +81,11 @@ def repair(config: TrainConfig, out: str | Path | None = None, *, keep_l0: bool 
     config = check(fine_tuning(config, given={"sae.k"} if keep_l0 else ()))
     path = new_run_path(config) if out is None else Path(out)
     goes_on = path.exists() and _is_this_run(path, config)
-    before = figures(stored, data, samples=config.eval_samples)
+
+    def measured(sae: StoredSAE) -> dict[str, Any]:
+        return figures(sae, data, samples=config.eval_samples, device=device)
+
+    before = measured(stored)
     run = resume(path, data=data) if goes_on else train(config, path, data=data)
     repaired = as_it_came(formats.read(run["folder"]), stored)
     formats.write(repaired, path / REPAIRED)
@@ -95,7 +99,7 @@ def repair(config: TrainConfig, out: str | Path | None = None, *, keep_l0: bool 
         criterion=run["criterion"],
         coefficient=run["coefficient"],
         before=before,
-        after=figures(after, data, samples=config.eval_samples),
+        after=measured(after),
     )
     RunFolder(path).write_json(RECORD, done.as_json())
     return done

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
+"""What flock says on a file system without locks, such as some network ones."""
 
 
 class Held(Exception):
@@ -42,3 +46,6 @@ def _flock(file: IO[Any], *, wait: bool) -> None:
         fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise Held from None
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise

@@ -92,6 +92,7 @@ def test_codes_carry_no_gradient(sparse: bool) -> None:
     assert not Codes.of(dense.to_sparse_coo() if sparse else dense).value.requires_grad
 
 
+@pytest.mark.fault("codes that are not finite")
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf"), -0.5])
 @pytest.mark.parametrize("layout", ["dense", "csr", "coo"])
 def test_what_is_no_activation_is_refused_by_place(layout: str, bad: float) -> None:

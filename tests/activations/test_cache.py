@@ -87,6 +87,7 @@ def test_endless_sources_need_a_limit(tmp_path: Path) -> None:
     assert write_cache(Endless(rows()), tmp_path / "a", max_rows=200)["rows"] == 200
 
 
+@pytest.mark.fault("a cache folder in use")
 def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(ConfigError, match="is in use"):
@@ -118,6 +119,7 @@ def test_settings_that_cannot_be_used(tmp_path: Path) -> None:
             write_cache(Rows(rows()), tmp_path, **setting)
 
 
+@pytest.mark.fault("a disk that is full when activations are cached")
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -128,6 +130,7 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.fault("a cache whose writing was interrupted")
 def test_an_interrupted_write_is_no_whole_folder(tmp_path: Path) -> None:
     class Interrupted(Rows):
         def block(self, index: int, split: str) -> Block:

@@ -98,11 +98,13 @@ def refused(folder: Path, match: str) -> None:
         FilesSource(folder)
 
 
+@pytest.mark.fault("a folder without shards")
 def test_folders_without_shards(tmp_path: Path) -> None:
     refused(tmp_path / "missing", "no folder '.*missing'")
     refused(tmp_path, "holds no shards")
 
 
+@pytest.mark.fault("an array that is no shard")
 @pytest.mark.parametrize(
     ("array", "match"),
     [
@@ -121,6 +123,7 @@ def test_arrays_that_are_no_shard(tmp_path: Path, array: np.ndarray, match: str)
     refused(tmp_path, match)
 
 
+@pytest.mark.fault("an array that is no shard")
 @pytest.mark.parametrize(
     ("tensors", "match"),
     [
@@ -148,6 +151,7 @@ class Payload:
         return Path.touch, (self.mark,)
 
 
+@pytest.mark.fault("a pickle in place of a file")
 def test_pickles_do_not_run(tmp_path: Path) -> None:
     folder, mark = tmp_path / "shards", tmp_path / "ran"
     folder.mkdir()
@@ -158,6 +162,7 @@ def test_pickles_do_not_run(tmp_path: Path) -> None:
     assert not mark.exists()
 
 
+@pytest.mark.fault("a shard cut short before it is opened")
 @pytest.mark.parametrize("suffix", [".npy", ".safetensors"])
 @pytest.mark.parametrize("keep", [0, 4, 40, 300, -1])
 def test_truncated_shards(tmp_path: Path, suffix: str, keep: int) -> None:
@@ -182,6 +187,7 @@ def test_rows_that_are_not_finite(tmp_path: Path, value: float) -> None:
     assert source.block(5, "train").x.isfinite().all()
 
 
+@pytest.mark.fault("a description that does not fit its shards")
 @pytest.mark.parametrize(
     ("text", "match"),
     [

@@ -73,6 +73,7 @@ def test_a_block_may_be_changed_by_who_asked_for_it(tmp_path: Path):
     assert source.block(0, "train").x.any()
 
 
+@pytest.mark.fault("several runs that harvest the same activations")
 def test_readers_side_by_side_compute_a_block_once(tmp_path: Path):
     models = [Model() for _ in range(4)]
     found: list[torch.Tensor] = []
@@ -92,6 +93,7 @@ def test_readers_side_by_side_compute_a_block_once(tmp_path: Path):
     ]
 
 
+@pytest.mark.fault("a half written block of activations")
 def test_a_half_written_block_is_no_block(tmp_path: Path):
     model = Model()
     source = HarvestedSource(tmp_path / "a", model.open)
@@ -99,6 +101,7 @@ def test_a_half_written_block_is_no_block(tmp_path: Path):
     assert torch.equal(source.block(1, "train").x, Model().block(1, "train").x)
 
 
+@pytest.mark.fault("a damaged file of harvested activations")
 @pytest.mark.parametrize("name", ["harvest.json", "contexts-train.npy", "train-000000.npy"])
 def test_a_damaged_file_is_named(tmp_path: Path, name: str):
     HarvestedSource(tmp_path / "a", Model().open).block(0, "train")

@@ -105,6 +105,7 @@ def test_replacing_reaches_the_logits(
     assert torch.equal(plain, model.run_with_hooks(tokens)), "a hook was left behind"
 
 
+@pytest.mark.fault("a hook point that cannot be used")
 @pytest.mark.parametrize(
     ("hook", "says"),
     [
@@ -123,6 +124,7 @@ def test_hooks_that_cannot_be_used(
         lm.LanguageModelSource(model, contexts, hook)
 
 
+@pytest.mark.fault("a folder that is no model")
 def test_folders_that_cannot_be_loaded(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no model folder '.*/missing'"):
         lm.LanguageModel.load(tmp_path / "missing")
@@ -133,6 +135,7 @@ def test_folders_that_cannot_be_loaded(tmp_path: Path) -> None:
         lm.LanguageModel.load(tmp_path)
 
 
+@pytest.mark.fault("damaged weights of a language model")
 def test_damaged_weights_are_refused(tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_llama.shared(), tmp_path / "model")
     weights = folder / "model.safetensors"
@@ -173,6 +176,7 @@ def test_blank_lines_separate_documents(tmp_path: Path) -> None:
     assert list(text.text_documents(paths)) == ["one\nmore", "two", "three"]
 
 
+@pytest.mark.fault("text that cannot be used")
 def test_text_that_cannot_be_used(model: lm.LanguageModel, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"absent\.txt"):
         list(text.text_documents([tmp_path / "absent.txt"]))
@@ -215,6 +219,7 @@ def test_datasets_are_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked[:1] == [(("some/set", "small"), {"split": "train", "streaming": True})]
 
 
+@pytest.mark.fault("a dataset that cannot be used")
 def test_datasets_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_datasets(monkeypatch, [{"story": "one", "n": 1}])
     assert list(text.dataset_documents("a")) == ["one"]
@@ -318,6 +323,7 @@ def test_rows_can_be_trained_on(model: lm.LanguageModel, contexts: torch.Tensor)
     assert weight.grad is not None and not x.requires_grad
 
 
+@pytest.mark.fault("a language model that gives NaN")
 def test_activations_that_are_not_finite(
     model: lm.LanguageModel, contexts: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

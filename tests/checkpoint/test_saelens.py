@@ -137,6 +137,7 @@ def test_an_export_replaces_only_an_export(tmp_path: Path) -> None:
     assert (tmp_path / "sae" / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.fault("an export cut short between two renames")
 def test_an_export_cut_short_leaves_a_whole_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +161,7 @@ def test_an_export_cut_short_leaves_a_whole_one(
     assert [p.name for p in tmp_path.iterdir()] == ["sae"]
 
 
+@pytest.mark.fault("a folder that is no SAE")
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -183,6 +185,7 @@ def test_what_is_no_sae_is_refused(change: dict, words: str, tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.fault("an SAE that computes something else")
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -275,6 +278,7 @@ def change(folder: Path, **settings: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
 
 
+@pytest.mark.fault("damaged weights of an SAE")
 def test_damage_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no readable SAE"):
         read(tmp_path)

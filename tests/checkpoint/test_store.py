@@ -97,6 +97,7 @@ def test_the_newest_are_kept_and_found_by_number(tmp_path: Path) -> None:
     assert value_of(newest(tmp_path / "c")) == 100.0
 
 
+@pytest.mark.fault("a damaged checkpoint ahead of the run")
 def test_saving_after_a_fall_back_keeps_what_was_just_saved(tmp_path: Path) -> None:
     # step 20 is damaged, so the run goes on from 10 and saves 15
     write(tmp_path, 10)
@@ -124,6 +125,7 @@ def test_the_same_step_is_replaced(tmp_path: Path) -> None:
     assert value_of(newest(tmp_path)) == 2.0
 
 
+@pytest.mark.fault("leftovers of a killed writer")
 def test_leftovers_are_ignored_and_cleaned(tmp_path: Path) -> None:
     shutil.copytree(write(tmp_path, 5), tmp_path / ".tmp-step_9")
     (tmp_path / ".tmp-step_9" / "state.json").unlink()
@@ -148,6 +150,7 @@ def flip_each(path: Path, stride: int) -> list[bytes]:
     return out
 
 
+@pytest.mark.fault("a checkpoint with a changed byte")
 @pytest.mark.parametrize("file", FILES)
 def test_every_flipped_bit_is_detected(file: str, tmp_path: Path) -> None:
     path = write(tmp_path, 5) / file
@@ -162,6 +165,7 @@ def test_every_flipped_bit_is_detected(file: str, tmp_path: Path) -> None:
     assert value_of(load(tmp_path / "step_5")) == 5.0
 
 
+@pytest.mark.fault("a checkpoint with a file cut off")
 @pytest.mark.parametrize("file", FILES)
 def test_every_truncation_and_extension_is_detected(file: str, tmp_path: Path) -> None:
     path = write(tmp_path, 5) / file
@@ -176,6 +180,7 @@ def test_every_truncation_and_extension_is_detected(file: str, tmp_path: Path) -
             load(tmp_path / "step_5")
 
 
+@pytest.mark.fault("a file of a checkpoint missing")
 @pytest.mark.parametrize("file", FILES)
 def test_a_damaged_newest_is_passed_over_with_a_warning(
     file: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -189,6 +194,7 @@ def test_a_damaged_newest_is_passed_over_with_a_warning(
     assert newest(tmp_path) is None
 
 
+@pytest.mark.fault("a manifest that is something else")
 @pytest.mark.parametrize("text", ["[]", "3", '"x"', "null", "{}", "", "\xff", '{"sha256": 1}'])
 def test_a_manifest_that_is_something_else_is_an_error(text: str, tmp_path: Path) -> None:
     (write(tmp_path, 5) / "manifest.json").write_bytes(text.encode("latin-1"))
@@ -196,6 +202,7 @@ def test_a_manifest_that_is_something_else_is_an_error(text: str, tmp_path: Path
         load(tmp_path / "step_5")
 
 
+@pytest.mark.fault("a checkpoint under another name, or with more in it")
 def test_a_directory_under_the_wrong_name_or_with_more_in_it_is_not_valid(tmp_path: Path) -> None:
     path = write(tmp_path, 5)
     with pytest.raises(CheckpointError, match="of step 5"):
@@ -250,6 +257,7 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.fault("kill -9 while a checkpoint is replaced")
 @pytest.mark.parametrize("step", [5, 6], ids=["replacing-the-newest", "a-new-one"])
 def test_killed_at_every_write_point_leaves_the_old_or_the_new(step: int, tmp_path: Path) -> None:
     seen = set()
@@ -278,6 +286,7 @@ def test_killed_at_every_write_point_leaves_the_old_or_the_new(step: int, tmp_pa
     assert names(folder) == [f"step_{step}"]
 
 
+@pytest.mark.fault("kill -9 twice, beside a damaged checkpoint")
 def test_killed_twice_while_replacing_a_damaged_one(tmp_path: Path) -> None:
     # The first kill leaves `step_5.replaced` alone, the second hits beside a damaged `step_5`.
     for point in range(200):
@@ -299,6 +308,7 @@ def test_killed_twice_while_replacing_a_damaged_one(tmp_path: Path) -> None:
     assert names(folder) == ["step_5"]
 
 
+@pytest.mark.fault("a disk that is full once, at any call")
 @pytest.mark.parametrize("step", [5, 6])
 def test_a_disk_that_fails_at_any_write_point_is_reported(step: int, tmp_path: Path) -> None:
     failed = False
@@ -335,6 +345,7 @@ def test_a_disk_that_fails_at_any_write_point_is_reported(step: int, tmp_path: P
     assert point >= 8
 
 
+@pytest.mark.fault("a limit on the size of files")
 def test_a_full_disk_leaves_the_old_one(tmp_path: Path) -> None:
     write(tmp_path, 5)
 
@@ -354,6 +365,7 @@ def test_a_full_disk_leaves_the_old_one(tmp_path: Path) -> None:
 # Refused
 
 
+@pytest.mark.fault("state that JSON would change")
 @pytest.mark.parametrize(
     ("state", "words"),
     [
@@ -370,6 +382,7 @@ def test_state_that_json_would_change_is_refused(state: dict, words: str, tmp_pa
     assert names(tmp_path) == []
 
 
+@pytest.mark.fault("file names with path separators in a checkpoint")
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".x", "manifest.json", "state.json", "a\n"])
 def test_blob_names_that_are_no_plain_files_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="plain file name"):

@@ -103,6 +103,7 @@ def test_started_again_it_computes_what_is_new_alone(tmp_path, in_process, capsy
     assert len(set(in_process)) == len(in_process)
 
 
+@pytest.mark.fault("one run of an ablation that fails")
 def test_a_failed_arm_stops_no_other_and_is_shown(tmp_path, in_process, capsys, monkeypatch):
     root, real = tmp_path / "a", worker.train
 
@@ -232,6 +233,7 @@ def finished(root: Path) -> dict[str, int]:
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc")
 
 
+@pytest.mark.fault("kill -9 of an ablation")
 @needs_proc
 @pytest.mark.parametrize(("jobs", "workers_too"), [(1, False), (2, True)])
 def test_killed_in_the_middle_it_goes_on_and_computes_nothing_twice(tmp_path, jobs, workers_too):
@@ -261,6 +263,7 @@ def test_killed_in_the_middle_it_goes_on_and_computes_nothing_twice(tmp_path, jo
     assert "penalty.tau against none" in out
 
 
+@pytest.mark.fault("a signal to an ablation")
 @needs_proc
 @pytest.mark.parametrize(
     ("number", "code"),
@@ -279,6 +282,7 @@ def test_a_signal_ends_it_with_checkpoints(tmp_path, number, code):
     assert not list(root.glob("runs/*.failed.json"))
 
 
+@pytest.mark.fault("a worker of an ablation that dies")
 @needs_proc
 def test_a_process_that_dies_is_replaced_and_then_the_run_fails(tmp_path):
     root = tmp_path / "a"
@@ -299,6 +303,7 @@ def test_a_process_that_dies_is_replaced_and_then_the_run_fails(tmp_path):
     assert failed.name == f"{first['hash']}.failed.json"
 
 
+@pytest.mark.fault("other data under the same names")
 def test_runs_on_other_files_of_the_same_names_are_not_taken_for_these(
     tmp_path, in_process, monkeypatch
 ):

@@ -260,6 +260,7 @@ def test_numbers_that_make_no_sense_are_refused(synthetic, how):
 # --- what is printed -----------------------------------------------------------------------------
 
 
+@pytest.mark.fault("token strings that act on a terminal")
 @given(st.text())
 def test_printed_text_has_no_character_that_acts(text):
     shown = printable(text)
@@ -277,6 +278,7 @@ def hostile(found: PairAnalysis) -> PairAnalysis:
     return replace(found, features=features, missing="\x1b[31m")
 
 
+@pytest.mark.fault("token strings that act on a terminal")
 def test_tokens_cannot_reach_the_terminal(synthetic):
     found = hostile(analyse(synthetic, top=2))
     text = as_text(found)

@@ -172,6 +172,7 @@ def test_a_plan_may_grow_but_not_become_another(tmp_path: Path):
             store(other, root)
 
 
+@pytest.mark.fault("a damaged plan of an ablation")
 def test_a_folder_in_use_or_a_damaged_plan_is_refused(tmp_path: Path):
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(ConfigError, match="in use"):

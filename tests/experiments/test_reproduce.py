@@ -193,6 +193,7 @@ def test_a_language_model_run_is_reproduced(language, capsys):
     assert "bit for bit" in capsys.readouterr().out
 
 
+@pytest.mark.fault("text that changed after the run")
 @pytest.mark.usefixtures("no_training")
 def test_text_that_changed_far_behind_its_first_rows(own, capsys):
     folder, text = own
@@ -203,6 +204,7 @@ def test_text_that_changed_far_behind_its_first_rows(own, capsys):
     assert f"{text} was changed" in out
 
 
+@pytest.mark.fault("text that is gone after the run")
 @pytest.mark.usefixtures("no_training")
 def test_text_that_is_missing(own, capsys):
     folder, text = own

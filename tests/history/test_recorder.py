@@ -113,6 +113,7 @@ def test_recording_after_close_is_refused_and_does_not_hang() -> None:
     assert history.seen == []
 
 
+@pytest.mark.fault("an error in the history's thread")
 @pytest.mark.parametrize("call", ["record", "settled", "ema", "close"])
 def test_an_error_of_the_thread_is_raised_in_the_caller(call: str) -> None:
     history = SlowHistory(fails_at=3)
@@ -135,6 +136,7 @@ def test_an_error_of_the_thread_is_raised_in_the_caller(call: str) -> None:
     assert not recorder._thread.is_alive()
 
 
+@pytest.mark.fault("an error in the history's thread")
 def test_nothing_is_observed_behind_an_error_and_nobody_waits() -> None:
     history = SlowHistory(fails_at=1)
     history.gate.clear()

@@ -52,6 +52,7 @@ CASES = [
 ]
 
 
+@pytest.mark.fault("out of memory in a selection")
 @pytest.mark.parametrize("failure", FAILURES)
 @pytest.mark.parametrize(("criterion", "backend", "path"), CASES)
 def test_the_same_selection_in_half_the_memory(
@@ -74,6 +75,7 @@ def test_the_same_selection_in_half_the_memory(
     assert len(said) == 1 and f"--pairs.memory-budget {BUDGET // 8}" in said[0]
 
 
+@pytest.mark.fault("out of memory in a selection")
 def test_at_the_least_budget_it_gives_up(monkeypatch) -> None:
     scarce = Scarce(paths.native, 0, "numpy")
     monkeypatch.setattr(paths, "native", scarce)
@@ -106,6 +108,7 @@ def test_other_errors_are_not_retried(error: Exception, monkeypatch) -> None:
     assert tried == [BUDGET]
 
 
+@pytest.mark.fault("out of memory in a selection")
 def test_a_real_allocation_that_fails_is_recognised() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.uint8)

@@ -224,6 +224,7 @@ def test_k_never_fills_up_with_zeros() -> None:
     assert got.saturation == 1.0
 
 
+@pytest.mark.fault("batches without a pair of active features")
 @pytest.mark.parametrize("acts", [torch.zeros(5, 8), torch.zeros(0, 8), torch.eye(8)])
 def test_without_a_coactive_pair_the_selection_is_empty(acts: torch.Tensor) -> None:
     assert len(PairSelector("coactivation", per_feature=1)(acts)) == 0
@@ -273,6 +274,7 @@ def test_a_constant_feature_correlates_with_nothing() -> None:
     assert 5 not in got.i.tolist() + got.j.tolist()
 
 
+@pytest.mark.fault("a decoder row of norm zero")
 def test_a_zero_decoder_row_has_no_cosine() -> None:
     W_dec = decoder(1)
     W_dec[11] = 0
@@ -315,6 +317,7 @@ def test_no_gradient_reaches_the_codes() -> None:
     assert not got.score.requires_grad
 
 
+@pytest.mark.fault("codes that are not finite")
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1.0])
 def test_bad_activations_are_refused_by_place(bad: float) -> None:
     acts = codes(1)
@@ -323,6 +326,7 @@ def test_bad_activations_are_refused_by_place(bad: float) -> None:
         PairSelector("coactivation", per_feature=1)(acts)
 
 
+@pytest.mark.fault("a score that is not finite")
 def test_a_score_that_is_not_finite_names_the_pair() -> None:
     acts = torch.zeros(1, 4)
     acts[0, [1, 3]] = 1e30

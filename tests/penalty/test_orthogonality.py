@@ -348,6 +348,7 @@ def test_autocast_changes_nothing(gradient: str) -> None:
     assert torch.equal(results[0][1], results[1][1])
 
 
+@pytest.mark.fault("a decoder row of norm zero")
 @pytest.mark.parametrize("policy_of_zero", ["fixed", "mean-std", "strength"])
 def test_a_zero_row_gets_a_finite_gradient(policy_of_zero: str) -> None:
     """`mean-std` of negative cosines is a threshold below 0, above which the zero row lies."""
@@ -395,6 +396,7 @@ def test_hyphens_and_underscores_are_the_same() -> None:
     assert torch.equal(price(a, W, chosen), price(b, W, chosen))
 
 
+@pytest.mark.fault("a pair outside of the decoder")
 @pytest.mark.parametrize("bad", [-1, D_SAE, 10**9])
 @pytest.mark.parametrize("column", ["i", "j"])
 def test_an_index_outside_the_decoder_is_refused(bad: int, column: str) -> None:

@@ -99,6 +99,7 @@ def test_the_control_is_the_one_in_the_same_cell(tmp_path: Path) -> None:
         assert comparison.control(by_name[f"variant, k={k}"]) is by_name[f"none, k={k}"]
 
 
+@pytest.mark.fault("damaged run folders in a report")
 def test_unfinished_torn_and_damaged_runs_are_read_as_far_as_they_go(tmp_path: Path) -> None:
     unfinished = run_folder(tmp_path / "a", figures={})
     assert read_run(unfinished, arm="x").problem == "not finished: step 200 of 200"

@@ -103,6 +103,7 @@ def test_training_has_a_curve_for_each_run_in_each_panel(tmp_path: Path) -> None
     assert list(figure.axes[2].get_lines()[0].get_xdata()) == [50, 100, 150]
 
 
+@pytest.mark.fault("a torn log in a plot")
 @pytest.mark.parametrize("cut", [1, 5, 40])
 def test_a_torn_last_line_is_passed_over(cut: int, tmp_path: Path) -> None:
     folder = run(tmp_path / "run", [line(50), line(100)])
@@ -136,6 +137,7 @@ def test_a_run_without_a_log_is_an_error(tmp_path: Path) -> None:
         draw(run(tmp_path / "run", []))
 
 
+@pytest.mark.fault("a damaged log in a plot")
 def test_damage_before_the_last_line_is_an_error(tmp_path: Path) -> None:
     folder = run(tmp_path / "run", [line(50)])
     (folder / "metrics.jsonl").write_text('{"step": 5\n' + json.dumps(line(50)) + "\n")

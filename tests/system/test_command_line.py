@@ -93,6 +93,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.fault("a wrong option")
 @pytest.mark.parametrize(("name", "options", "parts"), WRONG, ids=[w[0] for w in WRONG])
 def test_a_wrong_option_ends_in_one_sentence(name, options, parts, here, capsys):
     base = [] if "--resume" in options else OPTIONS
@@ -118,6 +119,7 @@ TOMLS = [
 ]
 
 
+@pytest.mark.fault("a wrong configuration file")
 @pytest.mark.parametrize(("name", "text", "parts"), TOMLS, ids=[t[0] for t in TOMLS])
 def test_a_wrong_toml_ends_in_one_sentence(name, text, parts, here, capsys):
     Path("x.toml").write_text(text)
@@ -126,6 +128,7 @@ def test_a_wrong_toml_ends_in_one_sentence(name, text, parts, here, capsys):
         assert part in line
 
 
+@pytest.mark.fault("an output folder that exists")
 def test_a_folder_in_use_is_left_alone_and_resume_is_named(here, capsys):
     Path("taken").mkdir()
     line = sentence([*OPTIONS, "--out", "taken"], capsys)
@@ -142,6 +145,7 @@ def test_a_shard_of_another_width_is_named(here, capsys):
         assert part in line
 
 
+@pytest.mark.fault("activations: NaN")
 def test_nan_in_a_shard_is_named_by_file_and_row(here, capsys):
     Path("shards").mkdir()
     x = np.random.default_rng(0).normal(size=(400, 8)).astype(np.float32)
@@ -169,11 +173,13 @@ def language(text: str, *, model: str = "", hook: str = "blocks.0.hook_resid_pos
             "--model", model or str(tiny_llama.shared()), "--hook", hook]  # fmt: skip
 
 
+@pytest.mark.fault("a missing text file")
 def test_a_missing_text_is_named(here, capsys):
     line = sentence([*language("gone.txt"), "--out", "r"], capsys)
     assert "'gone.txt'" in line
 
 
+@pytest.mark.fault("a missing model")
 def test_a_missing_model_folder_is_named(here, capsys):
     Path("t.txt").write_text("\n\n".join(tiny_llama.stories()))
     line = sentence([*language("t.txt", model="./gone"), "--out", "r"], capsys)
@@ -181,6 +187,7 @@ def test_a_missing_model_folder_is_named(here, capsys):
     assert "existing folder" in line
 
 
+@pytest.mark.fault("a text without a token")
 def test_an_empty_text_is_refused(here, capsys):
     Path("t.txt").write_text("\n\n \n")
     line = sentence([*language("t.txt"), "--out", "r"], capsys)
@@ -188,6 +195,7 @@ def test_an_empty_text_is_refused(here, capsys):
     assert "add text" in line
 
 
+@pytest.mark.fault("a hook point that does not exist")
 def test_a_hook_that_does_not_exist_is_named_with_the_nearest(here, capsys):
     Path("t.txt").write_text("\n\n".join(tiny_llama.stories()))
     line = sentence([*language("t.txt", hook="blocks.0.hook_resid_pots"), "--out", "r"], capsys)
@@ -195,6 +203,7 @@ def test_a_hook_that_does_not_exist_is_named_with_the_nearest(here, capsys):
     assert "blocks.0.hook_resid_post" in line.replace("hook_resid_pots", "")
 
 
+@pytest.mark.fault("a disk that is full when the log is written")
 def test_a_full_disk_ends_in_one_sentence(here, capsys, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl")

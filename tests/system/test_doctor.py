@@ -48,6 +48,7 @@ def test_what_cannot_be_used_is_refused(capsys, tmp_path: Path) -> None:
     assert capsys.readouterr().err.startswith("error: ")
 
 
+@pytest.mark.fault("less memory than a run needs")
 def test_too_little_memory_is_a_problem_with_a_remedy(capsys, monkeypatch) -> None:
     monkeypatch.setattr(doctor, "memory_available", lambda device: 10**6)
     assert cli.main(["doctor", *OPTIONS, "--sae.d-sae", "65536", "--buffer-rows", "64"]) == 1

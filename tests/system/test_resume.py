@@ -90,6 +90,7 @@ def test_another_seed_is_another_run(tmp_path, undisturbed):
         assert_same(tmp_path / "run", undisturbed(tiny()))
 
 
+@pytest.mark.fault("several stops of one run")
 def test_many_stops_are_as_exact_as_one(tmp_path, undisturbed):
     folder = stopped(tiny(), tmp_path / "run", after=1)
     for _ in range(3):
@@ -105,6 +106,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path, undisturbed):
     assert (undisturbed(tiny()) / "result.json").read_bytes() == before
 
 
+@pytest.mark.fault("stopped between the last checkpoint and the result")
 def test_killed_between_the_last_checkpoint_and_the_result(tmp_path, undisturbed, monkeypatch):
     def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -118,6 +120,7 @@ def test_killed_between_the_last_checkpoint_and_the_result(tmp_path, undisturbed
     assert_same(tmp_path / "run", undisturbed(tiny()))
 
 
+@pytest.mark.fault("a torn last line of the log")
 def test_a_torn_last_line_of_the_log_is_repaired(tmp_path, undisturbed):
     folder = stopped(tiny(), tmp_path / "run", after=31)
     with (folder / "metrics.jsonl").open("a") as file:
@@ -126,6 +129,7 @@ def test_a_torn_last_line_of_the_log_is_repaired(tmp_path, undisturbed):
     assert_same(folder, undisturbed(tiny()))
 
 
+@pytest.mark.fault("log lines of steps that were lost")
 def test_lines_after_the_checkpoint_are_logged_again_not_twice(tmp_path, undisturbed):
     folder = stopped(tiny(), tmp_path / "run", after=31)
     with (folder / "metrics.jsonl").open("a") as file:
@@ -134,6 +138,7 @@ def test_lines_after_the_checkpoint_are_logged_again_not_twice(tmp_path, undistu
     assert_same(folder, undisturbed(tiny()))
 
 
+@pytest.mark.fault("a damaged newest checkpoint")
 @pytest.mark.parametrize("name", ["tensors.safetensors", "state.json", "history.bin"])
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(name, tmp_path, undisturbed):
     folder = stopped(tiny(), tmp_path / "run", after=31)
@@ -146,6 +151,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(name, tmp_path, 
     assert_same(folder, undisturbed(tiny()))
 
 
+@pytest.mark.fault("no valid checkpoint at all")
 def test_without_any_valid_checkpoint_a_run_starts_again(tmp_path, undisturbed):
     folder = stopped(tiny(), tmp_path / "run", after=11)
     (folder / "checkpoints" / "step_11" / "manifest.json").unlink()
@@ -153,6 +159,7 @@ def test_without_any_valid_checkpoint_a_run_starts_again(tmp_path, undisturbed):
     assert_same(folder, undisturbed(tiny()))
 
 
+@pytest.mark.fault("a stop inside of the baseline")
 def test_stopped_inside_the_baseline(tmp_path, undisturbed, capsys):
     config = tiny("--with-baseline")
     folder = tmp_path / "run"
@@ -255,6 +262,7 @@ def continues_exactly(folder: Path, tmp_path: Path) -> None:
         assert one.read_bytes() == other.read_bytes(), name
 
 
+@pytest.mark.fault("SIGTERM or Ctrl-C")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_run_with_a_checkpoint(number, code, tmp_path):
     folder = tmp_path / "run"
@@ -272,6 +280,7 @@ def test_a_signal_ends_the_run_with_a_checkpoint(number, code, tmp_path):
     continues_exactly(folder, tmp_path)
 
 
+@pytest.mark.fault("kill -9 at some step")
 def test_kill_9(tmp_path):
     folder = tmp_path / "run"
     process = started(folder)
@@ -283,6 +292,7 @@ def test_kill_9(tmp_path):
     continues_exactly(folder, tmp_path)
 
 
+@pytest.mark.fault("kill -9 before the first checkpoint")
 def test_kill_9_before_the_first_checkpoint(tmp_path):
     folder = tmp_path / "run"
     process = started(folder, "--checkpoint-every", "90000")
@@ -294,6 +304,7 @@ def test_kill_9_before_the_first_checkpoint(tmp_path):
     continues_exactly(folder, tmp_path)
 
 
+@pytest.mark.fault("a signal during the last step")
 def test_a_signal_in_the_last_step_is_not_lost(tmp_path, monkeypatch, undisturbed):
     from topk_ortho.training import loop
 
@@ -313,6 +324,7 @@ def test_a_signal_in_the_last_step_is_not_lost(tmp_path, monkeypatch, undisturbe
     assert_same(tmp_path / "run", undisturbed(tiny()))
 
 
+@pytest.mark.fault("a part of the state that is not restored")
 @pytest.mark.parametrize("part", ["optimizer", "firing", "cursor", "selection", "history"])
 def test_the_comparison_notices_what_is_not_restored(part, tmp_path, undisturbed, monkeypatch):
     """Each part of the state matters: left out of the restored state, the runs differ."""

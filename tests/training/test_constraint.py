@@ -187,6 +187,7 @@ def test_capacity_is_at_least_a_million_entries():
     assert c.settled_history().capacity == 77
 
 
+@pytest.mark.fault("batches without a pair of active features")
 def test_a_batch_in_which_nothing_fires_costs_nothing():
     c = constraint()
     empty = Codes.of(torch.zeros(16, D_SAE))

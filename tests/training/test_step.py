@@ -116,6 +116,7 @@ def test_a_large_gradient_is_scaled_down(monkeypatch):
     assert float(norms[0]) == pytest.approx(0.01, rel=1e-3)
 
 
+@pytest.mark.fault("a batch that is not finite")
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
 def test_bad_activations_stop_before_anything_moves(value):
     s = state()
@@ -132,6 +133,7 @@ def test_bad_activations_stop_before_anything_moves(value):
     assert s.step == 5
 
 
+@pytest.mark.fault("a weight that is not finite")
 @pytest.mark.parametrize("name", ["W_enc", "W_dec", "b_dec"])
 def test_a_bad_weight_is_named(name):
     s = state()
@@ -141,6 +143,7 @@ def test_a_bad_weight_is_named(name):
         train_step(s, s.buffer.next())
 
 
+@pytest.mark.fault("a gradient that is not finite")
 def test_a_bad_gradient_is_named_before_the_optimiser(monkeypatch):
     s = state()
     before = weights(s)
@@ -164,6 +167,7 @@ def test_a_bad_gradient_is_named_before_the_optimiser(monkeypatch):
         assert torch.equal(after, before[name]), name
 
 
+@pytest.mark.fault("a batch that is not finite")
 def test_a_run_that_meets_nan_writes_the_batch_aside_and_keeps_its_checkpoint(
     tmp_path, monkeypatch, capsys
 ):
@@ -192,6 +196,7 @@ def test_a_run_that_meets_nan_writes_the_batch_aside_and_keeps_its_checkpoint(
     assert not (out / "result.json").exists()
 
 
+@pytest.mark.fault("a loss that explodes")
 def test_a_run_that_diverges_names_the_learning_rate(tmp_path, capsys):
     assert command.main([*OPTIONS, "--lr", "1e30", "--out", str(tmp_path / "r")]) == 1
     assert "Lower --lr" in capsys.readouterr().err.splitlines()[-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -12,7 +13,11 @@ from hypothesis import strategies as st
 
 from topk_ortho.config import ConfigError
 from topk_ortho.metrics import reconstruction
-from topk_ortho.metrics.reconstruction import Reconstruction, decoder_geometry
+from topk_ortho.metrics.reconstruction import (
+    Reconstruction,
+    decoder_geometry,
+    frequency_histogram,
+)
 
 
 def naive(x: np.ndarray, x_hat: np.ndarray, acts: np.ndarray) -> dict[str, float]:
@@ -27,6 +32,7 @@ def naive(x: np.ndarray, x_hat: np.ndarray, acts: np.ndarray) -> dict[str, float
         "explained_variance": 1 - error / ((x - x.mean(0)) ** 2).sum(),
         "cosine_similarity": ((x * x_hat).sum(1) / (norm * norm_hat)).mean(),
         "l2_ratio": (norm_hat / norm).mean(),
+        "relative_reconstruction_bias": (x_hat**2).sum() / (x * x_hat).sum(),
         "l0": (acts > 0).sum(1).mean(),
         "l1": acts.sum(1).mean(),
         "dead_features": (frequency == 0).mean(),
@@ -161,3 +167,29 @@ def test_one_feature_has_no_geometry() -> None:
     assert decoder_geometry(torch.ones(1, 3)) == {"c_dec": None, "mean_max_cos": None}
     with pytest.raises(ValueError, match="sample is 0"):
         decoder_geometry(torch.ones(3, 3), sample=0)
+
+
+def test_frequency_histogram_puts_each_feature_in_its_half_decade():
+    rows = 1000
+    fired = torch.tensor([0, 1, 3, 4, 10, 100, 316, 317, 1000, 0])
+    got = frequency_histogram(fired, rows)
+    edges = got["log10_edges"]
+    assert edges[0] == -3
+    assert edges[-1] == 0
+    assert got["never"] == 2
+    by_hand = [0] * (len(edges) - 1)
+    for count in fired[fired > 0].tolist():
+        share = math.log10(count / rows)
+        low = max(i for i, edge in enumerate(edges[:-1]) if edge <= share + 1e-12)
+        by_hand[low] += 1
+    assert got["features"] == by_hand
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 10, 100, 999, 1000, 30_000, 10**9])
+def test_frequency_histogram_has_room_for_the_rarest(rows):
+    got = frequency_histogram(torch.tensor([1, rows]), rows)
+    assert sum(got["features"]) == 2
+    assert len(got["features"]) == len(got["log10_edges"]) - 1
+    assert got["features"][-1] >= 1
+    with pytest.raises(ValueError, match="at least 1"):
+        frequency_histogram(torch.tensor([0]), 0)

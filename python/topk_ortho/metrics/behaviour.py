@@ -1,8 +1,8 @@
 """What a reconstruction does to the language model it is spliced into: cross-entropy and KL.
 
-Costs five forward passes per context (activations, original, reconstructed, zero, mean). BOS
-positions are never spliced and never counted. Refused: a reconstruction of another shape, and
-logits that are not finite.
+Costs five forward passes per context (activations, original, reconstructed, zero, mean), and a
+sixth for SAELens' own way of counting. BOS positions are never spliced and never counted. Refused:
+a reconstruction of another shape, and logits that are not finite.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from topk_ortho.metrics.losses import cross_entropy, kl_divergence
+from topk_ortho.metrics.saelens import RunEvalsLosses
 
 
 class SpliceModel(Protocol):
@@ -37,6 +40,8 @@ def behaviour(
     reconstruct: Callable[[Tensor], Tensor],
     *,
     batch: int = 16,
+    beside: RunEvalsLosses | None = None,
+    progress: Callable[[int], object] = lambda contexts: None,
 ) -> dict[str, float | None]:
     """Losses and scores of `x_hat` in place of `x`, beside zero and mean ablation.
 
@@ -50,6 +55,8 @@ def behaviour(
         hook: hook point to splice at.
         reconstruct: `[rows, d_in]` float32 in the model's own units -> the same shape.
         batch: contexts per forward pass.
+        beside: takes in the same predictions as SAELens counts them.
+        progress: told after each batch how many contexts were done.
 
     Returns:
         `ce_original`; `ce_*` and `kl_*` of `reconstructed`, `zero`, `mean`; `ce_score`, `kl_score`
@@ -75,11 +82,17 @@ def behaviour(
             counted = keep[:, :-1] & keep[:, 1:]
             predictions += int(counted.sum())
             positions += int(keep.sum())
-            sums["ce_original"] += _cross_entropy(original, tokens, counted)
+            sums["ce_original"] += cross_entropy(original, tokens, counted)
             for arm, replace in arms.items():
                 spliced = model.run_with_hooks(tokens, hook, _splice(replace, keep))
-                sums[f"ce_{arm}"] += _cross_entropy(spliced, tokens, counted)
-                sums[f"kl_{arm}"] += _kl(original, spliced, keep)
+                sums[f"ce_{arm}"] += cross_entropy(spliced, tokens, counted)
+                sums[f"kl_{arm}"] += kl_divergence(original, spliced, keep)
+                if beside is not None and arm == "reconstructed":
+                    beside.add("with_sae", original, spliced, tokens=tokens, keep=keep)
+            if beside is not None:
+                ablated = model.run_with_hooks(tokens, hook, torch.zeros_like)
+                beside.add("with_ablation", original, ablated, tokens=tokens, keep=keep)
+            progress(len(tokens))
     if not predictions:
         raise ValueError("the contexts hold no prediction to count: expected 3 tokens or more each")
     out = {k: v / (predictions if k[:2] == "ce" else positions) for k, v in sums.items()}
@@ -139,23 +152,3 @@ def _splice(replace: Callable[[Tensor], Tensor], keep: Tensor) -> Callable[[Tens
         return out
 
     return splice
-
-
-def _cross_entropy(logits: Tensor, tokens: Tensor, counted: Tensor) -> float:
-    """Sum of -log p(next token) over `counted` `[batch, position - 1]`; one context at a time."""
-    total = 0.0
-    for row, ids, on in zip(logits, tokens.to(logits.device), counted, strict=True):
-        log_p = row[:-1][on.to(row.device)].float().log_softmax(dim=-1)
-        ids = ids[1:][on.to(row.device), None]
-        total -= float(log_p.gather(-1, ids).sum(dtype=torch.float64))
-    return total
-
-
-def _kl(original: Tensor, spliced: Tensor, keep: Tensor) -> float:
-    """Sum of KL(original || spliced) over `keep` `[batch, position]`; one context at a time."""
-    total = 0.0
-    for row, other, on in zip(original, spliced, keep.to(original.device), strict=True):
-        log_p = row[on].float().log_softmax(dim=-1)
-        log_q = other[on].float().log_softmax(dim=-1)
-        total += float((log_p.exp() * (log_p - log_q)).sum(dtype=torch.float64))
-    return total

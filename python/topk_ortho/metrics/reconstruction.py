@@ -41,6 +41,8 @@ class Reconstruction:
         self._directed_rows = 0  # rows of x that have a direction (are not 0)
         self._cosine = 0.0
         self._ratio = 0.0
+        self._power = 0.0  # sum of |x_hat|^2
+        self._dot = 0.0  # sum of <x, x_hat>
 
     @property
     def frequency(self) -> Tensor:
@@ -94,8 +96,10 @@ class Reconstruction:
 
         norm, norm_hat = x.norm(dim=1), x_hat.norm(dim=1)
         directed = norm > 0
-        norm, norm_hat = norm[directed], norm_hat[directed]
-        dot = (x * x_hat).sum(1)[directed]
+        dot = (x * x_hat).sum(1)
+        self._power += norm_hat.square().sum().item()
+        self._dot += dot.sum().item()
+        norm, norm_hat, dot = norm[directed], norm_hat[directed], dot[directed]
         product = norm * norm_hat
         cosine = torch.where(product > 0, dot / product.clamp(min=torch.finfo(x.dtype).tiny), 0.0)
         self._directed_rows += len(norm)
@@ -112,8 +116,10 @@ class Reconstruction:
         Keys: `rows`; `mse` (per dimension); `l2` (squared error summed over `d_in`, mean over
         rows); `explained_variance` (against the mean of all rows; None where they are all equal);
         `cosine_similarity` and `l2_ratio` (`|x_hat| / |x|`), means over the rows of x that are not
-        0; `l0`, `l1` (means over rows); `dead_features` (share that never fired); `alive` (count);
-        `dense_features` (share that fired on more than `DENSE_FREQUENCY` of the rows).
+        0; `relative_reconstruction_bias` (`E |x_hat|^2 / E <x, x_hat>`, arXiv 2404.16014 equation
+        10: below 1 the SAE shrinks); `l0`, `l1` (means over rows); `dead_features` (share that
+        never fired); `alive` (count); `dense_features` (share that fired on more than
+        `DENSE_FREQUENCY` of the rows).
 
         Raises:
             ConfigError: no row was seen.
@@ -136,12 +142,38 @@ class Reconstruction:
             ),
             "cosine_similarity": self._cosine / directed if directed else None,
             "l2_ratio": self._ratio / directed if directed else None,
+            "relative_reconstruction_bias": self._power / self._dot if self._dot else None,
             "l0": self.fired.sum().item() / self.rows,
             "l1": self._l1 / self.rows,
             "dead_features": 1 - alive / self.d_sae,
             "alive": alive,
             "dense_features": (self.frequency > DENSE_FREQUENCY).double().mean().item(),
         }
+
+
+def frequency_histogram(fired: Tensor, rows: int) -> dict[str, list[float] | list[int] | int]:
+    """How many features fire how often.
+
+    Args:
+        fired: `[d_sae]`, on how many of the rows each feature fired.
+        rows: rows seen, at least 1.
+
+    Returns:
+        `log10_edges`, half a decade apart from the rarest that `rows` can show to 0; `features`,
+        the number whose log10 frequency is at or above an edge and below the next one (the last
+        bin has 0, every row, as well); `never`, the number that did not fire at all.
+    """
+    if rows < 1:
+        raise ValueError(f"rows is {rows}, expected at least 1 to speak of frequencies")
+    lowest = math.floor(-2 * math.log10(rows)) if rows > 1 else -1
+    frequency = fired.double()[fired > 0] / rows
+    index = (2 * frequency.log10()).floor().clamp(lowest, -1) - lowest
+    counts = torch.bincount(index.long(), minlength=-lowest)
+    return {
+        "log10_edges": [half / 2 for half in range(lowest, 1)],
+        "features": counts.tolist(),
+        "never": int((fired == 0).sum()),
+    }
 
 
 @torch.no_grad()

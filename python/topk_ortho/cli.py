@@ -287,6 +287,16 @@ def _absorption(arguments: list[str]) -> int:
     return 0
 
 
+def _evaluate(arguments: list[str]) -> int:
+    from topk_ortho.experiments.evaluate.options import read
+
+    o = read(arguments)
+    from topk_ortho.experiments.evaluate.command import run_evaluation
+
+    _print(run_evaluation(o, arguments))
+    return 0
+
+
 def _print(text: str) -> None:
     """Print what may hold any character, also where the terminal cannot show it."""
     encoding = sys.stdout.encoding or "utf-8"
@@ -416,6 +426,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "recipes": (_recipes, "the runs of the source documents: list them, or train them all"),
     "results": (_results, "run all that docs/results.md states, and write its tables"),
     "absorption": (_absorption, "absorption between classes of tokens that a file names"),
+    "evaluate": (_evaluate, "measure an SAE, ours or anyone's, in the figures of the field"),
     "pairs": (_pairs, "the most persistent pairs of a run, and what their features are"),
     "reproduce": (_reproduce, "train a run again and compare every figure bit for bit"),
     "repair": (_repair, "fine-tune a trained SAE under the constraint, before and after"),

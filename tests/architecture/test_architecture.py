@@ -26,7 +26,12 @@ CONFINED = {
     "jinja2": {"report/page.py"},
     "scipy": {"metrics/matching.py", "statistics/differences.py"},
     "tomli_w": {"config_file.py"},
-    "tyro": {"command_line.py", "cli.py", "experiments/token_classes/options.py"},
+    "tyro": {
+        "command_line.py",
+        "cli.py",
+        "experiments/evaluate/options.py",
+        "experiments/token_classes/options.py",
+    },
     "sae_lens": set(),
     "dictionary_learning": set(),
     "sparsify": set(),

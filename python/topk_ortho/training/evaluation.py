@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from topk_ortho.activations import Activations, Block, ShuffleBuffer, Source
+from topk_ortho.activations import Activations, Block, GroundTruth, ShuffleBuffer, Source
+from topk_ortho.activations.source import Split
 from topk_ortho.metrics.behaviour import behaviour
 from topk_ortho.metrics.edges import GroundTruthResult
 from topk_ortho.metrics.ground_truth import GroundTruthMeter
@@ -64,34 +65,65 @@ def calibrate_threshold(sae: SAE, fresh: ShuffleBuffer) -> None:
     sae.threshold.copy_((ordered[wanted - 1] + ordered[wanted]) / 2)
 
 
+class Meters:
+    """What is counted of one SAE, row by row of activations.
+
+    Args:
+        sae: in the units of the activations.
+        truth: the features known to be in them, if any.
+    """
+
+    def __init__(self, sae: SAE, truth: GroundTruth | None) -> None:
+        self.sae = sae
+        self.reconstruction = Reconstruction(sae.d_in, sae.d_sae)
+        self._truth = None
+        if truth is not None:
+            self._truth = GroundTruthMeter(
+                truth.directions, truth.parent, W_dec=sae.W_dec.cpu(), W_enc=sae.W_enc.cpu()
+            )
+
+    @torch.no_grad()
+    def add(self, x: Tensor, fired: Tensor | None = None) -> Tensor:
+        """Take in rows; their reconstruction `[rows, d_in]`.
+
+        Args:
+            x: `[rows, d_in]`, few enough to be encoded at once (`rows_at_once`).
+            fired: `[rows, n_true]` bool, which true features are on.
+        """
+        x = x.to(self.sae.W_dec.device)
+        acts = self.sae.encode(x)
+        x_hat = self.sae.decode(acts)
+        self.reconstruction.update(x, x_hat, acts)
+        if self._truth is not None and fired is not None:
+            self._truth.update(fired, acts.cpu())
+        return x_hat
+
+    @torch.no_grad()
+    def result(self) -> Evaluation:
+        """The figures over all rows so far."""
+        sae = self.sae
+        out: dict[str, Any] = self.reconstruction.result() | decoder_geometry(
+            sae.W_dec, sample=geometry_sample(sae.d_sae)
+        )
+        dead = {"numerator": sae.d_sae - out["alive"], "denominator": sae.d_sae}
+        measured = None if self._truth is None else self._truth.result()
+        if measured is None:
+            return Evaluation(out | {"counts": {"dead_features": dead}}, None)
+        counts = {"dead_features": dead} | measured.counts()
+        return Evaluation(out | measured.summary() | {"counts": counts}, measured)
+
+
 @torch.no_grad()
 def evaluate(sae: SAE, data: Activations, *, samples: int) -> Evaluation:
     """Reconstruction, sparsity, geometry, ground truth and behaviour."""
-    device = sae.W_dec.device
-    reconstruction = Reconstruction(sae.d_in, sae.d_sae)
     truth = data.source.truth
-    meter = None
-    if truth is not None:
-        meter = GroundTruthMeter(
-            truth.directions, truth.parent, W_dec=sae.W_dec.cpu(), W_enc=sae.W_enc.cpu()
-        )
+    meters = Meters(sae, truth)
     for block in eval_blocks(data.source, samples, rows=rows_at_once(sae.d_sae)):
-        x = block.x.to(device)
-        acts = sae.encode(x)
-        reconstruction.update(x, sae.decode(acts), acts)
-        if meter is not None and block.fired is not None:
-            meter.update(block.fired, acts.cpu())
-    out: dict[str, Any] = reconstruction.result() | decoder_geometry(
-        sae.W_dec, sample=geometry_sample(sae.d_sae)
-    )
-    counts = {"dead_features": {"numerator": sae.d_sae - out["alive"], "denominator": sae.d_sae}}
-    measured = None if meter is None else meter.result()
-    if measured is not None:
-        out |= measured.summary()
-        counts |= measured.counts()
+        meters.add(block.x, block.fired)
+    figures, measured = meters.result()
     if data.language is not None and truth is None:
-        out |= _behaviour(sae, data.language, data.scale)
-    return Evaluation(out | {"counts": counts}, measured)
+        figures |= _behaviour(sae, data.language, data.scale)
+    return Evaluation(figures, measured)
 
 
 def _largest(values: Tensor, n: int) -> Tensor:
@@ -112,11 +144,13 @@ def geometry_sample(d_sae: int) -> int | None:
     return None if d_sae**2 <= GEOMETRY_CELLS else max(1, GEOMETRY_CELLS // d_sae)
 
 
-def eval_blocks(source: Source, samples: int, *, rows: int = EVAL_BATCH) -> Iterator[Block]:
-    """Held-out blocks, cut into pieces of `rows`, until there are `samples` rows."""
-    index, limit, left = 0, source.n_blocks("eval"), samples
+def eval_blocks(
+    source: Source, samples: int, *, rows: int = EVAL_BATCH, split: Split = "eval"
+) -> Iterator[Block]:
+    """Blocks of a split, cut into pieces of `rows`, until there are `samples` rows."""
+    index, limit, left = 0, source.n_blocks(split), samples
     while left > 0 and (limit is None or index < limit):
-        block = source.block(index, "eval")
+        block = source.block(index, split)
         for start in range(0, min(len(block.x), left), rows):
             stop = min(start + rows, start + left)
             fired = None if block.fired is None else block.fired[start:stop]
@@ -127,6 +161,13 @@ def eval_blocks(source: Source, samples: int, *, rows: int = EVAL_BATCH) -> Iter
 
 
 def _behaviour(sae: SAE, language: LanguageSource, scale: float) -> dict[str, float | None]:
+    contexts = language.contexts("eval")[:BEHAVIOUR_CONTEXTS]
+    return behaviour(language.model, contexts, language.hook, reconstructor(sae, scale))
+
+
+def reconstructor(sae: SAE, scale: float = 1.0) -> Callable[[Tensor], Tensor]:
+    """What puts `[rows, d_in]` in the units of a model through an SAE whose input is `scale` times
+    them, a few rows at once."""
     device = sae.W_dec.device
 
     def reconstruct(x: Tensor) -> Tensor:
@@ -134,5 +175,4 @@ def _behaviour(sae: SAE, language: LanguageSource, scale: float) -> dict[str, fl
         x_hat = torch.cat([sae.decode(sae.encode(piece)) for piece in pieces]) / scale
         return x_hat.to(x)
 
-    contexts = language.contexts("eval")[:BEHAVIOUR_CONTEXTS]
-    return behaviour(language.model, contexts, language.hook, reconstruct)
+    return reconstruct

@@ -1,0 +1,1 @@
+"""One SAE, ours or anyone's, in the figures of the field: `topk-ortho evaluate`."""

@@ -1,0 +1,68 @@
+"""Held-out activations in the units that the SAE was exported in: those of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from topk_ortho.activations import Block, Source, prepare
+from topk_ortho.activations.language_source import LanguageSource
+from topk_ortho.activations.prepare import open_language_model
+from topk_ortho.activations.scaling import ScaledSource
+from topk_ortho.activations.source import Split
+from topk_ortho.config import TrainConfig
+from topk_ortho.training.evaluation import eval_blocks
+
+
+@dataclass(frozen=True)
+class Measurable:
+    """What figures are taken on.
+
+    Attributes:
+        source: activations in the units of the model.
+        language: the model and its contexts, where nothing was planted in its activations.
+        splits: which parts of the data, in the order of the data.
+    """
+
+    source: Source
+    language: LanguageSource | None
+    splits: tuple[Split, ...]
+
+    def blocks(self, samples: int, *, rows: int) -> Iterator[Block]:
+        """Pieces of `rows` at most, until there are `samples` rows."""
+        for split in self.splits:
+            for block in eval_blocks(self.source, samples, rows=rows, split=split):
+                samples -= len(block.x)
+                yield block
+
+    def contexts(self, samples: int) -> Tensor:
+        """`[n, context]` int64, as few as hold `samples` tokens that are not BOS, or all."""
+        assert self.language is not None
+        contexts = torch.cat([self.language.contexts(split) for split in self.splits])
+        rows = (contexts != self.language.model.bos).sum(1).cumsum(0)
+        return contexts[: int((rows < samples).sum()) + 1]
+
+
+def measurable(
+    config: TrainConfig, *, split: Literal["eval", "all"], device: str = "cpu"
+) -> Measurable:
+    """The data of a checked configuration.
+
+    Raises:
+        ConfigError: data, model or hook point cannot be used.
+    """
+    splits: tuple[Split, ...] = ("train", "eval") if split == "all" else ("eval",)
+    if config.activations == "language-model" and not config.plant.enabled:
+        language = open_language_model(config, device=device)
+        return Measurable(language, language, splits)
+    prepared = prepare(config, device=device)
+    source: Source = prepared.source
+    if isinstance(source, ScaledSource):
+        source = source.source  # exactly as it was, without a rounding there and back
+    elif prepared.scale != 1:
+        source = ScaledSource(source, 1 / prepared.scale)
+    return Measurable(source, None, splits)

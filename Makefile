@@ -7,7 +7,7 @@ RUST := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name 'Cargo.tom
 export OMP_WAIT_POLICY ?= passive
 
 .PHONY: train test setup lint rust-test py-test faults bench bench-peers gpu clean \
-    test-integrations dist test-dist
+    test-integrations dist test-dist saebench
 
 train: setup
 	$(BIN)/python -m topk_ortho.train
@@ -89,5 +89,13 @@ test-integrations: setup .venv-integrations/.ready
 .venv-integrations/.ready: $(VENV)/.dependencies benches/peers.txt tests/integrations/requirements.txt
 	$(call sharing,.venv-integrations,tests/integrations/requirements.txt)
 
+# The published SAEBench (`topk-ortho evaluate --suite saebench`) in an environment of its own, since
+# it pins numpy < 2; it shares the torch of .venv. 1.5 GB on disk.
+SAEBENCH := python/topk_ortho/integrations/saebench/requirements.txt
+saebench: .venv-saebench/.ready
+
+.venv-saebench/.ready: $(VENV)/.dependencies $(SAEBENCH)
+	$(call sharing,.venv-saebench,$(SAEBENCH))
+
 clean:
-	rm -rf $(VENV) .venv-peers .venv-integrations target dist runs benches/results
+	rm -rf $(VENV) .venv-peers .venv-integrations .venv-saebench target dist runs benches/results

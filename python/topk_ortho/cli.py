@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -19,6 +19,7 @@ from topk_ortho.command_line import fail, parse
 from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.config_file import nearest
 from topk_ortho.config_rules import check
+from topk_ortho.experiments.evaluate.options import EvaluateOptions
 from topk_ortho.experiments.options import AblateOptions, CalibrateOptions, split
 from topk_ortho.train import guarded
 from topk_ortho.train import main as train_main
@@ -291,10 +292,45 @@ def _evaluate(arguments: list[str]) -> int:
     from topk_ortho.experiments.evaluate.options import read
 
     o = read(arguments)
+    if o.suite == "saebench":
+        return _saebench(o, arguments)
     from topk_ortho.experiments.evaluate.command import run_evaluation
 
     _print(run_evaluation(o, arguments))
     return 0
+
+
+def _saebench(o: EvaluateOptions, arguments: list[str]) -> int:
+    from topk_ortho.checkpoint import formats
+    from topk_ortho.experiments.evaluate.command import check_out, write
+    from topk_ortho.experiments.evaluate.options import given
+    from topk_ortho.integrations.saebench import Suite, as_json, as_text, chosen, run_suite
+    from topk_ortho.training.hardware import choose_device
+
+    evals, words = chosen(o.evals), given(arguments)
+    check_out(o.out)
+    stored = formats.read(o.sae, allow_pickle=o.allow_pickle)
+    outcomes = run_suite(
+        Suite(
+            sae=replace(stored, model=o.model or stored.model, hook=o.hook or stored.hook),
+            digest=formats.digest(o.sae),
+            evals=evals,
+            python=o.saebench_python,
+            folder=o.saebench_folder,
+            # a run's own text is what it was trained on, and SAEBench holds nothing out
+            text=o.text if "text" in words else (),
+            dataset=o.dataset if "dataset" in words else "",
+            context=o.context,
+            device=str(choose_device(o.device)),
+            core_batches=o.core_batches,
+            llm_batch_size=o.llm_batch_size,
+        )
+    )
+    record = {"suite": "saebench", "sae": str(o.sae), **as_json(outcomes)}
+    if o.out is not None:
+        write(o.out, record)
+    _print(json.dumps(record, indent=2) if o.json else as_text(outcomes))
+    return 0 if any(outcome.status == "done" for outcome in outcomes.values()) else 1
 
 
 def _print(text: str) -> None:

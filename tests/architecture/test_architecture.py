@@ -19,9 +19,9 @@ RUST_CORE = ROOT / "rust" / "core"
 
 # Third-party packages that take long to import or are optional, and the files that may name them.
 CONFINED = {
-    "transformer_lens": {"activations/language_model.py"},
-    "transformers": {"activations/language_model.py"},
-    "datasets": {"activations/text.py"},
+    "transformer_lens": {"activations/language_model.py", "integrations/saebench/worker.py"},
+    "transformers": {"activations/language_model.py", "integrations/saebench/worker.py"},
+    "datasets": {"activations/text.py", "integrations/saebench/worker.py"},
     "matplotlib": {"report/plots.py", "report/canvas.py", "report/charts.py"},
     "jinja2": {"report/page.py"},
     "scipy": {"metrics/matching.py", "statistics/differences.py"},
@@ -32,13 +32,14 @@ CONFINED = {
         "experiments/evaluate/options.py",
         "experiments/token_classes/options.py",
     },
-    "sae_lens": set(),
+    "sae_lens": {"integrations/saebench/worker.py"},
+    "sae_bench": {"integrations/saebench/worker.py"},
     "dictionary_learning": set(),
     "sparsify": set(),
     "submitit": {"experiments/launch.py"},
     "wandb": set(),
     "triton": set(),
-    "huggingface_hub": {"integrations/hub.py"},
+    "huggingface_hub": {"integrations/hub.py", "integrations/saebench/worker.py"},
 }
 # Of these, the ones that no import at the top of a module may name.
 LAZY = {

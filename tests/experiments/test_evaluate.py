@@ -191,6 +191,8 @@ def test_json_in_place_of_the_table(run, capsys):
         (["/nowhere/sae", "--activations", "synthetic"], "no such folder"),
         (["SAE", "--text", "TEXT", "--out", "/nowhere/figures.json"], "--out"),
         (["SAE", "--text", "TEXT", "--eval-samples", "0"], "--eval-samples 0"),
+        (["SAE", "--suite", "saebench", "--evals", "corr"], "core"),
+        (["SAE", "--suite", "saebench", "--saebench-python", "/nowhere"], "make saebench"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_in_a_sentence(sae, text, arguments, message, capsys):

@@ -4,9 +4,11 @@ bounded history of selections.
 A pair is two features ``i < j``, given as two int64 columns of equal length with
 ``0 <= i < j < 2**32``. Arrays must have exactly the dtype that is stated and one dimension; strided
 and read-only ones are accepted. Anything else is a ``TypeError`` (wrong type or dtype) or a
-``ValueError`` (wrong value), which says what was given, what was expected and what to do, and
-leaves the object unchanged. Objects may be shared by any number of threads; the GIL is released
-while they work, and an array must not be written to by another thread while a call reads it.
+``ValueError`` (wrong value), and an answer of hundreds of megabytes or more that the machine has no
+memory for a ``MemoryError``, before it is begun. Each says what was given, what was expected and
+what to do, and leaves the object unchanged. Objects may be shared by any number of threads; the GIL
+is released while they work, and an array must not be written to by another thread while a call
+reads it. What is written to (``out``) shares no memory with what is read.
 """
 
 from typing import TypedDict, final

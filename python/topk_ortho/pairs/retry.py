@@ -1,8 +1,8 @@
 """Out of memory is no end of a run: the same work again, in half the memory.
 
 Every selection is exact whatever its budget, so a retry gives the pairs that the first attempt
-would have given. What the Rust side allocates cannot be caught (the process ends); it holds the
-codes, one accumulator per thread and some k candidates, and no tiles.
+would have given. The Rust side asks for what a large answer takes before it begins, and raises
+MemoryError; what else it holds (the codes, one accumulator per thread) cannot be caught.
 """
 
 from __future__ import annotations

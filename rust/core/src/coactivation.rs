@@ -11,8 +11,8 @@
 //! Memory beside the answer: 20 bytes per entry, 8 per active feature, and 4 per feature that are touched where it is
 //! active; and per thread 8 bytes per active feature, 8 per feature of the fullest row of pairs, and 16 bytes for each
 //! of the `k` pairs, 32 with more than 65,536 active features; as much again as the latter while the best are sorted.
-//! Refuses codes that are no CSR, and scores that are negative or not finite, naming the pair. A refused call changes
-//! nothing but the buffers.
+//! Refuses codes that are no CSR, scores that are negative or not finite, naming the pair, and answers that there is no
+//! memory for. A refused call changes nothing but the buffers.
 
 mod accumulator;
 mod band;
@@ -23,6 +23,7 @@ mod tests;
 
 use crate::codes::{Codes, Feature, Transposed};
 use crate::order::Candidate;
+use crate::room::{check_room, check_selection, is_large};
 use crate::topk::Selection;
 use crate::work::{check_threads, each, shares};
 use crate::{Error, Pair};
@@ -32,6 +33,12 @@ use std::ops::Range;
 
 /// Indices below this fit a candidate of 64 bits.
 const NARROW: usize = 1 << 16;
+
+/// What a pair takes while columns are made of it: `Sums` that double as they grow, and those of all threads together.
+const BYTES_PER_SUM: u128 = 72;
+
+/// What a selected pair takes beside its candidate: pair and score, then columns.
+const BYTES_PER_BEST: u128 = 32;
 
 /// A selection, and what it was selected from.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -92,7 +99,8 @@ impl Coactivation {
     /// The `k` pairs with the largest sums.
     ///
     /// # Errors
-    /// [`Error::ZeroK`], those of [`Codes::check`], [`Error::ScoreNotFinite`] or [`Error::ScoreNegative`].
+    /// [`Error::ZeroK`], those of [`Codes::check`], [`Error::ScoreNotFinite`] or [`Error::ScoreNegative`], and
+    /// [`Error::SelectionSize`] or [`Error::Memory`] if there may be too many pairs.
     pub fn select<C: Feature, V: Copy + Into<f64>>(
         &mut self,
         codes: &Codes<'_, C, V>,
@@ -111,6 +119,7 @@ impl Coactivation {
         shares: &[Range<usize>],
         k: usize,
     ) -> Result<Selected, Error> {
+        self.check_candidates::<N>(shares.len(), k)?;
         let found = self.search::<N>(shares, k, self.bar, by_sums)?;
         let features = self.codes.features();
         let pair = |ranks: [u32; 2]| {
@@ -125,7 +134,7 @@ impl Coactivation {
     /// All pairs `(i, j)` with `i` in `features` that fire together at least once.
     ///
     /// # Errors
-    /// Those of [`Codes::check`], or [`Error::FeatureRange`].
+    /// Those of [`Codes::check`], [`Error::FeatureRange`], or [`Error::Memory`] if there may be too many pairs.
     pub fn pairs<C: Feature, V: Copy + Into<f64>>(
         &mut self,
         codes: &Codes<'_, C, V>,
@@ -140,6 +149,7 @@ impl Coactivation {
         }
         let mut shares = self.begin(codes, 1)?;
         let ranks = self.codes.ranks(&features);
+        check_room(self.codes.most_pairs(ranks.clone()) * BYTES_PER_SUM)?;
         for share in &mut shares {
             *share = share.start.max(ranks.start)..share.end.min(ranks.end);
         }
@@ -207,6 +217,19 @@ impl Coactivation {
         }
         self.codes.fill(codes)?;
         Ok(self.share_out(codes.d_sae))
+    }
+
+    /// Whether there is memory for as many candidates as a search for `k` pairs may hold: twice while they grow, and
+    /// twice while they are merged and sorted.
+    fn check_candidates<N>(&self, shares: usize, k: usize) -> Result<(), Error> {
+        let (best, held) = (k as u128, 2 * shares as u128 * k as u128);
+        let bytes = |held, best| held * 4 * size_of::<N>() as u128 + best * BYTES_PER_BEST;
+        if !is_large(bytes(held, best)) {
+            return Ok(());
+        }
+        let most = self.codes.most_pairs(0..self.codes.features().len());
+        check_selection(most.min(best))?;
+        check_room(bytes(held.min(most), best.min(most)))
     }
 
     fn share_out(&mut self, d_sae: usize) -> Vec<Range<usize>> {

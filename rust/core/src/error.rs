@@ -77,12 +77,17 @@ pub enum Error {
         /// The largest there is.
         largest: usize,
     },
-    /// A selection of more pairs than a history can take at once.
+    /// A selection of more pairs than can be made or observed at once.
     SelectionSize {
         /// Number of pairs given.
         given: usize,
         /// The largest selection there is.
         largest: usize,
+    },
+    /// More memory than the machine gives.
+    Memory {
+        /// Bytes that the answer may take while it is made.
+        needed: u64,
     },
     /// A decay outside the open interval (0, 1).
     Decay {
@@ -262,7 +267,11 @@ impl fmt::Display for Error {
             ),
             Self::SelectionSize { given, largest } => write!(
                 f,
-                "a selection of {given} pairs was observed; expected at most {largest}; lower the fraction of pairs"
+                "a selection of {given} pairs was given or asked for; expected at most {largest}; lower k, or the fraction of pairs"
+            ),
+            Self::Memory { needed } => write!(
+                f,
+                "the answer may take {needed} bytes while it is made; expected what this machine can give; ask for fewer pairs or features"
             ),
             Self::Decay { given } => write!(
                 f,

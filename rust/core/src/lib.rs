@@ -47,6 +47,7 @@ pub mod pair;
 pub mod penalty;
 pub mod product;
 mod record;
+mod room;
 pub mod rows;
 pub mod stability;
 mod table;

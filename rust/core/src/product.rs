@@ -6,13 +6,18 @@
 //! bisection on its 31 bits: in the sorted `m` the partners that reach a score are a prefix, and at most
 //! `sqrt(2k) + 1` rows have one before `k` pairs are counted.
 //! Costs O(n log n + k log k) time and O(n + k) memory, ties of any number included.
-//! Refuses a negative or non-finite value, naming the feature, and a product beyond float32, naming the pair.
+//! Refuses a negative or non-finite value, naming the feature, a product beyond float32, naming the pair, and more pairs
+//! than there is memory for.
 
+use crate::room::{check_room, check_selection};
 use crate::topk::{Rank, Selection};
 use crate::{Error, Pair};
 use std::cmp::Reverse;
 
 const INFINITY: u32 = f32::INFINITY.to_bits();
+
+/// What a pair takes on the way: a rank, its parts, two keys to sort, and the columns.
+const BYTES_PER_PAIR: u128 = 96;
 
 /// The `k` pairs with the largest product of their features' values, or all with a positive product if they are fewer.
 ///
@@ -24,8 +29,8 @@ const INFINITY: u32 = f32::INFINITY.to_bits();
 /// ```
 ///
 /// # Errors
-/// [`Error::ZeroK`], [`Error::FeatureValue`], [`Error::TooManyFeatures`], or [`Error::ScoreNotFinite`] if the largest
-/// product overflows.
+/// [`Error::ZeroK`], [`Error::FeatureValue`], [`Error::TooManyFeatures`], [`Error::ScoreNotFinite`] if the largest
+/// product overflows, and [`Error::SelectionSize`] or [`Error::Memory`] if there are too many pairs.
 pub fn top_products(m: &[f32], k: usize) -> Result<Selection, Error> {
     if k == 0 {
         return Err(Error::ZeroK);
@@ -33,14 +38,17 @@ pub fn top_products(m: &[f32], k: usize) -> Result<Selection, Error> {
     let ranked = Ranked::new(m)?;
     ranked.check_overflow()?;
     let everything = 1; // the bits of the smallest positive score
-    let mut ranks = Vec::new();
-    if ranked.holds_fewer(everything, k) {
+    let pairs = ranked.count(everything, k);
+    check_selection(pairs as u128)?;
+    check_room(pairs as u128 * BYTES_PER_PAIR)?;
+    let mut ranks = Vec::with_capacity(pairs);
+    if pairs < k {
         ranked.emit(everything, &mut ranks);
     } else {
         let (mut edge, mut beyond) = (everything, INFINITY);
         while beyond - edge > 1 {
             let middle = edge.midpoint(beyond);
-            if ranked.holds_fewer(middle, k) {
+            if ranked.count(middle, k) < k {
                 beyond = middle;
             } else {
                 edge = middle;
@@ -117,16 +125,16 @@ impl Ranked {
             .take_while(|(_, partners)| !partners.is_empty())
     }
 
-    /// Whether fewer than `k` pairs score `edge` or more.
-    fn holds_fewer(&self, edge: u32, k: usize) -> bool {
+    /// How many pairs score `edge` or more, counted up to `most`.
+    fn count(&self, edge: u32, most: usize) -> usize {
         let mut pairs = 0;
         for (_, partners) in self.rows(edge) {
             pairs += partners.len();
-            if pairs >= k {
-                return false;
+            if pairs >= most {
+                return most;
             }
         }
-        true
+        pairs
     }
 
     /// Every pair that scores `edge` or more.
@@ -258,5 +266,21 @@ mod tests {
         };
         assert_eq!(top_products(&[1e30, 1.0, 1e30], 1), Err(overflow));
         assert_eq!(top_products(&[], 3), Ok(Selection::default()));
+    }
+
+    #[test]
+    fn more_pairs_than_a_selection_holds_are_refused_and_nothing_is_allocated() {
+        let m = vec![1.0; 50_000];
+        for (k, given) in [(1 << 32, 1_249_975_000), ((1 << 30) + 1, (1 << 30) + 1)] {
+            let refused = Error::SelectionSize {
+                given,
+                largest: 1 << 30,
+            };
+            assert_eq!(top_products(&m, k), Err(refused));
+        }
+        assert_eq!(
+            top_products(&m[..3], 1 << 32).map(|all| all.pairs.len()),
+            Ok(3)
+        );
     }
 }

@@ -51,7 +51,7 @@ const GROUP: usize = 256;
 impl Table {
     /// Places are 32-bit, and one selection may stand on top of a full table.
     pub(crate) const MAX_CAPACITY: usize = 1 << 30;
-    pub(crate) const MAX_SELECTION: usize = 1 << 30;
+    pub(crate) const MAX_SELECTION: usize = crate::room::MAX_SELECTION;
 
     pub(crate) fn new(capacity: usize, decay: f64) -> Self {
         Self::restore(capacity, decay, 0, 0.0, Vec::new())

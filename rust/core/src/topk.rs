@@ -4,13 +4,15 @@
 //! Costs one pass over the candidates. Up to [`HEAP_LIMIT`] pairs are held in a heap; above that, candidates below the
 //! k-th best score so far are discarded a lane at a time and the rest go to a buffer of at most `2k + 17408`, cut back by
 //! selection: at most some 32 bytes per pair asked for. Memory grows with what is held, never ahead of it.
-//! Refuses scores that are negative or not finite, before anything of the block is taken. A score of zero is never
+//! Refuses scores that are negative or not finite, and blocks that there is no memory for, before anything of the block
+//! is taken. A score of zero is never
 //! selected. A pair pushed twice is two candidates: distinct pairs are the caller's business.
 
 pub(crate) mod buffer;
 mod scan;
 
 use crate::order::best_first;
+use crate::room::{check_room, check_selection};
 use crate::{Error, Pair};
 use buffer::Buffer;
 use std::cell::Cell;
@@ -25,6 +27,9 @@ const LANE: usize = 16;
 
 /// A block so many times as long as what is held is worth a copy of that.
 const MANY_TIMES: usize = 8;
+
+/// What a candidate takes: itself, a copy to go back to, keys to sort, and the columns.
+const BYTES_PER_CANDIDATE: u128 = 96;
 
 /// The smallest positive score, as bits. Bits of non-negative scores are ordered like the scores.
 pub(crate) const SMALLEST_POSITIVE: u32 = 1;
@@ -100,7 +105,8 @@ impl TopK {
     /// Offers one block of candidates.
     ///
     /// # Errors
-    /// [`Error::Lengths`], [`Error::ScoreNotFinite`] or [`Error::ScoreNegative`]; nothing of the block is taken then.
+    /// [`Error::Lengths`], [`Error::ScoreNotFinite`], [`Error::ScoreNegative`], or [`Error::SelectionSize`] or
+    /// [`Error::Memory`] where more would be held than there is memory for; nothing of the block is taken then.
     pub fn push(&mut self, pairs: &[Pair], scores: &[f32]) -> Result<(), Error> {
         if pairs.len() != scores.len() {
             return Err(Error::Lengths {
@@ -109,6 +115,7 @@ impl TopK {
                 score: Some(scores.len()),
             });
         }
+        self.check_room(scores.len())?;
         if let Some(at) = first_wrong(scores) {
             return check_score(pairs[at], scores[at]);
         }
@@ -129,6 +136,7 @@ impl TopK {
                 score: Some(scores.len()),
             });
         }
+        self.check_room(scores.len())?;
         if scores.len() / MANY_TIMES >= self.len() && matches!(self.store, Store::Buffer(_)) {
             return self.admit_unchecked(i, j, scores);
         }
@@ -213,6 +221,16 @@ impl TopK {
             self.store = before;
         }
         checked
+    }
+
+    /// Whether so many more candidates can be held.
+    fn check_room(&self, more: usize) -> Result<(), Error> {
+        let Store::Buffer(buffer) = &self.store else {
+            return Ok(());
+        };
+        let (k, all) = (self.k as u128, (buffer.len() + more) as u128);
+        check_selection(all.min(k))?;
+        check_room(all.min(2 * k + more as u128) * BYTES_PER_CANDIDATE)
     }
 
     /// A candidate below it cannot win.

@@ -1,9 +1,12 @@
 //! Work on a contiguous run of items, shared out among threads.
 //!
-//! Threads live for one call, some tens of microseconds each: no pool survives a fork or waits beside one of torch's.
+//! Threads live for one call, some tens of microseconds each: no pool survives a fork or waits beside one of torch's. What
+//! the system gives no thread for is done by the caller.
 
 use crate::Error;
 use std::ops::Range;
+use std::sync::Mutex;
+use std::thread::{Builder, ScopedJoinHandle};
 
 /// Asking for more threads than this gets so many.
 const MOST: usize = 256;
@@ -36,20 +39,28 @@ pub(crate) fn each<T: Send, R: Send>(tasks: Vec<T>, run: impl Fn(T) -> R + Sync)
         return vec![run(last)];
     }
     let run = &run;
+    let waiting: Vec<_> = tasks
+        .into_iter()
+        .map(|task| Mutex::new(Some(task)))
+        .collect();
+    let take = |task: &Mutex<Option<T>>| task.lock().ok().and_then(|mut task| task.take()).map(run);
+    let take = &take;
     std::thread::scope(|scope| {
-        let threads: Vec<_> = tasks
-            .into_iter()
-            .map(|task| scope.spawn(move || run(task)))
-            .collect();
+        let start = |task| Builder::new().spawn_scoped(scope, move || take(task));
+        let threads: Vec<_> = waiting.iter().map(start).collect();
         let last = run(last);
+        let answer = |(thread, task): (std::io::Result<ScopedJoinHandle<'_, _>>, _)| match thread {
+            Ok(thread) => thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            Err(_) => take(task),
+        };
         let mut answers: Vec<R> = threads
             .into_iter()
-            .map(|thread| {
-                thread
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            })
+            .zip(&waiting)
+            .filter_map(answer)
             .collect();
+        debug_assert_eq!(answers.len(), waiting.len());
         answers.push(last);
         answers
     })

@@ -2,7 +2,7 @@
 
 use crate::columns::{Column, Matrix};
 use crate::selection::into_arrays;
-use crate::{detached, locked, whole};
+use crate::{detached, locked, size, whole};
 use numpy::{IntoPyArray, PyArray1};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -28,6 +28,24 @@ struct Batch<'py> {
 enum Features<'py> {
     Narrow(Column<'py, u32>),
     Wide(Column<'py, i64>),
+}
+
+impl<'py> Features<'py> {
+    fn new(col: &Bound<'py, PyAny>) -> PyResult<Self> {
+        match Column::new("col", col) {
+            Err(error) if error.is_instance_of::<PyTypeError>(col.py()) => {
+                Ok(Self::Narrow(Column::new("col", col).map_err(|_| error)?))
+            }
+            wide => Ok(Self::Wide(wide?)),
+        }
+    }
+
+    fn len(&self) -> PyResult<usize> {
+        Ok(match self {
+            Self::Narrow(col) => col.slice()?.len(),
+            Self::Wide(col) => col.slice()?.len(),
+        })
+    }
 }
 
 enum Values<'py> {
@@ -80,7 +98,7 @@ impl Coactivation {
         k: &Bound<'py, PyAny>,
     ) -> PyResult<Selected<'py>> {
         let batch = Batch::new(crow, col, value, d_sae)?;
-        let k = usize::try_from(whole("k", k)?).unwrap_or(usize::MAX);
+        let k = size("k", k)?;
         let selected = with_codes!(batch, codes => locked(py, &self.0, |it| {
             it.select(&codes, k).map(columns)
         }))?;
@@ -100,7 +118,7 @@ impl Coactivation {
         let rows = Matrix::new("rows", rows)?;
         let d_sae = rows.height();
         let batch = Batch::of(crow, col, value, d_sae)?;
-        let k = usize::try_from(whole("k", k)?).unwrap_or(usize::MAX);
+        let k = size("k", k)?;
         let (numbers, width) = (rows.slice()?, rows.width());
         let selected = with_codes!(batch, codes => locked(py, &self.0, |it| {
             it.select_cosine(&codes, core::Rows::new(numbers, width)?, k).map(columns)
@@ -121,8 +139,8 @@ impl Coactivation {
         last: &Bound<'py, PyAny>,
     ) -> PyResult<Sums<'py>> {
         let batch = Batch::new(crow, col, value, d_sae)?;
-        let first = usize::try_from(whole("first", first)?).unwrap_or(usize::MAX);
-        let last = usize::try_from(whole("last", last)?).unwrap_or(usize::MAX);
+        let first = size("first", first)?;
+        let last = size("last", last)?;
         let sums = with_codes!(batch, codes => locked(py, &self.0, |it| {
             it.pairs(&codes, first..last)
         }))?;
@@ -143,8 +161,16 @@ impl Coactivation {
         most_pairs: &Bound<'_, PyAny>,
     ) -> PyResult<Vec<usize>> {
         let most_pairs = whole("most_pairs", most_pairs)?;
+        let crow = Column::new("crow", crow)?;
+        let (col, d_sae) = (Features::new(col)?, size("d_sae", d_sae)?);
         let value = PyArray1::<f32>::zeros(py, col.len()?, false);
-        let batch = Batch::new(crow, col, value.as_any(), d_sae)?;
+        let value = Values::Single(Column::new("value", value.as_any())?);
+        let batch = Batch {
+            crow,
+            col,
+            value,
+            d_sae,
+        };
         with_codes!(batch, codes => locked(py, &self.0, |it| it.blocks(&codes, most_pairs)))
     }
 
@@ -161,8 +187,7 @@ impl<'py> Batch<'py> {
         value: &Bound<'py, PyAny>,
         d_sae: &Bound<'py, PyAny>,
     ) -> PyResult<Self> {
-        let d_sae = usize::try_from(whole("d_sae", d_sae)?).unwrap_or(usize::MAX);
-        Self::of(crow, col, value, d_sae)
+        Self::of(crow, col, value, size("d_sae", d_sae)?)
     }
 
     fn of(
@@ -173,12 +198,7 @@ impl<'py> Batch<'py> {
     ) -> PyResult<Self> {
         Ok(Self {
             crow: Column::new("crow", crow)?,
-            col: match Column::new("col", col) {
-                Err(error) if error.is_instance_of::<PyTypeError>(col.py()) => {
-                    Features::Narrow(Column::new("col", col).map_err(|_| error)?)
-                }
-                wide => Features::Wide(wide?),
-            },
+            col: Features::new(col)?,
             value: match Column::new("value", value) {
                 Err(error) if error.is_instance_of::<PyTypeError>(value.py()) => {
                     Values::Double(Column::new("value", value).map_err(|_| error)?)

@@ -36,6 +36,28 @@ impl<'py, T: Element> Column<'py, T> {
     }
 }
 
+/// A column of booleans. A byte that is neither 0 nor 1, which numpy takes for true, is none in Rust.
+pub(crate) struct Flags<'py>(Column<'py, bool>);
+
+impl<'py> Flags<'py> {
+    /// Refuses anything but a one-dimensional array of proper booleans.
+    pub(crate) fn new(name: &str, value: &Bound<'py, PyAny>) -> PyResult<Self> {
+        let flags = Column::<bool>::new(name, value)?;
+        let bytes = flags.0.call_method1("view", ("uint8",))?;
+        let bytes = Column::<u8>::new(name, &bytes)?;
+        match bytes.slice()?.iter().find(|&&byte| byte > 1) {
+            Some(byte) => Err(PyValueError::new_err(format!(
+                "{name} holds a boolean whose byte is {byte}; expected 0 or 1; pass {name}.view(numpy.uint8) != 0"
+            ))),
+            None => Ok(Self(flags)),
+        }
+    }
+
+    pub(crate) fn slice(&self) -> PyResult<&[bool]> {
+        self.0.slice()
+    }
+}
+
 /// A matrix argument, row after row: the array itself, or a copy of one that is laid out otherwise.
 pub(crate) struct Matrix<'py>(PyReadonlyArray2<'py, f32>);
 

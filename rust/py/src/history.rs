@@ -1,7 +1,7 @@
 //! `PairHistory`.
 
 use crate::columns::Column;
-use crate::{detached, locked, real, whole};
+use crate::{detached, locked, real, size, whole};
 use numpy::{IntoPyArray, PyArray1};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -38,7 +38,7 @@ impl PairHistory {
         decay: &Bound<'_, PyAny>,
     ) -> PyResult<Self> {
         let decay = real("decay", decay)?;
-        let capacity = usize::try_from(whole("capacity", capacity)?).unwrap_or(usize::MAX);
+        let capacity = size("capacity", capacity)?;
         detached(py, || core::PairHistory::new(capacity, decay))
             .map(|history| Self(Mutex::new(history)))
     }
@@ -74,7 +74,7 @@ impl PairHistory {
 
     /// The n records with the largest lower end, as nine columns.
     fn top<'py>(&self, py: Python<'py>, n: &Bound<'py, PyAny>) -> PyResult<Records<'py>> {
-        let n = usize::try_from(whole("n", n)?).unwrap_or(usize::MAX);
+        let n = size("n", n)?;
         let top = locked(py, &self.0, |history| Ok(history.top(n)))?;
         Ok((
             top.i.into_pyarray(py),
@@ -100,7 +100,7 @@ impl PairHistory {
         py: Python<'py>,
         n: &Bound<'py, PyAny>,
     ) -> PyResult<(Ints<'py>, Ints<'py>)> {
-        let n = usize::try_from(whole("n", n)?).unwrap_or(usize::MAX);
+        let n = size("n", n)?;
         let (feature, degree) = locked(py, &self.0, |history| Ok(history.hubs(n)))?;
         Ok((feature.into_pyarray(py), degree.into_pyarray(py)))
     }

@@ -9,7 +9,7 @@ mod history;
 mod penalty;
 mod selection;
 
-use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyMemoryError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use std::sync::Mutex;
 use topk_ortho_core::Error;
@@ -34,7 +34,7 @@ fn locked<T: Send, R: Send>(
     call: impl FnOnce(&mut T) -> Result<R, Error> + Send,
 ) -> PyResult<R> {
     py.detach(|| match value.lock() {
-        Ok(mut guard) => call(&mut guard).map_err(|error| PyValueError::new_err(error.to_string())),
+        Ok(mut guard) => call(&mut guard).map_err(raised),
         Err(_) => Err(PyRuntimeError::new_err(
             "an earlier call on this object failed half way; expected none to; restore it from the last checkpoint",
         )),
@@ -46,8 +46,15 @@ fn detached<R: Send>(
     py: Python<'_>,
     call: impl FnOnce() -> Result<R, Error> + Send,
 ) -> PyResult<R> {
-    py.detach(call)
-        .map_err(|error| PyValueError::new_err(error.to_string()))
+    py.detach(call).map_err(raised)
+}
+
+fn raised(error: Error) -> PyErr {
+    let message = error.to_string();
+    match error {
+        Error::Memory { .. } => PyMemoryError::new_err(message),
+        _ => PyValueError::new_err(message),
+    }
 }
 
 /// A whole number of zero or more; numpy integers count, booleans and floats do not.
@@ -65,10 +72,14 @@ fn whole(name: &str, value: &Bound<'_, PyAny>) -> PyResult<u64> {
     })
 }
 
+/// A whole number of things in memory.
+fn size(name: &str, value: &Bound<'_, PyAny>) -> PyResult<usize> {
+    Ok(usize::try_from(whole(name, value)?).unwrap_or(usize::MAX))
+}
+
 /// The number of threads to work on; one unless given.
 fn threads(value: Option<&Bound<'_, PyAny>>) -> PyResult<usize> {
-    let threads = value.map_or(Ok(1), |value| whole("threads", value))?;
-    Ok(usize::try_from(threads).unwrap_or(usize::MAX))
+    value.map_or(Ok(1), |value| size("threads", value))
 }
 
 /// A real number; numpy scalars and whole numbers count.

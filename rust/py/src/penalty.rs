@@ -1,6 +1,6 @@
 //! `row_norms`, `pair_cosines`, `pair_gradient` and `pair_penalty`.
 
-use crate::columns::{Column, Matrix};
+use crate::columns::{Column, Flags, Matrix};
 use crate::detached;
 use numpy::{
     IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadwriteArray2, PyUntypedArrayMethods,
@@ -71,8 +71,8 @@ pub(crate) fn pair_gradient<'py>(
     let (rows, threads) = (Matrix::new("rows", rows)?, crate::threads(threads)?);
     let (i, j) = (Column::new("i", i)?, Column::new("j", j)?);
     let slope = Column::new("slope", slope)?;
-    let moves_i = Column::new("moves_i", moves_i)?;
-    let moves_j = Column::new("moves_j", moves_j)?;
+    let moves_i = Flags::new("moves_i", moves_i)?;
+    let moves_j = Flags::new("moves_j", moves_j)?;
     let norms = norms.map(|norms| Column::new("norms", norms)).transpose()?;
     let out = of_shape(py, out, [rows.height(), rows.width()])?;
     let mut gradient = writable(&out)?;
@@ -88,6 +88,13 @@ pub(crate) fn pair_gradient<'py>(
     };
     let norms = norms.as_ref().map(Column::slice).transpose()?;
     let gradient = gradient.as_slice_mut()?;
+    apart(gradient, "rows", numbers)?;
+    apart(gradient, "i", pairs.i)?;
+    apart(gradient, "j", pairs.j)?;
+    apart(gradient, "slope", slopes.slope)?;
+    apart(gradient, "moves_i", slopes.moves_i)?;
+    apart(gradient, "moves_j", slopes.moves_j)?;
+    apart(gradient, "norms", norms.unwrap_or_default())?;
     detached(py, || {
         let rows = core::Rows::new(numbers, width)?;
         core::pair_gradient(rows, norms, pairs, slopes, gradient, threads)
@@ -115,7 +122,7 @@ pub(crate) fn pair_penalty<'py>(
     let (rows, threads) = (Matrix::new("rows", rows)?, crate::threads(threads)?);
     let (i, j) = (Column::new("i", i)?, Column::new("j", j)?);
     let (tau, weight) = (Column::new("tau", tau)?, Column::new("weight", weight)?);
-    let i_is_child = Column::new("i_is_child", i_is_child)?;
+    let i_is_child = Flags::new("i_is_child", i_is_child)?;
     let norms = norms.map(|norms| Column::new("norms", norms)).transpose()?;
     let out = of_shape(py, out, [rows.height(), rows.width()])?;
     let mut gradient = writable(&out)?;
@@ -132,6 +139,13 @@ pub(crate) fn pair_penalty<'py>(
     let i_is_child = i_is_child.slice()?;
     let norms = norms.as_ref().map(Column::slice).transpose()?;
     let gradient = gradient.as_slice_mut()?;
+    apart(gradient, "rows", numbers)?;
+    apart(gradient, "i", pairs.i)?;
+    apart(gradient, "j", pairs.j)?;
+    apart(gradient, "tau", price.tau)?;
+    apart(gradient, "weight", price.weight)?;
+    apart(gradient, "i_is_child", i_is_child)?;
+    apart(gradient, "norms", norms.unwrap_or_default())?;
     let cost = detached(py, || {
         let rows = core::Rows::new(numbers, width)?;
         core::pair_penalty(rows, norms, pairs, price, i_is_child, gradient, threads)
@@ -168,4 +182,17 @@ fn writable<'py>(out: &Bound<'py, PyArray2<f32>>) -> PyResult<PyReadwriteArray2<
             "out cannot be written to ({error}); expected an array of its own; pass numpy.empty_like(rows), or leave it out"
         ))
     })
+}
+
+/// Refuses an output that an input shares memory with. Arrays that come by way of a buffer or a tensor do not know of each
+/// other, and borrow checking does not see it.
+fn apart<T>(out: &[f32], name: &str, column: &[T]) -> PyResult<()> {
+    let (out, column) = (out.as_ptr_range(), column.as_ptr_range());
+    let begins = out.start.addr().max(column.start.addr());
+    if begins < out.end.addr().min(column.end.addr()) {
+        return Err(PyValueError::new_err(format!(
+            "out shares memory with {name}; expected an array of its own; pass numpy.empty_like(rows), or leave it out"
+        )));
+    }
+    Ok(())
 }

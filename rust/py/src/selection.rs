@@ -1,7 +1,7 @@
 //! `TopK` and `top_products`.
 
 use crate::columns::Column;
-use crate::{detached, locked, whole};
+use crate::{detached, locked, size};
 use numpy::{IntoPyArray, PyArray1};
 use pyo3::prelude::*;
 use std::sync::Mutex;
@@ -33,11 +33,8 @@ pub(crate) struct TopK(Mutex<core::TopK>);
 impl TopK {
     #[new]
     fn new(py: Python<'_>, k: &Bound<'_, PyAny>) -> PyResult<Self> {
-        let k = whole("k", k)?;
-        detached(py, || {
-            core::TopK::new(usize::try_from(k).unwrap_or(usize::MAX))
-        })
-        .map(|best| Self(Mutex::new(best)))
+        let k = size("k", k)?;
+        detached(py, || core::TopK::new(k)).map(|best| Self(Mutex::new(best)))
     }
 
     /// Offers one block of candidates.
@@ -77,7 +74,7 @@ pub(crate) fn top_products<'py>(
     m: &Bound<'py, PyAny>,
     k: &Bound<'py, PyAny>,
 ) -> PyResult<Selected<'py>> {
-    let k = usize::try_from(whole("k", k)?).unwrap_or(usize::MAX);
+    let k = size("k", k)?;
     let m = Column::new("m", m)?;
     let m = m.slice()?;
     let columns = detached(py, || {

@@ -42,7 +42,8 @@ impl Coactivation {
     /// The `k` pairs with the largest positive cosine of their rows among those that fire together at least once.
     ///
     /// # Errors
-    /// [`Error::ZeroK`], those of [`Codes::check`], [`Error::RowCount`] or [`Error::RowNotFinite`].
+    /// [`Error::ZeroK`], those of [`Codes::check`], [`Error::RowCount`] or [`Error::RowNotFinite`], and
+    /// [`Error::SelectionSize`] or [`Error::Memory`] if there may be too many pairs.
     pub fn select_cosine<C: Feature, V: Copy + Into<f64>>(
         &mut self,
         codes: &Codes<'_, C, V>,
@@ -74,6 +75,7 @@ impl Coactivation {
         shares: &[Range<usize>],
         k: usize,
     ) -> Result<Selected, Error> {
+        self.check_candidates::<N>(shares.len(), k)?;
         let select = |ranks, accumulator: &mut Accumulator, codes: &Transposed, best: Band<N>| {
             Ok(wide(Search {
                 decoder,

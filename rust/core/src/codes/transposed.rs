@@ -8,6 +8,7 @@
 
 use super::{Codes, Feature};
 use crate::Error;
+use crate::room::check_room;
 use std::ops::Range;
 
 /// One entry as its feature sees it: its place, and where its row ends.
@@ -69,8 +70,7 @@ impl Transposed {
         self.col.clear();
         self.col
             .extend(codes.col.iter().map(|c| c.index().unwrap_or(u32::MAX)));
-        self.rank(codes.d_sae);
-        Ok(())
+        self.rank(codes.d_sae)
     }
 
     /// Ranks by number of entries in the place of ranks by feature.
@@ -116,8 +116,9 @@ impl Transposed {
     }
 
     /// Lists the features of the entries and puts their ranks in the place of the entries' features.
-    fn rank(&mut self, d_sae: usize) {
+    fn rank(&mut self, d_sae: usize) -> Result<(), Error> {
         if self.d_sae != d_sae {
+            check_room(d_sae as u128 * (4 + 1))?;
             self.d_sae = d_sae;
             self.rank = vec![0; d_sae];
             self.seen = vec![0; d_sae.div_ceil(64)];
@@ -138,6 +139,7 @@ impl Transposed {
         for feature in &mut self.col {
             *feature = self.rank[*feature as usize];
         }
+        Ok(())
     }
 
     /// Ends of the entries of each rank.
@@ -177,6 +179,14 @@ impl Transposed {
             &self.col[at + 1..end],
             &self.value[at + 1..end],
         )
+    }
+
+    /// The most pairs that some ranks can have with the ranks behind them.
+    pub(crate) fn most_pairs(&self, ranks: Range<usize>) -> u128 {
+        let behind = |rank: usize| (self.features.len() - rank - 1) as u64;
+        ranks
+            .map(|rank| u128::from(self.products(rank).min(behind(rank))))
+            .sum()
     }
 
     /// Products that a feature has with the features behind it.

@@ -80,7 +80,7 @@ impl PairHistory {
             usize::try_from(input.u64()?).map_err(|_| corrupt("capacity beyond this machine"))?;
         let decay = input.f64()?;
         check_config(capacity, decay)?;
-        let now = input.u64()?;
+        let now = input.count()?;
         let bound = input.size()?;
         let mut stability = input.stability(now)?;
         let last_step = stability.last.map_or(0, |last| last.step);
@@ -245,6 +245,13 @@ impl<'a> Reader<'a> {
         self.array().map(f64::from_le_bytes)
     }
 
+    /// A number of things that went up by one at a time: far from where it would overflow.
+    fn count(&mut self) -> Result<u64, Error> {
+        let value = self.u64()?;
+        ensure(i64::try_from(value).is_ok(), "a count beyond 2^63")?;
+        Ok(value)
+    }
+
     /// A finite number, zero or more; -0.0 is never written.
     fn size(&mut self) -> Result<f64, Error> {
         let value = self.f64()?;
@@ -269,20 +276,20 @@ impl<'a> Reader<'a> {
 
     fn stability(&mut self, now: u64) -> Result<Stability, Error> {
         let mut stability = Stability::new();
-        let [step, left, kept] = [self.u64()?, self.u64()?, self.u64()?];
+        let [step, left, kept] = [self.count()?, self.count()?, self.count()?];
         let [jaccard, mean_ema, stable_share] = [self.size()?, self.size()?, self.size()?];
         stability.jaccard_sum = self.size()?;
         for survival in &mut stability.survival {
-            (survival.kept, survival.anchored) = (self.u64()?, self.u64()?);
+            (survival.kept, survival.anchored) = (self.count()?, self.count()?);
             ensure(
                 survival.kept <= survival.anchored,
                 "more pairs survived than were anchored",
             )?;
         }
         for bin in 0..LIFETIME_BINS {
-            stability.lifetimes.counts[bin] = self.u64()?;
+            stability.lifetimes.counts[bin] = self.count()?;
         }
-        stability.lifetimes.unknown = self.u64()?;
+        stability.lifetimes.unknown = self.count()?;
         stability.anchors = self.anchors(now)?;
         if now == 0 {
             let zero = step == 0 && left == 0 && kept == 0 && stability.jaccard_sum == 0.0;
@@ -293,7 +300,6 @@ impl<'a> Reader<'a> {
             return Ok(stability);
         }
         let size = stability.selection().len() as u64;
-        ensure(i64::try_from(step).is_ok(), "a step beyond 2^63")?;
         ensure(kept <= size, "more pairs kept than selected")?;
         ensure(
             now > 1 || (jaccard == 0.0 && kept == 0 && left == 0),

@@ -157,3 +157,54 @@ fn version_1_stays_readable() {
     assert_eq!(history.to_bytes(), VERSION_1);
     assert_eq!(small().to_bytes(), VERSION_1);
 }
+
+/// Each of these numbers goes up by one with an observation, or by the size of one.
+#[test]
+fn a_count_that_would_overflow_is_refused() {
+    let mut history = PairHistory::new(3, 0.5).unwrap();
+    history.observe(0, &[]).unwrap();
+    let body = history.to_bytes();
+    let body = &body[..body.len() - 4];
+    let (step, survival) = (40, 40 + 7 * 8);
+    let lifetimes = survival + 11 * 16;
+    let unknown = lifetimes + 32 * 8;
+    for at in [step, survival + 8, lifetimes, unknown] {
+        for count in [1 << 63, u64::MAX] {
+            let mut body = body.to_vec();
+            body[at..at + 8].copy_from_slice(&count.to_le_bytes());
+            let refused = PairHistory::from_bytes(&sealed(body)).err();
+            let what = "a count beyond 2^63";
+            assert_eq!(refused, Some(Error::Corrupt { what }), "at {at}");
+        }
+    }
+}
+
+/// With empty selections a file can claim any number of observations: the anchors that belong to it are easily made.
+#[test]
+fn observations_beyond_every_count_are_refused() {
+    let mut history = PairHistory::new(3, 0.5).unwrap();
+    history.observe(0, &[]).unwrap();
+    let one = history.to_bytes();
+    let anchors_at = 40 + 7 * 8 + 11 * 16 + 33 * 8;
+    let claims = |now: u64| {
+        let mut body = one[..anchors_at].to_vec();
+        body[24..32].copy_from_slice(&now.to_le_bytes());
+        let mut anchors: Vec<u64> = (0..11).map(|n| 1 + ((now - 1) >> n << n)).collect();
+        anchors.sort_unstable();
+        anchors.dedup();
+        body.extend((anchors.len() as u64).to_le_bytes());
+        body.extend(
+            anchors
+                .iter()
+                .flat_map(|at| [at.to_le_bytes(), [0; 8]].concat()),
+        );
+        body.extend(0_u64.to_le_bytes());
+        PairHistory::from_bytes(&sealed(body))
+    };
+    assert_eq!(claims(1_000_000).unwrap().observations(), 1_000_000);
+    let what = "a count beyond 2^63";
+    assert_eq!(claims(u64::MAX).err(), Some(Error::Corrupt { what }));
+    let mut most = claims(i64::MAX as u64).unwrap();
+    most.observe(1, &[Pair::try_new(0, 1).unwrap()]).unwrap();
+    assert_eq!(most.stability().observations, 1 << 63);
+}

@@ -47,7 +47,7 @@ def saes() -> None:
     assert train(["--pairs.criterion", "none", "--out", "runs/plain", *SAE, *tiny([])]) == 0
     rng = torch.Generator().manual_seed(0)
     W_dec = torch.nn.functional.normalize(torch.randn(64, 32, generator=rng), dim=1)
-    theirs = StoredSAE("dictionary-learning", "batch-topk", 4, W_dec.T.contiguous(),
+    theirs = StoredSAE("saelens", "batch-topk", 4, W_dec.T.contiguous(),
                        torch.zeros(64), W_dec, torch.zeros(32), torch.full((64,), 1.0))  # fmt: skip
     formats.write(theirs, "their-sae")
 

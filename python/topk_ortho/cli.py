@@ -289,9 +289,10 @@ def _absorption(arguments: list[str]) -> int:
 
 
 def _evaluate(arguments: list[str]) -> int:
-    from topk_ortho.experiments.evaluate.options import read
+    from topk_ortho.experiments.evaluate.options import check_suite, given, read
 
     o = read(arguments)
+    check_suite(o, given(arguments))
     if o.suite == "saebench":
         return _saebench(o, arguments)
     from topk_ortho.experiments.evaluate.command import run_evaluation

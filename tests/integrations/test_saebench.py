@@ -161,6 +161,7 @@ def test_what_the_worker_is_asked(sae, stand_in, tmp_path):
     assert (asked["model"], asked["model_folder"]) == (model.name, str(model.resolve()))
     lines = (Path(asked["dataset"]) / "documents.jsonl").read_text().splitlines()
     assert [json.loads(line)["text"] for line in lines] == ["One.", "Two."]
+    assert len(asked["text_sha256"]) == 64
     assert {path.name for path in Path(asked["sae"]).iterdir()} == {
         "cfg.json",
         "sae_weights.safetensors",

@@ -53,9 +53,9 @@ GROUPS: dict[str, dict[str, str]] = {
         "parents_found": "share of parents matched with a cosine above 0.8",
         "mcc": "mean cosine of the assignment",
         "uniqueness": "share of features that are some direction's nearest",
-        "f1_parent": "matched features as detectors",
-        "f1_child": "",
-        "f1_independent": "",
+        "f1_parent": "matched features as detectors of true ones with children",
+        "f1_child": "of those with a parent",
+        "f1_independent": "of those with neither",
     },
 }
 """What is shown, where it was measured; everything else is in the JSON alone."""

@@ -21,6 +21,8 @@ OF_A_RUN = ("eval_samples", "activations", "model", "text", "dataset", "hook", "
             "seed", "synthetic", "plant")  # fmt: skip
 """Options that have the same name, and for a run the same value, in its configuration."""
 OF_A_MODEL = {"model", "text", "dataset", "hook", "context"}
+OF_SAEBENCH = {"evals", "saebench-python", "saebench-folder", "core-batches", "llm-batch-size"}
+NOT_OF_SAEBENCH = {"split", "eval-samples", "activations", "data", "seed", "synthetic", "plant"}
 ALREADY_TRAINED_ON = {"synthetic", "model", "text", "dataset", "hook", "context", "data", "plant"}
 """Options that put other data in the place of a run's own, by their first word."""
 
@@ -129,8 +131,16 @@ def understand(options: EvaluateOptions, words: set[str], *, named: dict[str, st
         ConfigError: no data, or data that contradicts itself.
     """
     run = run_config(options.sae)
-    other = {word.split(".")[0] for word in words} & ALREADY_TRAINED_ON
+    first_words = {word.split(".")[0] for word in words}
+    other = first_words & ALREADY_TRAINED_ON
     kind = _kind(options, words, own=None if run is None else run.activations)
+    for theirs, of in (("language-model", OF_A_MODEL), ("files", {"data"}),
+                       ("synthetic", {"synthetic"})):  # fmt: skip
+        if kind != theirs and first_words & of:
+            raise ConfigError(
+                f"--{min(first_words & of)} was given, but the activations are {kind}, which take "
+                "no such option; leave it out, or give --activations and what belongs to them."
+            )
     split = options.split
     if kind == "synthetic":
         split = "eval"  # it never ends, and every block is fresh
@@ -162,7 +172,7 @@ def _kind(options: EvaluateOptions, words: set[str], *, own: str | None) -> Any:
         return options.activations
     if "data" in words:
         return "files"
-    if words & OF_A_MODEL and own != "files":
+    if words & OF_A_MODEL:
         return "language-model"
     if any(word.startswith("synthetic.") for word in words):
         return "synthetic"
@@ -173,6 +183,21 @@ def _kind(options: EvaluateOptions, words: set[str], *, own: str | None) -> Any:
         "--text FILE... (and --model, --hook where the SAE does not name them), --data DIR, or "
         "--activations synthetic."
     )
+
+
+def check_suite(options: EvaluateOptions, words: set[str]) -> None:
+    """Refuse options that mean nothing to the suite.
+
+    Raises:
+        ConfigError: the first of them.
+    """
+    own = options.suite == "own"
+    useless = {word.split(".")[0] for word in words} & (OF_SAEBENCH if own else NOT_OF_SAEBENCH)
+    if useless:
+        raise ConfigError(
+            f"--{min(useless)} was given, but the suite is {options.suite}, which takes no such "
+            f"option; leave it out{', or add --suite saebench' if own else ''}."
+        )
 
 
 def given(arguments: Sequence[str]) -> set[str]:

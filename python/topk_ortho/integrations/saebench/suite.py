@@ -6,6 +6,7 @@ the folder with what they were asked, and not run again for the same question.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ from topk_ortho.integrations.saebench.results import Outcome, read_result
 EVALS = ("core", "absorption", "sparse_probing", "scr", "tpp", "unlearning")
 OPENWEBTEXT = "Skylion007/openwebtext"
 """What SAEBench measures core on."""
+DOCUMENTS = "documents.jsonl"
 WORKER = Path(__file__).with_name("worker.py")
 
 
@@ -115,7 +117,7 @@ def _dataset(suite: Suite) -> str:
         return suite.dataset or OPENWEBTEXT
     folder = suite.folder / "text"
     folder.mkdir(exist_ok=True)
-    with (folder / "documents.jsonl").open("w", encoding="utf-8") as file:
+    with (folder / DOCUMENTS).open("w", encoding="utf-8") as file:
         for document in text_documents(suite.text):
             file.write(json.dumps({"text": document}) + "\n")
     return str(folder.resolve())
@@ -133,12 +135,17 @@ def _request(suite: Suite, name: str, *, exported: Path, dataset: str) -> dict[s
         "model_folder": str(model.resolve()) if local else None,
         "hook": suite.sae.hook,
         "dataset": dataset,
-        "text": {str(path): path.stat().st_size for path in suite.text},
+        "text_sha256": _sha256(Path(dataset) / DOCUMENTS) if suite.text else None,
         "context": suite.context,
         "device": suite.device,
         "core_batches": list(suite.core_batches),
         "llm_batch_size": suite.llm_batch_size,
     }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _run(folder: Path, request: dict[str, Any], python: Path) -> Outcome:

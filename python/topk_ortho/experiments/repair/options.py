@@ -30,8 +30,9 @@ class RepairOptions:
 
 DEFAULTS: Mapping[str, str] = {"steps": "400", "warmup-steps": "20"}
 """Of a repair, where they differ from those of a training (docs/repair.md has the measurements)."""
-COEFFICIENT = "12"
-"""Of the default criterion, four times that of a training: absorption is there already."""
+PENALTY: Mapping[str, str] = {"penalty.coefficient": "12", "penalty.threshold": "0.1"}
+"""Of the default criterion: strong, since absorption is there already, and with a threshold, since
+without one directions that merely crowd each other are moved as well, at once and dearly."""
 
 NOT_HERE = {
     "init-from": "the SAE to repair is the first argument",
@@ -70,7 +71,7 @@ def with_defaults(rest: Sequence[str], *, given: frozenset[str], hook: str = "")
     """
     defaults = dict(DEFAULTS)
     if not {"pairs.criterion", "recipe"} & given:
-        defaults["penalty.coefficient"] = COEFFICIENT
+        defaults |= PENALTY
     if "model" in given:
         defaults["activations"] = "language-model"
         defaults |= {"hook": hook} if hook else {}

@@ -20,7 +20,7 @@ from topk_ortho.config import ConfigError
 from topk_ortho.experiments.repair.command import words_for
 from topk_ortho.experiments.repair.measure import mean_l0
 from topk_ortho.experiments.repair.options import (
-    COEFFICIENT,
+    PENALTY,
     DEFAULTS,
     RepairOptions,
     split_repair,
@@ -81,7 +81,7 @@ def test_known_features_give_absorption_before_and_after(
     result = json.loads(Path("r/result.json").read_text())
     assert out["after"]["explained_variance"] == pytest.approx(result["explained_variance"])
     assert (out["steps"], out["criterion"]) == (12, "coactivation")
-    assert out["coefficient"] == float(COEFFICIENT)
+    assert out["coefficient"] == float(PENALTY["penalty.coefficient"])
     text = printed(["plain", *SHORT, *tiny, "--out", "r"], capsys)  # nothing is trained again
     assert "absorption_rate" in text
     assert "explained variance" in text.splitlines()[-2]
@@ -117,7 +117,7 @@ def test_what_was_given_stays_and_the_rest_is_by_default() -> None:
     words = with_defaults(["--warmup-steps", "3"], given=frozenset({"warmup-steps"}))
     assert words.count("--warmup-steps") == 1
     assert words[words.index("--steps") + 1] == DEFAULTS["steps"]
-    assert words[words.index("--penalty.coefficient") + 1] == COEFFICIENT
+    assert words[words.index("--penalty.coefficient") + 1] == PENALTY["penalty.coefficient"]
     for name in ("pairs.criterion", "recipe"):  # the coefficient goes with the default criterion
         words = with_defaults([f"--{name}", "x"], given=frozenset({name}))
         assert "--penalty.coefficient" not in words

@@ -149,8 +149,16 @@ struct Batch {
 
 impl Batch {
     fn new(input: &mut Input<'_>) -> Self {
-        let d_sae = 1 + input.below(90);
+        let mut d_sae = 1 + input.below(90);
         let (mut crow, mut col, mut numbers) = (vec![0], Vec::new(), Vec::new());
+        if input.u8() > 250 {
+            // One row of more pairs than are held before the best are kept.
+            d_sae = 300;
+            col.extend(0..d_sae as i64);
+            let pattern: Vec<f32> = (0..16).map(|_| value(input)).collect();
+            numbers.extend((0..d_sae).map(|n| pattern[n % 16] * (1 + n % 7) as f32));
+            crow.push(col.len() as i64);
+        }
         for _ in 0..input.below(20) {
             let mut feature = -1;
             for _ in 0..input.below(9) {
@@ -295,7 +303,10 @@ fn check_cosines(
     seed: u8,
 ) {
     let width = 1 + usize::from(seed % 40);
-    let number = |n: usize| ((n * (7 + usize::from(seed)) + n / 11) % 9) as f32 - 4.0;
+    let number = |n: usize| {
+        let hash = (n as u32 ^ u32::from(seed)).wrapping_mul(0x9e37_79b9);
+        (hash.rotate_left(15).wrapping_mul(0x85eb_ca6b) >> 28) as f32 - 7.0
+    };
     let numbers: Vec<f32> = (0..batch.d_sae * width).map(number).collect();
     let rows = Rows::new(&numbers, width).expect("rows");
     let row = |at: i64| &numbers[at as usize * width..][..width];

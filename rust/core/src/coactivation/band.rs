@@ -64,8 +64,8 @@ impl<C: Candidate> Band<C> {
 
     /// Takes one candidate, its score as bits.
     pub(super) fn take_one(&mut self, score: u32, indices: [u32; 2]) {
+        self.make_room(1); // first: it may raise the bar
         if score as i32 >= self.bar as i32 {
-            self.make_room(1);
             self.largest = self.largest.max(score);
             self.candidates[self.held] = C::new(score, indices);
             self.held += 1;
@@ -97,5 +97,25 @@ impl<C: Candidate> Band<C> {
             let room = (self.held + more).max(self.candidates.len() * 2);
             self.candidates.resize(room, C::default());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Kept by the old bar, it was below the scores that the sort is told of, and took the place of another one.
+    #[test]
+    fn a_candidate_that_makes_the_band_full_is_judged_by_the_new_bar() {
+        let k = 300;
+        let many = (k + ROOM) as u32 + 1;
+        let mut band = Band::<u64>::above(k, 1, 0);
+        for n in 0..many {
+            band.take_one(1000 + n, [n >> 8, 300 + n % 256]);
+        }
+        band.take_one(1, [7, 9]);
+        let best: Vec<u32> = band.best().iter().map(|c| c.score()).collect();
+        let expected: Vec<u32> = (0..k as u32).map(|n| 999 + many - n).collect();
+        assert_eq!(best, expected);
     }
 }

@@ -6,6 +6,7 @@ import signal
 import statistics
 import time
 import warnings
+from collections import deque
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from topk_ortho.training.state import TrainState
 from topk_ortho.training.step import Step, train_step
 
 SATURATED = 0.5
+TIMED_STEPS = 10_000  # the latest; a run may have millions
 
 
 class Loop:
@@ -52,7 +54,7 @@ class Loop:
         self.profile = profile
         self.run_folder = run
         self.seconds = 0.0
-        self.step_seconds: list[float] = []
+        self.step_seconds: deque[float] = deque(maxlen=TIMED_STEPS)
         self._warned = self._warned_dead = False
 
     def resume(self) -> None:
@@ -274,7 +276,7 @@ class Loop:
         return {name: logged[name] for name in names if logged.get(name) is not None}
 
     def _step_ms(self) -> float | None:
-        """Median time of a step of this process, without data, log and checkpoints."""
+        """Median time of this process's latest steps, without data, log and checkpoints."""
         return round(1000 * statistics.median(self.step_seconds), 4) if self.step_seconds else None
 
     def _export(self) -> None:

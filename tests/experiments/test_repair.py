@@ -20,8 +20,8 @@ from topk_ortho.config import ConfigError
 from topk_ortho.experiments.repair.command import words_for
 from topk_ortho.experiments.repair.measure import mean_l0
 from topk_ortho.experiments.repair.options import (
-    PENALTY,
     DEFAULTS,
+    PENALTY,
     RepairOptions,
     split_repair,
     with_defaults,

@@ -96,3 +96,23 @@ def test_a_difference_that_is_noise_goes_to_the_weaker_penalty():
     assert taken(*noisy).coefficient == 1.0
     clear = (1.0, seeds(0.11, 0.13, 0.08)), (12.0, seeds(0.01, 0.02, -0.01))
     assert taken(*clear).coefficient == 12.0
+
+
+def test_nothing_is_tried_where_there_is_nothing_to_remove():
+    found = list(subjects(TrainConfig(), (), ("none", "random")))
+    tries, nones = tuning.tries(found), tuning.references(found)
+
+    def left(*excess):
+        return lambda run: {"excess": excess[run.seed], "explained_variance": 0.9}
+
+    assert tuning.worth_tuning(tries, nones, left(0.1, 0.12, 0.11)) == tries
+    for excess in ((0.03, 0.004, -0.004), (-0.01, -0.02, 0.0)):
+        assert tuning.worth_tuning(tries, nones, left(*excess)) == []
+    chosen, record = tuning.choose(found, [], nones, left(0.0, 0.0, 0.0))
+    assert [s.config.coefficient() for s in chosen] == [s.config.coefficient() for s in found]
+    assert [entry["tried"] for entry in record] == [[], []]
+
+
+def test_an_excess_below_0_is_none_and_the_weakest_of_these_is_taken():
+    tries = (1.0, figures(-0.004, 0.9)), (2.0, figures(-0.02, 0.899))
+    assert taken(*tries).coefficient == 1.0

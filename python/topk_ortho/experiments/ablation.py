@@ -171,12 +171,12 @@ def tune(plan: Plan, request: Request, computed: Computation) -> Plan:
         return result_of(request.out, run.hash)
 
     computed.run(unique(nones))
-    tried = tuning.worth_tuning(tried, nones, result)
-    runs = unique(run for t in tried for run in t.runs)
+    worth = tuning.worth_tuning(tried, nones, result)
+    runs = unique(run for t in worth for run in t.runs)
     runs.sort(key=lambda run: run.seed)  # a process keeps the data of one seed
     own = shard.of(runs)
     computed.run([*own, *(run for run in runs if run not in own)])
-    chosen, record = tuning.choose(found, tried, nones, result)
+    chosen, record = tuning.choose(found, worth, nones, result)
     for entry in record:
         said(f"tuned: {entry['label']}: coefficient {entry['coefficient']:g}{_doubt(entry)}")
     stored = tuning.as_json(tried, nones, record)

@@ -78,7 +78,11 @@ def _varied(comparison: Comparison) -> str:
 
 def _tuning(comparison: Comparison) -> str:
     tuning = comparison.plan.get("tuning")
-    tried = tuning.get("runs") if isinstance(tuning, dict) else None
+    if not isinstance(tuning, dict):
+        return ""
+    tried, chosen = tuning.get("runs"), tuning.get("chosen", [])
+    if chosen and not any(entry.get("tried") for entry in chosen):
+        return "on other seeds there was nothing to remove: coefficients are the arms' own"
     return f"{len(tried)} runs on other seeds chose the coefficients" if tried else ""
 
 

@@ -61,9 +61,9 @@ def test_coefficients_go_with_the_criterion() -> None:
     given = TrainConfig(penalty=PenaltyConfig(coefficient=5.0))
     weights = {name: arm.coefficient() for name, arm in arms(given).items()}
     assert weights["coactivation"] == weights["matryoshka+coactivation"] == 5.0
-    assert weights["random"] == weights["random-matched"] == 8.0
-    assert weights["ortsae"] == weights["ortsae-every-5"] == weights["ortsae-child-only"] == 0.2
-    assert weights["coactive-cosine"] == 0.8
+    assert weights["random"] == weights["random-matched"] == 1.0
+    assert weights["ortsae"] == weights["ortsae-every-5"] == weights["ortsae-child-only"] == 0.1
+    assert weights["coactive-cosine"] == 0.2
 
 
 def test_ortsae_does_not_depend_on_the_axes_of_our_own_penalty() -> None:

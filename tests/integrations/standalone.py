@@ -62,7 +62,7 @@ def expected(
     pairs = PairSelector("coactivation", per_feature=2.5)(acts)
     rate = (acts.to_dense() > 0).float().mean(0)
     rows = W_dec.detach().clone().requires_grad_()
-    penalty = OrthogonalityPenalty(tau=0.1, gradient="child_only")
+    penalty = OrthogonalityPenalty(gradient="child_only")
     coefficient = COEFFICIENTS["coactivation"] * variance * weight
     cost = penalty(rows, pairs, firing_rate=rate, coefficient=coefficient)
     cost.backward()

@@ -108,7 +108,7 @@ def test_a_failed_arm_stops_no_other_and_is_shown(tmp_path, in_process, capsys, 
     root, real = tmp_path / "a", worker.train
 
     def train(config: TrainConfig, *args: Any, **kwargs: Any):
-        if config.penalty.tau == "mean-std" and config.seed == 100:
+        if config.penalty.tau == "mean-std" and config.seed == 300:
             raise RuntimeError("the cat sat on it\nand more")
         return real(config, *args, **kwargs)
 

@@ -7,7 +7,7 @@ RUST := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name 'Cargo.tom
 export OMP_WAIT_POLICY ?= passive
 
 .PHONY: train test setup lint rust-test py-test faults bench bench-peers gpu clean \
-    test-integrations dist test-dist saebench
+    test-integrations dist test-dist saebench fuzz soak
 
 train: setup
 	$(BIN)/python -m topk_ortho.train
@@ -27,6 +27,7 @@ $(VENV)/.extension: $(VENV)/.dependencies pyproject.toml $(RUST)
 
 lint: setup
 	cargo fmt --all --check
+	cargo fmt --manifest-path rust/fuzz/Cargo.toml --check
 	cargo clippy --workspace --all-targets --quiet -- --deny warnings
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -53,6 +54,18 @@ dist: $(VENV)/.dependencies
 # Both installed into empty environments, which share the torch of .venv, and run there.
 test-dist: setup
 	$(BIN)/python -m pytest -m slow tests/system/test_distribution.py
+
+# Ten minutes of each fuzz target; needs a nightly Rust toolchain and `cargo install cargo-fuzz`.
+FUZZ_SECONDS ?= 600
+fuzz:
+	for target in history selector; do \
+	    cargo +nightly fuzz run --fuzz-dir rust/fuzz $$target -- \
+	        -max_total_time=$(FUZZ_SECONDS) -max_len=4096 || exit 1; \
+	done
+
+# 200,000 steps: whether memory and the time of a step stay what they are. Five to ten minutes.
+soak: setup
+	$(BIN)/python -m pytest -m slow -s tests/system/test_soak.py
 
 # On a machine with a CUDA device: what the suite cannot show without one, and the step's time.
 gpu: setup

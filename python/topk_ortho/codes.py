@@ -12,6 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+CELLS = 2**22
+"""Entries of a dense tensor that are looked at at once."""
+SPARSE, SAMPLE = 16, 64
+"""Codes are sparse where one entry in so many is active in so many rows."""
+
 
 @dataclass(frozen=True)
 class Codes:
@@ -155,14 +160,25 @@ def _check(row: Tensor, col: Tensor, value: Tensor) -> None:
 def _nonzero(acts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Row, feature and value of every entry of a dense tensor that is not 0.
 
-    On CPU through numpy, which is three to five times faster than torch.
+    On CPU a few rows at a time through numpy, which is three to five times faster than torch.
     """
-    if acts.device.type != "cpu":
+    width = acts.shape[1]
+    if acts.device.type != "cpu" or _is_dense(acts):
         row, col = acts.nonzero(as_tuple=True)
         return row, col, acts[row, col]
-    at = torch.from_numpy(np.flatnonzero(acts.bool().numpy()))
-    row = torch.div(at, acts.shape[1], rounding_mode="floor")
-    return row, at - row * acts.shape[1], acts.reshape(-1).index_select(0, at)
+    rows = max(1, CELLS // max(1, width))
+    found = [np.flatnonzero(part.bool().numpy()) + start * rows * width
+             for start, part in enumerate(acts.split(rows))]  # fmt: skip
+    at = torch.from_numpy(np.concatenate(found))
+    row = torch.div(at, width, rounding_mode="floor")
+    col = at - row * width
+    return row, col, acts[row, col]
+
+
+def _is_dense(acts: Tensor) -> bool:
+    """Whether the first rows have so many entries that their positions would take much memory."""
+    some = acts[:SAMPLE]
+    return bool(some.count_nonzero() * SPARSE > some.numel())
 
 
 def _out_of_order(coo: Tensor) -> bool:

@@ -88,7 +88,8 @@ def test_it_holds_the_whole_package_and_nothing_else(wheel):
     assert modules | page <= names
     assert "topk_ortho/_core.pyi" in names
     others = {n for n in names - modules if ".dist-info/" not in n and "/_core." not in n}
-    assert others <= {"LICENSE", "topk_ortho/py.typed", *page}
+    pins = "topk_ortho/integrations/saebench/requirements.txt"
+    assert others <= {"LICENSE", "topk_ortho/py.typed", pins, *page}
 
 
 def test_it_names_its_command(wheel):

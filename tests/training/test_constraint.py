@@ -44,12 +44,12 @@ def cost(c: Constraint, *, step: int, seed: int = 0) -> float:
 @pytest.mark.parametrize(
     ("table", "weight"),
     [
-        ({}, 3.0 * D_IN),
-        ({"pairs": {"criterion": "coactive-cosine"}}, 0.8 * D_IN),
-        ({"pairs": {"criterion": "random"}}, 8.0 * D_IN),
-        ({"pairs": {"criterion": "random-matched"}}, 8.0 * D_IN),
-        ({"pairs": {"criterion": "ortsae"}}, 0.2 * D_IN),
-        ({"penalty": {"units": "absolute"}}, 3.0),
+        ({}, 1.0 * D_IN),
+        ({"pairs": {"criterion": "coactive-cosine"}}, 0.2 * D_IN),
+        ({"pairs": {"criterion": "random"}}, 1.0 * D_IN),
+        ({"pairs": {"criterion": "random-matched"}}, 1.0 * D_IN),
+        ({"pairs": {"criterion": "ortsae"}}, 0.1 * D_IN),
+        ({"penalty": {"units": "absolute"}}, 1.0),
         ({"penalty": {"coefficient": 0.5}}, 0.5 * D_IN),
         ({"penalty": {"coefficient": 0.5, "units": "absolute"}}, 0.5),
         ({"penalty": {"coefficient": 0.0}}, 0.0),
@@ -91,7 +91,7 @@ def test_ortsae_on_every_fifth_step_is_five_times_its_definition():
     found = [cost(c, step=step) for step in range(6)]
     cosine = rows() @ rows().T - 2 * torch.eye(D_SAE)
     mean_square = float(cosine.max(1).values.square().mean())
-    assert found == pytest.approx([5 * 0.2 * D_IN * mean_square, 0, 0, 0, 0, found[0]])
+    assert found == pytest.approx([5 * 0.1 * D_IN * mean_square, 0, 0, 0, 0, found[0]])
     assert c.settled_history().observations == 2
 
 

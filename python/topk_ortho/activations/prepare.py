@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from topk_ortho.activations.language_source import LanguageSource
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 LEAST_ROWS = 20
 """Of fewer rows, one may well have most of the variance."""
+ROWS_AT_ONCE = 4096
+"""Held in float64 beside the first rows."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,8 @@ def prepare(
 
 def _warn_of_one_row(source: Source, x: Tensor, variance: float) -> None:
     """Say which row has most of the variance: the scale would be made for it alone."""
-    squares = (x.double() - x.double().mean(0)).square().sum(1)
+    mean = x.double().mean(0)
+    squares = torch.cat([(part - mean).square().sum(1) for part in x.split(ROWS_AT_ONCE)])
     share, row = (squares / (variance * len(x))).max(0)
     if len(x) >= LEAST_ROWS and float(share) > 0.5:
         warnings.warn(

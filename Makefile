@@ -43,7 +43,7 @@ py-test: setup
 
 # Every fault that the suite injects, listed by class and counted, here and in the page.
 faults: setup
-	$(BIN)/python -m pytest --quiet -m "fault and not slow" --fault-table docs/reliability.md
+	$(BIN)/python -m pytest --quiet -m "fault and not slow" --fault-table=docs/reliability.md
 
 # One wheel for every Python from 3.11 on, and the sdist that it is built from.
 dist: $(VENV)/.dependencies

@@ -50,7 +50,6 @@ def test_inputs_that_overlap_each_other(name: str) -> None:
     assert same(call.core(**arguments), call.twin(**arguments))
 
 
-@pytest.mark.fault("an output next to an input")
 @pytest.mark.parametrize("name", WRITERS)
 def test_neighbours_in_one_buffer_do_not_overlap(name: str) -> None:
     call = CALLS[name]

@@ -13,7 +13,7 @@ from typing import Any
 from tests.conftest import environment
 from tests.system.tiny_run import events, words
 
-LOG_EVERY, CHECKPOINT_EVERY = 100, 1000
+LOG_EVERY, CHECKPOINT_EVERY = 100, 500
 OPTIONS = words(
     "--batch-size 16 --sae.d-sae 48 --sae.k 3 --pairs.per-feature 1 --eval-samples 256 "
     "--buffer-rows 4096 --synthetic.d-in 12 --synthetic.roots 3 --synthetic.children 2 "

@@ -38,8 +38,8 @@ def test_a_whole_run_is_the_same_in_another_process_that_may_take_more_threads(
     """A step this small takes one thread, whatever is allowed."""
     assert hardware.choose_threads(tiny(), 24) == 1
     assert_same(
-        in_a_process(tmp_path / "one", "--with-baseline"),
-        in_a_process(tmp_path / "other", "--with-baseline", threads=3),
+        in_a_process(tmp_path / "one"),
+        in_a_process(tmp_path / "other", threads=3),
     )
 
 

@@ -21,7 +21,7 @@ FILES = {
 
 
 def test_a_short_run_leaves_what_a_long_one_does(tmp_path: Path) -> None:
-    check_files(tmp_path / "run", soak.train(tmp_path / "run", steps=2000, timeout=300), steps=2000)
+    check_files(tmp_path / "run", soak.train(tmp_path / "run", steps=1000, timeout=300), steps=1000)
 
 
 @pytest.mark.slow

@@ -89,7 +89,7 @@ _PARTS: tuple[Part, ...] = (
     Part("planted-6", "known hierarchies planted in a real model's activations, L0 too low",
          _planted("planted-6"), PLANTED, tune=True, with_arm=("random", BOTH)),
     Part("planted-12", "the same at twice the L0",
-         _planted("planted-12"), PLANTED, tune=True, with_arm=("random", BOTH)),
+         _planted("planted-12"), FRESH, tune=True, with_arm=("random", BOTH)),
     Part("forest-240", "the default synthetic data, BatchTopK", _forest(), FRESH, tune=True,
          with_arm=("random", "ortsae-child-only", BOTH)),
     Part(TOPK, "the same with TopK", _forest("topk"), FRESH, tune=True, with_arm=("random",),

@@ -177,8 +177,7 @@ def _gpu(record: Results | None) -> Target:
     if record is None:
         return Target(what, aim, "not measured", None, "")
     on, off = ms(record, "kept", ON), ms(record, "kept", OFF)
-    if on is None or off is None:
-        return Target(what, aim, "not measured", None, "")
+    assert on is not None and off is not None
     share = 100 * (on - off) / on
     measured = f"{share:.0f} % ({number(on - off)} of {number(on)} ms, {record['facts']['device']})"
     return Target(what, aim, measured, share <= 15, "`python benches/step.py --device cuda`", _GPU)

@@ -116,3 +116,14 @@ def test_growth_sees_what_a_call_holds() -> None:
         pytest.skip("peak memory is read from /proc/self, which is Linux")
     used = machine.growth(lambda: torch.ones(8 * 2**20))
     assert 30e6 < used < 50e6
+
+
+def test_the_gpus_pair_work_is_a_share_of_its_whole_step() -> None:
+    targets = bench("targets")
+    assert targets.evaluate({})[-1].met is None
+    rows = [{"name": targets.ON, "ms": 5.0}, {"name": targets.OFF, "ms": 4.0}]
+    record = {"facts": {"device": "a GPU"}, "sections": {"kept": rows}}
+    row = targets.evaluate({"step-cuda": record})[-1]
+    assert row.measured == "20 % (1 of 5 ms, a GPU)" and row.met is False
+    rows[0]["ms"] = 4.5
+    assert targets.evaluate({"step-cuda": record})[-1].met is True

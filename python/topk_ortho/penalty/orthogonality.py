@@ -40,7 +40,7 @@ class OrthogonalityPenalty:
     Hyphens and underscores are the same in every name.
 
     Example:
-        >>> penalty = OrthogonalityPenalty(tau=0.1, gradient="child_only")
+        >>> penalty = OrthogonalityPenalty(gradient="child_only")
         >>> loss = loss + coefficient * penalty(W_dec, pairs, firing_rate=rates)
     """
 

@@ -20,7 +20,8 @@ from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.config_file import nearest
 from topk_ortho.config_rules import check
 from topk_ortho.experiments.evaluate.options import EvaluateOptions
-from topk_ortho.experiments.options import AblateOptions, CalibrateOptions, split
+from topk_ortho.experiments.options import AblateOptions, CalibrateOptions, names_given, split
+from topk_ortho.terminal import printable
 from topk_ortho.train import guarded
 from topk_ortho.train import main as train_main
 
@@ -289,10 +290,10 @@ def _absorption(arguments: list[str]) -> int:
 
 
 def _evaluate(arguments: list[str]) -> int:
-    from topk_ortho.experiments.evaluate.options import check_suite, given, read
+    from topk_ortho.experiments.evaluate.options import check_suite, read
 
     o = read(arguments)
-    check_suite(o, given(arguments))
+    check_suite(o, names_given(arguments))
     if o.suite == "saebench":
         return _saebench(o, arguments)
     from topk_ortho.experiments.evaluate.command import run_evaluation
@@ -304,11 +305,10 @@ def _evaluate(arguments: list[str]) -> int:
 def _saebench(o: EvaluateOptions, arguments: list[str]) -> int:
     from topk_ortho.checkpoint import formats
     from topk_ortho.experiments.evaluate.command import check_out, write
-    from topk_ortho.experiments.evaluate.options import given
     from topk_ortho.integrations.saebench import Suite, as_json, as_text, chosen, run_suite
     from topk_ortho.training.hardware import choose_device
 
-    evals, words = chosen(o.evals), given(arguments)
+    evals, words = chosen(o.evals), names_given(arguments)
     check_out(o.out)
     stored = formats.read(o.sae, allow_pickle=o.allow_pickle)
     outcomes = run_suite(
@@ -335,7 +335,9 @@ def _saebench(o: EvaluateOptions, arguments: list[str]) -> int:
 
 
 def _print(text: str) -> None:
-    """Print what may hold any character, also where the terminal cannot show it."""
+    """Print what may hold any character: what would act on a terminal, or what it cannot show, is
+    spelled out."""
+    text = "\n".join(printable(line) for line in text.split("\n"))
     encoding = sys.stdout.encoding or "utf-8"
     print(text.encode(encoding, "backslashreplace").decode(encoding))
 
@@ -418,12 +420,15 @@ def _repair(arguments: list[str]) -> int:
     positional = (tyro.conf.PositionalRequiredArgs,)
     o = tyro.cli(RepairOptions, args=own, prog="topk-ortho repair", config=positional)
     from topk_ortho.experiments.repair.command import words_for
-    from topk_ortho.experiments.repair.repair import repair
+    from topk_ortho.experiments.repair.repair import Stopped, repair
     from topk_ortho.experiments.repair.text import as_text
 
     words, keep_l0 = words_for(o, rest)
     config = parse(words, prog="topk-ortho repair").settings
-    done = repair(config, o.out, keep_l0=keep_l0)
+    try:
+        done = repair(config, o.out, keep_l0=keep_l0)
+    except Stopped as error:
+        return fail(str(error), error.exit_code)
     _print(json.dumps(done.as_json(), indent=2) if o.json else as_text(done))
     return 0
 

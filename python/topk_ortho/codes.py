@@ -97,11 +97,10 @@ class Codes:
         else:
             order = feature.argsort(dim=1)
         value, feature = value.gather(1, order), feature.gather(1, order)
-        row = torch.arange(len(value), device=value.device)[:, None].expand_as(value)
-        active = value != 0
-        row, col, value = row[active], feature[active], value[active]
+        row, at = value.nonzero(as_tuple=True)
+        col, value = feature[row, at], value[row, at]
         _check(row, col, value)
-        return cls.from_entries(row, col, value, batch=len(active), d_sae=d_sae)
+        return cls.from_entries(row, col, value, batch=len(feature), d_sae=d_sae)
 
     @classmethod
     def concatenate(cls, parts: list[Codes]) -> Codes:

@@ -16,7 +16,7 @@ from topk_ortho.activations import prepare
 from topk_ortho.checkpoint import formats
 from topk_ortho.checkpoint.saelens import export
 from topk_ortho.command_line import parse
-from topk_ortho.config import ConfigError
+from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.experiments.repair.command import words_for
 from topk_ortho.experiments.repair.measure import mean_l0
 from topk_ortho.experiments.repair.options import (
@@ -100,7 +100,9 @@ def test_an_unknown_l0_is_measured_and_kept(here: Path, capsys: pytest.CaptureFi
     assert formats.read("r/repaired").k == settings.sae.k
 
 
-def test_an_interrupted_repair_goes_on(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupted_repair_goes_on(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     formats.write(stored("topk"), "sae")
     options = ["sae", "--data", "shards", *SHORT]
     whole = printed([*options, "--out", "whole"], capsys).splitlines()[2:4]
@@ -109,19 +111,19 @@ def test_an_interrupted_repair_goes_on(here: Path, capsys: pytest.CaptureFixture
     with pytest.raises(Interrupted):
         train(config, "parts", stop_after=5, progress=False)
     assert printed([*options, "--out", "parts"], capsys).splitlines()[2:4] == whole
+    monkeypatch.setattr("topk_ortho.experiments.repair.repair.figures", None)  # nothing is measured
     with pytest.raises(ConfigError, match="exists already"):
         repair(replace(config, seed=3), "parts")
 
 
 def test_what_was_given_stays_and_the_rest_is_by_default() -> None:
-    words = with_defaults(["--warmup-steps", "3"], given=frozenset({"warmup-steps"}))
+    words = with_defaults(["--warmup-steps", "3"], given={"warmup-steps"}, usual=True)
     assert words.count("--warmup-steps") == 1
     assert words[words.index("--steps") + 1] == DEFAULTS["steps"]
     assert words[words.index("--penalty.coefficient") + 1] == PENALTY["penalty.coefficient"]
-    for name in ("pairs.criterion", "recipe"):  # the coefficient goes with the default criterion
-        words = with_defaults([f"--{name}", "x"], given=frozenset({name}))
-        assert "--penalty.coefficient" not in words
-    words = with_defaults(["--model", "m"], given=frozenset({"model"}), hook="blocks.3.x")
+    words = with_defaults(["--recipe", "x"], given={"recipe"}, usual=False)
+    assert "--penalty.coefficient" not in words  # which goes with the default criterion
+    words = with_defaults(["--model", "m"], given={"model"}, usual=True, hook="blocks.3.x")
     assert words[words.index("--activations") + 1] == "language-model"
     assert words[words.index("--hook") + 1] == "blocks.3.x"
 
@@ -135,6 +137,43 @@ def test_a_file_of_settings_counts_as_given(here: Path) -> None:
         assert (settings.steps, settings.pairs.criterion) == (7, "suppressed")
         assert settings.penalty.coefficient is None
         assert settings.warmup_steps == int(DEFAULTS["warmup-steps"])
+
+
+def settings_of(here: Path, *rest: str) -> TrainConfig:
+    words = words_for(RepairOptions(Path("sae")), [*rest, "--data", "shards"]).arguments
+    return parse(words).settings
+
+
+def test_the_default_criterion_may_be_named(here: Path) -> None:
+    formats.write(stored("topk"), "sae")
+    usual = settings_of(here)
+    assert usual.penalty.coefficient == float(PENALTY["penalty.coefficient"])
+    assert settings_of(here, "--pairs.criterion", "coactivation") == usual
+    assert settings_of(here, "--pairs.criterion=coactivation") == usual
+    other = settings_of(here, "--pairs.criterion", "suppressed")
+    assert (other.penalty.coefficient, other.penalty.threshold) == (None, 0.0)
+
+
+def test_a_file_opens_no_pickle_by_saying_no_and_trains_no_baseline(here: Path) -> None:
+    formats.write(stored("topk"), "sae", layout="dictionary-learning")
+    Path("c.toml").write_text("allow_pickle = false\nwith_baseline = true\n")
+    with pytest.raises(ConfigError, match="--allow-pickle"):
+        settings_of(here, "--config", "c.toml")
+    Path("c.toml").write_text("allow_pickle = true\nwith_baseline = true\n")
+    assert settings_of(here, "--config", "c.toml").with_baseline is False
+
+
+def test_an_interrupted_repair_names_its_own_command(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    formats.write(stored("topk"), "sae")
+
+    def stopped(config: TrainConfig, path: Path, **how: object) -> None:
+        raise Interrupted(step=3, steps=9, folder=path, number=2)
+
+    monkeypatch.setattr("topk_ortho.experiments.repair.repair.train", stopped)
+    assert cli.main(["repair", "sae", "--data", "shards", "--out", "r", *SHORT]) == 130
+    assert "the same command with --out r goes on" in capsys.readouterr().err
 
 
 def test_precision_and_metadata_stay() -> None:

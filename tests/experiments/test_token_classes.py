@@ -246,7 +246,7 @@ def test_absorption_of_an_unhealthy_sae_is_marked_invalid(tmp_path, capsys):
         (["--draws", "0"], "--draws 0"),
         (["--tokens", "0"], "--tokens 0"),
         (["--context", "65"], "at most 64 tokens"),
-        (["--out", "none/a.json"], "no folder none"),
+        (["--out", "none/a.json"], "--out none/a.json was given"),
         (["--hook", "blocks.1.attn.hook_q"], "width"),
     ],
 )

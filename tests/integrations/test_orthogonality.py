@@ -23,6 +23,7 @@ from topk_ortho.activations.scaling import ESTIMATION_ROWS, total_variance
 from topk_ortho.codes import Codes
 from topk_ortho.config import HistoryConfig, PairsConfig, PenaltyConfig
 from topk_ortho.integrations import Orthogonality, OrthogonalityConfig
+from topk_ortho.integrations.orthogonality import decided_by
 from topk_ortho.integrations.variance import RunningVariance
 
 GIVEN = replace(AT_ONCE, variance=5.0)
@@ -302,3 +303,34 @@ def test_criteria_that_need_more_are_refused(criterion: str) -> None:
 def test_settings_that_cannot_be_used_are_refused(change: dict, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         Orthogonality(replace(OrthogonalityConfig(), **change))
+
+
+def test_a_target_that_is_not_finite_is_refused_and_leaves_nothing_behind() -> None:
+    penalty, clean = Orthogonality(AT_ONCE), Orthogonality(AT_ONCE)
+    broken = batch()
+    broken[3, 2] = torch.inf
+    with pytest.raises(ValueError, match="target has a number that is not finite"):
+        penalty(codes(), decoder(), 0, target=broken)
+    again = penalty(codes(), decoder(), 0, target=batch())
+    assert torch.equal(again, clean(codes(), decoder(), 0, target=batch()))
+
+
+def test_a_decoder_row_that_is_not_finite_is_no_zero_row() -> None:
+    W_dec = decoder(unit=False).detach()
+    W_dec[3] = torch.nan
+    with pytest.raises(ValueError, match="row of feature 3 holds NaN"):
+        Orthogonality(GIVEN)(codes(), W_dec.requires_grad_(), 0)
+
+
+def test_what_a_host_decides_cannot_be_given_otherwise() -> None:
+    got = decided_by("a host", replace(GIVEN, decoder="rows"), decoder="rows", micro_batches=4)
+    assert (got.decoder, got.micro_batches, got.variance) == ("rows", 4, 5.0)
+    with pytest.raises(ConfigError, match="micro_batches=8 was given, but a host decides it"):
+        decided_by("a host", replace(GIVEN, micro_batches=8), micro_batches=4)
+
+
+def test_absolute_units_look_at_no_variance() -> None:
+    absolute = PenaltyConfig(units="absolute", ramp=0)
+    penalty = Orthogonality(OrthogonalityConfig(penalty=absolute))
+    penalty(codes(), decoder(), 0, target=batch())
+    assert penalty.variance is None

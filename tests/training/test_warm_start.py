@@ -145,7 +145,20 @@ def test_an_unknown_k_has_to_be_given(tmp_path: Path) -> None:
     init = ["--init-from", str(tmp_path / "sae")]
     with pytest.raises(ConfigError, match=r"add --sae\.k"):
         parse(init)
-    assert parse([*init, "--sae.k", "8"]).settings.sae.k == 8
+    config = parse([*OPTIONS_WITHOUT_SAE, *init, "--synthetic.d-in", str(D_IN), "--sae.k", "8"])
+    assert config.settings.sae.k == 8  # the default, and given all the same
+    assert train(config.settings, tmp_path / "r", progress=False)["steps"] > 0
+
+
+def test_thresholds_of_0_and_infinity_are_trained_and_stored(tmp_path: Path) -> None:
+    given = stored("jumprelu")
+    assert given.threshold is not None
+    threshold = given.threshold.clone()
+    threshold[0], threshold[1] = 0.0, torch.inf
+    formats.write(replace(given, threshold=threshold), tmp_path / "sae")
+    init = ["--init-from", str(tmp_path / "sae"), "--synthetic.d-in", str(D_IN)]
+    config = parse([*OPTIONS_WITHOUT_SAE, *init]).settings
+    assert train(config, tmp_path / "r", progress=False)["steps"] > 0
 
 
 def test_other_refusals(tmp_path: Path, shards: Path) -> None:

@@ -28,6 +28,9 @@ FILES: dict[Layout, tuple[str, str]] = {
 }
 """Configuration and weights of each."""
 
+_UNFIT = (AttributeError, LookupError, RecursionError, RuntimeError, TypeError, ValueError)
+"""What values of other types and tensors of other shapes make the readers stumble over."""
+
 
 def detect(folder: str | Path) -> tuple[Layout, Path]:
     """The layout of a folder, and where its files lie: there, or in the `sae/` of a run folder.
@@ -63,11 +66,19 @@ def read(folder: str | Path, *, allow_pickle: bool = False) -> StoredSAE:
         ConfigError: no SAE there, damaged, or one that computes something else than ours.
     """
     layout, path = detect(folder)
-    if layout == "saelens":
-        return saelens.read_stored(path)
-    if layout == "sparsify":
-        return sparsify.read(path)
-    return dictionary_learning.read(path, allow_pickle=allow_pickle)
+    try:
+        if layout == "saelens":
+            return saelens.read_stored(path)
+        if layout == "sparsify":
+            return sparsify.read(path)
+        return dictionary_learning.read(path, allow_pickle=allow_pickle)
+    except ConfigError:
+        raise
+    except _UNFIT as error:
+        raise ConfigError(
+            f"{folder} was given, but its files do not fit together as an SAE of {layout} "
+            f"({type(error).__name__}: {error}); save it again with its own package."
+        ) from error
 
 
 def write(sae: StoredSAE, folder: str | Path, *, layout: Layout | None = None) -> Path:

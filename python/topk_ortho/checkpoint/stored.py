@@ -69,9 +69,15 @@ class StoredSAE:
 
     def scaled(self, scale: float) -> StoredSAE:
         """The SAE of activations that are `scale` times as large; its codes grow with them."""
-        threshold = None if self.threshold is None else self.threshold * scale
+
+        def times(tensor: torch.Tensor) -> torch.Tensor:
+            return _rounded(tensor.double() * scale, tensor)
+
         return replace(
-            self, b_enc=self.b_enc * scale, b_dec=self.b_dec * scale, threshold=threshold
+            self,
+            b_enc=times(self.b_enc),
+            b_dec=times(self.b_dec),
+            threshold=None if self.threshold is None else times(self.threshold),
         )
 
     def unit_rows(self) -> StoredSAE:

@@ -121,6 +121,15 @@ def split(
     return [word for name, given in ours.items() for word in (name, *given)], theirs
 
 
+def names_given(arguments: Sequence[str]) -> set[str]:
+    """Names of the options on a command line, with hyphens for underscores."""
+    return {
+        a[2:].partition("=")[0].replace("_", "-")
+        for a in arguments
+        if a.startswith("--") and a != "--"
+    }
+
+
 def _refuse(name: str, own: list[str], not_here: Mapping[str, str]) -> None:
     if name in not_here:
         raise ConfigError(f"--{name} was given, but {not_here[name]}; leave it out.")

@@ -14,7 +14,11 @@ from torch import Tensor
 
 from topk_ortho.codes import Codes
 from topk_ortho.config import ConfigError
-from topk_ortho.integrations.orthogonality import Orthogonality, OrthogonalityConfig
+from topk_ortho.integrations.orthogonality import (
+    Orthogonality,
+    OrthogonalityConfig,
+    decided_by,
+)
 from topk_ortho.integrations.watch import watching
 
 
@@ -92,9 +96,9 @@ def _decoder(ae: Any) -> Tensor:
 def _settings(trainer: Any, config: OrthogonalityConfig) -> OrthogonalityConfig:
     # Matryoshka takes the mean over groups of their weighted errors.
     weights = getattr(trainer, "group_weights", None) or [1.0]
-    return replace(
-        config,
-        steps=config.steps or getattr(trainer, "steps", None),
+    return decided_by(
+        "dictionary_learning",
+        replace(config, steps=config.steps or getattr(trainer, "steps", None)),
         decoder="rows" if hasattr(trainer.ae, "W_dec") else "columns",
         error_weight=sum(weights) / len(weights),
     )

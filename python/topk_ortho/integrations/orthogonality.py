@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,7 +52,7 @@ class OrthogonalityConfig:
     those of all their rows, and the penalty comes with the last."""
     error_weight: float = 1.0
     """What the loss makes of the squared error, summed over dimensions and averaged over the batch;
-    the penalty is weighted alike."""
+    the penalty is weighted alike where its coefficient counts in variances."""
 
 
 class Orthogonality:
@@ -106,7 +107,7 @@ class Orthogonality:
         rows = decoder_rows(W_dec, piece.d_sae, self.config.decoder)
         if not torch.is_grad_enabled():
             return self._priced(rows, step)
-        if self.config.variance is None and target is not None:
+        if self._in_variances and self.config.variance is None and target is not None:
             self._measured.update(target.detach().flatten(0, -2))
         codes = self._gathered(piece, step)
         if codes is None:
@@ -175,6 +176,22 @@ class Orthogonality:
             return None
         pieces, self._pieces = self._pieces, []
         return Codes.concatenate(pieces)
+
+
+def decided_by(host: str, config: OrthogonalityConfig, **values: Any) -> OrthogonalityConfig:
+    """The settings with what a host decides itself.
+
+    Raises:
+        ConfigError: one of them was given, and differently.
+    """
+    for name, value in values.items():
+        given = getattr(config, name)
+        if given not in (getattr(OrthogonalityConfig(), name), value):
+            raise ConfigError(
+                f"{name}={given} was given, but {host} decides it, and it is {value} here; leave "
+                "it out."
+            )
+    return replace(config, **values)
 
 
 def _checked(c: OrthogonalityConfig) -> TrainConfig:

@@ -69,6 +69,9 @@ def codes_of_unit_rows(codes: Codes, W_dec: Tensor) -> Codes:
     """The codes that decode to the same with `W_dec` `[d_sae, d_out]` brought to unit rows.
 
     Rows that are unit already, but for rounding, leave the codes as they are, bit for bit.
+
+    Raises:
+        ValueError: a row holds NaN.
     """
     norm = torch.linalg.vector_norm(W_dec, dim=1, dtype=torch.float32)
     if bool(((norm - 1).abs() <= UNIT_WITHIN).all()):
@@ -76,6 +79,11 @@ def codes_of_unit_rows(codes: Codes, W_dec: Tensor) -> Codes:
     value = codes.value.float() * norm[codes.col]
     if bool((norm > 0).all()):
         return replace(codes, value=value)
+    if bool(norm.isnan().any()):
+        raise ValueError(
+            f"the decoder row of feature {int(norm.isnan().nonzero()[0])} holds NaN, but numbers "
+            "were expected; look at the last optimiser step."
+        )
     left = value > 0  # a zero row decodes to nothing
     return Codes.from_entries(
         codes.row[left], codes.col[left], value[left], batch=codes.batch, d_sae=codes.d_sae

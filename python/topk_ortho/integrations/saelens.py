@@ -6,11 +6,14 @@ its trainer logs; here it gets one term more. Runner, trainer and configuration 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from topk_ortho.config import ConfigError
-from topk_ortho.integrations.orthogonality import Orthogonality, OrthogonalityConfig
+from topk_ortho.integrations.orthogonality import (
+    Orthogonality,
+    OrthogonalityConfig,
+    decided_by,
+)
 
 LOSS_NAME = "orthogonality_loss"
 
@@ -65,4 +68,6 @@ def _settings(cfg: Any, config: OrthogonalityConfig) -> OrthogonalityConfig:
     widths = getattr(cfg, "matryoshka_widths", None) or [cfg.d_sae]
     # Their codes have the norms of the decoder rows in them, and decoding takes them out.
     rescaled = getattr(cfg, "rescale_acts_by_decoder_norm", False)
-    return replace(config, decoder="rows", unit_codes=rescaled, error_weight=float(len(widths)))
+    return decided_by(
+        "SAELens", config, decoder="rows", unit_codes=rescaled, error_weight=float(len(widths))
+    )

@@ -12,7 +12,11 @@ from typing import Any
 
 from topk_ortho.codes import Codes
 from topk_ortho.config import ConfigError
-from topk_ortho.integrations.orthogonality import Orthogonality, OrthogonalityConfig
+from topk_ortho.integrations.orthogonality import (
+    Orthogonality,
+    OrthogonalityConfig,
+    decided_by,
+)
 from topk_ortho.integrations.watch import watching
 
 
@@ -76,9 +80,9 @@ def _attach(sae: Any, trainer: Any, config: OrthogonalityConfig) -> Orthogonalit
 def _settings(trainer: Any, config: OrthogonalityConfig) -> OrthogonalityConfig:
     cfg = trainer.cfg
     batches = len(trainer.dataset) // cfg.batch_size
-    return replace(
-        config,
-        steps=config.steps or max(1, batches // cfg.grad_acc_steps),
+    return decided_by(
+        "sparsify",
+        replace(config, steps=config.steps or max(1, batches // cfg.grad_acc_steps)),
         decoder="rows",
         unit_codes=cfg.sae.normalize_decoder and not cfg.sae.transcode,
         micro_batches=cfg.grad_acc_steps * cfg.micro_acc_steps,

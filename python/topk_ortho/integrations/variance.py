@@ -23,11 +23,20 @@ class RunningVariance:
 
     @torch.no_grad()
     def update(self, x: Tensor) -> None:
-        """Take in `x` `[batch, d]`."""
+        """Take in `x` `[batch, d]`.
+
+        Raises:
+            ValueError: a number that is not finite; nothing of the batch is taken in.
+        """
         if self.rows >= ESTIMATION_ROWS or not len(x):
             return
         x = x.double()
         total, squares = x.sum(0), x.pow(2).sum()
+        if not bool(squares.isfinite()):
+            raise ValueError(
+                "target has a number that is not finite, or too large to be squared, but the "
+                "activations that are reconstructed were expected; look at them."
+            )
         self._sum = total if self._sum is None else self._sum + total
         self._squares = squares if self._squares is None else self._squares + squares
         self.rows += len(x)

@@ -106,6 +106,7 @@ class RunEvalsRows:
         Args:
             figures: `Reconstruction.result()` over the same rows.
         """
+        bias = sum(self._biases) / len(self._biases)  # 0 / 0 where nothing is reconstructed
         legacy = self._legacy / self._rows  # a batch of one row has no variance
         return {
             "reconstruction_quality": {
@@ -118,7 +119,7 @@ class RunEvalsRows:
                 "l2_norm_in": self._norm_in / self._rows,
                 "l2_norm_out": self._norm_out / self._rows,
                 "l2_ratio": figures["l2_ratio"],
-                "relative_reconstruction_bias": sum(self._biases) / len(self._biases),
+                "relative_reconstruction_bias": bias if math.isfinite(bias) else None,
             },
             "sparsity": {"l0": figures["l0"], "l1": figures["l1"]},
         }

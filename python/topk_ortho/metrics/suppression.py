@@ -17,7 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-LEAST_COSINE = 0.1  # the default τ of the penalty
+LEAST_COSINE = 0.1  # below it two rows hardly overlap
 NEIGHBOURS = 16
 LEAST_TOKENS = 20  # as many as an edge of the ground truth needs
 LEAST_SHARE = 0.5

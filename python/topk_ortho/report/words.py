@@ -117,7 +117,8 @@ def _detectable(rows: Sequence[Row]) -> str:
             by_verdict.setdefault(row.verdict, []).append(row.arm.name)
     better, worse = by_verdict.get("better", []), by_verdict.get("worse", [])
     same = by_verdict.get("no detectable change", [])
-    if all(statistics.mean(readable(row.arm, "excess")) is None for row in rows):
+    excess = [value for row in rows for value in row.arm.values("excess").values()]
+    if excess and all(value is None for value in excess):
         return "Whether excess changed is unavailable, since there are no known features here."
     if not better + worse + same:
         return "Whether any change is detectable is unavailable: an interval takes at least two " \

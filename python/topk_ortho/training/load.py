@@ -53,10 +53,10 @@ def fill(sae: SAE, stored: StoredSAE) -> None:
         getattr(sae, name).copy_(getattr(stored, name))
     if isinstance(sae, JumpReLUSAE):
         assert stored.threshold is not None
-        # a feature fires where pre is positive at least; one that is off for good stays finite
-        bounded = stored.threshold.double().clamp(0, MOST)
+        # a feature fires where pre is positive at least; the logarithm has to stay finite
+        bounded = stored.threshold.double().clamp(1 / MOST, MOST)
         sae.log_threshold.copy_(bounded.log())
 
 
 MOST = 1e30
-"""An infinite threshold has no gradient that is a number."""
+"""A threshold of infinity, or of 0 on the other side, has no logarithm that can be trained."""

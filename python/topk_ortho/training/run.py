@@ -101,7 +101,11 @@ def _both_arms(
     how: Progressing,
 ) -> dict[str, Any]:
     def arm(where: RunFolder, what: TrainConfig, left: int | None) -> tuple[dict[str, Any], int]:
-        return _arm(where, what, data, device, replace(how, stop_after=left), run=folder)
+        finished = where.result()
+        if finished is not None:
+            return finished, 0
+        with where.claimed():
+            return _arm(where, what, data, device, replace(how, stop_after=left), run=folder)
 
     result, done = arm(folder, config, how.stop_after)
     if config.with_baseline:
@@ -132,22 +136,6 @@ def _arm(
     run: RunFolder,
 ) -> tuple[dict[str, Any], int]:
     """Figures of one arm, and the steps that were executed for them now."""
-    finished = folder.result()
-    if finished is not None:
-        return finished, 0
-    with folder.claimed():
-        return _train_arm(folder, config, data, device, how, run=run)
-
-
-def _train_arm(
-    folder: RunFolder,
-    config: TrainConfig,
-    data: Activations,
-    device: torch.device,
-    how: Progressing,
-    *,
-    run: RunFolder,
-) -> tuple[dict[str, Any], int]:
     folder.check_hash(config)
     threads_before = torch.get_num_threads()
     threads = hardware.choose_threads(config, data.source.d_in)

@@ -13,6 +13,7 @@ from topk_ortho.activations import Activations, ShuffleBuffer
 from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.history import PairHistory
 from topk_ortho.pairs import PairSelection
+from topk_ortho.pairs.retry import is_out_of_memory
 from topk_ortho.sae import SAE, build
 from topk_ortho.sae.jumprelu import JumpReLUSAE
 from topk_ortho.sae.sae import SPARSE_DENSITY
@@ -140,6 +141,8 @@ class TrainState:
         except ConfigError:
             raise
         except _NOT_OURS as error:
+            if is_out_of_memory(error):
+                raise
             raise ConfigError(
                 "the checkpoint is whole, but it does not hold the state of this configuration "
                 f"({type(error).__name__}: {error}); remove it to go on from the one before."

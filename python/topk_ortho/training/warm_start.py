@@ -40,14 +40,7 @@ def fine_tuning(config: TrainConfig, *, given: Collection[str] = ()) -> TrainCon
     """
     if config.init_from is None:
         return config
-    stored = _read(config)
-    digest = formats.digest(config.init_from)
-    if config.init_sha256 not in (None, digest):
-        raise ConfigError(
-            f"--init-from {config.init_from} was given, but the SAE there is not the one that this "
-            f"configuration was made for (its sha256 is {digest[:12]}..., expected "
-            f"{config.init_sha256[:12]}...); give the folder of that one, or begin a new run."
-        )
+    stored, digest = _read(config), _checked_digest(config)
     _same_hook(config, stored)
     taken = {name: _taken(config, stored, name, given) for name in TAKEN}
     return replace(config, init_sha256=digest, sae=replace(config.sae, **taken))
@@ -64,20 +57,10 @@ def start_from(state: TrainState) -> None:
     Raises:
         ConfigError: the SAE is gone or another one, or of another width than the data.
     """
-    config = fine_tuning(state.config)
-    assert config.init_from is not None
-    if config.sae != state.config.sae:
-        raise ConfigError(
-            f"--init-from {config.init_from} was given, but its SAE is not as the run's "
-            "config.toml says; restore the folder, or begin a new run."
-        )
+    config = state.config
+    _checked_digest(config)
     stored = _read(config)
-    if stored.d_in != state.sae.d_in:
-        raise ConfigError(
-            f"--init-from {config.init_from} was given, but its SAE takes activations of width "
-            f"{stored.d_in}, and the data has width {state.sae.d_in}; give the hook point or the "
-            "shards that it was trained on."
-        )
+    check_width(config, stored, d_in=state.sae.d_in)
     fill(state.sae, stored.unit_rows().scaled(state.data.scale))
     state.sae.normalise_decoder_()
     x = first_rows(state.data.source, rows=ROWS)[:ROWS]
@@ -85,6 +68,20 @@ def start_from(state: TrainState) -> None:
     _measure_rates(state, batches)
     if config.sae.kind == "relu":
         state.sparsity_weight = balanced_weight(state.sae, batches) or state.sparsity_weight
+
+
+def check_width(config: TrainConfig, stored: StoredSAE, *, d_in: int) -> None:
+    """Refuse an SAE of another width than the data.
+
+    Raises:
+        ConfigError: so it is.
+    """
+    if stored.d_in != d_in:
+        raise ConfigError(
+            f"--init-from {config.init_from} was given, but its SAE takes activations of width "
+            f"{stored.d_in}, and the data has width {d_in}; give the hook point or the shards that "
+            "it was trained on."
+        )
 
 
 @torch.no_grad()
@@ -124,6 +121,19 @@ def _measure_rates(state: TrainState, batches: Sequence[Tensor]) -> None:
 def _read(config: TrainConfig) -> StoredSAE:
     assert config.init_from is not None
     return formats.read(config.init_from, allow_pickle=config.allow_pickle)
+
+
+def _checked_digest(config: TrainConfig) -> str:
+    """sha256 of the SAE in `init_from`, which has to be the one of `init_sha256`."""
+    assert config.init_from is not None
+    digest = formats.digest(config.init_from)
+    if config.init_sha256 not in (None, digest):
+        raise ConfigError(
+            f"--init-from {config.init_from} was given, but the SAE there is not the one that this "
+            f"configuration was made for (its sha256 is {digest[:12]}..., expected "
+            f"{config.init_sha256[:12]}...); give the folder of that one, or begin a new run."
+        )
+    return digest
 
 
 def _same_hook(config: TrainConfig, stored: StoredSAE) -> None:

@@ -62,6 +62,12 @@ def check_tensors(tensors: Mapping[str, Tensor], *, architecture: str, k: float 
     if (architecture == "jumprelu") != ("threshold" in tensors):
         expected = "a threshold [d_sae]" if architecture == "jumprelu" else "no threshold"
         raise ConfigError(f"the architecture {architecture} takes {expected}")
+    a_number = isinstance(k, int | float) and not isinstance(k, bool)
+    if k is not None and not (a_number and 0 < k <= d_sae):
+        raise ConfigError(
+            f"k is {k!r}, but the number of features that fire on a row was expected, above 0 and "
+            f"at most {d_sae}"
+        )
     if architecture == "topk" and not (k is not None and 1 <= k <= d_sae and float(k).is_integer()):
         raise ConfigError(
             f"k is {k}, but a topk SAE needs a whole number from 1 to {d_sae}; use batch-topk for "

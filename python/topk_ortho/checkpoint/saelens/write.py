@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from topk_ortho.checkpoint.folders import write_folder
+from topk_ortho.checkpoint.folders import plain, write_folder
 from topk_ortho.checkpoint.saelens.layout import (
     ARCHITECTURES,
     CONFIG,
@@ -80,9 +80,7 @@ def export(
     if dtype not in _DTYPES:
         raise ConfigError(f"dtype is {dtype!r}, expected one of {', '.join(_DTYPES)}")
     check_tensors(tensors, architecture=ARCHITECTURES[kind], k=k)
-    weights = save(
-        {n: t.detach().cpu().to(_DTYPES[dtype]).contiguous().clone() for n, t in tensors.items()}
-    )
+    weights = save({name: plain(tensor, _DTYPES[dtype]) for name, tensor in tensors.items()})
     config = _config(
         kind,
         d_in=len(b_dec),

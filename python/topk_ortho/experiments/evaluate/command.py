@@ -16,9 +16,9 @@ from topk_ortho.experiments.evaluate.measure import Measured, measure
 from topk_ortho.experiments.evaluate.options import (
     Asked,
     EvaluateOptions,
-    given,
     understand,
 )
+from topk_ortho.experiments.options import names_given
 from topk_ortho.report.canvas import write_whole
 from topk_ortho.report.evaluation import figures_text, gate
 from topk_ortho.sae import SAE
@@ -40,11 +40,16 @@ def run_evaluation(options: EvaluateOptions, arguments: list[str]) -> str:
     stored = formats.read(options.sae, allow_pickle=options.allow_pickle)
     sae = as_module(stored)
     asked = understand(
-        options, given(arguments), named={"model": stored.model, "hook": stored.hook}
+        options, names_given(arguments), named={"model": stored.model, "hook": stored.hook}
     )
     device = hardware.choose_device(options.device)
     data = measurable(asked.config, split=asked.split, device=str(device))
-    measured = measure(sae.to(device), data, samples=options.eval_samples)
+    try:
+        measured = measure(sae.to(device), data, samples=options.eval_samples)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{options.sae} cannot be measured: {error}") from error
     record = as_json(asked, sae, measured, device)
     if options.out is not None:
         write(options.out, record)

@@ -15,6 +15,7 @@ import tyro
 from topk_ortho.config import ConfigError, PlantConfig, SyntheticConfig, TrainConfig
 from topk_ortho.config_file import read_config
 from topk_ortho.config_rules import check
+from topk_ortho.experiments.options import names_given
 
 Activations = Literal["auto", "synthetic", "language-model", "files"]
 OF_A_RUN = ("eval_samples", "activations", "model", "text", "dataset", "hook", "context", "data",
@@ -23,8 +24,8 @@ OF_A_RUN = ("eval_samples", "activations", "model", "text", "dataset", "hook", "
 OF_A_MODEL = {"model", "text", "dataset", "hook", "context"}
 OF_SAEBENCH = {"evals", "saebench-python", "saebench-folder", "core-batches", "llm-batch-size"}
 NOT_OF_SAEBENCH = {"split", "eval-samples", "activations", "data", "seed", "synthetic", "plant"}
-ALREADY_TRAINED_ON = {"synthetic", "model", "text", "dataset", "hook", "context", "data", "plant"}
-"""Options that put other data in the place of a run's own, by their first word."""
+OTHER_DATA = {"text", "dataset", "data"}
+"""Options that put other data in the place of a run's own, of which a part was held out."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def read(arguments: Sequence[str], *, prog: str = "topk-ortho evaluate") -> Eval
         SystemExit: `--help`, or an option that tyro cannot read.
     """
     arguments = ["--plant.enabled" if a == "--plant" else a for a in arguments]
-    words = given(arguments)
+    words = names_given(arguments)
     planted = any(w.startswith("plant.") and w != "plant.no-enabled" for w in words)
     if planted and "plant.enabled" not in words:
         arguments = [*arguments, "--plant.enabled"]
@@ -132,7 +133,6 @@ def understand(options: EvaluateOptions, words: set[str], *, named: dict[str, st
     """
     run = run_config(options.sae)
     first_words = {word.split(".")[0] for word in words}
-    other = first_words & ALREADY_TRAINED_ON
     kind = _kind(options, words, own=None if run is None else run.activations)
     for theirs, of in (("language-model", OF_A_MODEL), ("files", {"data"}),
                        ("synthetic", {"synthetic"})):  # fmt: skip
@@ -145,7 +145,7 @@ def understand(options: EvaluateOptions, words: set[str], *, named: dict[str, st
     if kind == "synthetic":
         split = "eval"  # it never ends, and every block is fresh
     elif split == "auto":
-        split = "all" if run is None or other - {"plant"} else "eval"
+        split = "all" if run is None or first_words & OTHER_DATA else "eval"
     model = kind == "language-model"
     files = kind == "files"
     text = () if options.dataset and "text" not in words else options.text
@@ -193,20 +193,13 @@ def check_suite(options: EvaluateOptions, words: set[str]) -> None:
     """
     own = options.suite == "own"
     useless = {word.split(".")[0] for word in words} & (OF_SAEBENCH if own else NOT_OF_SAEBENCH)
+    if {"text", "dataset"} <= words:
+        raise ConfigError("--text and --dataset were both given; leave one of them out.")
     if useless:
         raise ConfigError(
             f"--{min(useless)} was given, but the suite is {options.suite}, which takes no such "
             f"option; leave it out{', or add --suite saebench' if own else ''}."
         )
-
-
-def given(arguments: Sequence[str]) -> set[str]:
-    """Names of the options on a command line, with hyphens."""
-    return {
-        a[2:].partition("=")[0].replace("_", "-")
-        for a in arguments
-        if a.startswith("--") and a != "--"
-    }
 
 
 def run_config(path: Path) -> TrainConfig | None:

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from topk_ortho.checkpoint import formats
-from topk_ortho.config_file import keys_given
-from topk_ortho.experiments.repair.options import RepairOptions, names_given, with_defaults
+from topk_ortho.config import PairsConfig
+from topk_ortho.config_file import keys_given, read_config
+from topk_ortho.experiments.options import names_given
+from topk_ortho.experiments.repair.options import RepairOptions, with_defaults
 
 
 class Words(NamedTuple):
@@ -30,13 +32,27 @@ def words_for(options: RepairOptions, rest: Sequence[str]) -> Words:
         ConfigError: no SAE there, or one that is not opened.
     """
     given = names_given(rest)
-    for at, word in enumerate(rest):
-        if word.split("=")[0] == "--config":
-            path = word.partition("=")[2] or "".join(rest[at + 1 : at + 2])
-            given |= keys_given(Path(path))
-    stored = formats.read(options.sae, allow_pickle="allow-pickle" in given)
-    arguments = with_defaults(rest, given=given, hook=stored.hook)
+    criterion, allow_pickle = _value(rest, "pairs.criterion"), "allow-pickle" in given
+    if file := _value(rest, "config"):
+        there, keys = read_config(Path(file)), keys_given(Path(file))
+        allow_pickle = allow_pickle or there.allow_pickle
+        if "pairs.criterion" in keys:
+            criterion = criterion or there.pairs.criterion
+        given |= keys
+    stored = formats.read(options.sae, allow_pickle=allow_pickle)
+    usual = "recipe" not in given and criterion in (None, PairsConfig().criterion)
+    arguments = with_defaults(rest, given=given, usual=usual, hook=stored.hook)
     keep_l0 = stored.k is None and "sae.k" not in given
     if keep_l0:
         arguments += ["--sae.k", "1"]  # stands for the measured one
-    return Words([*arguments, "--init-from", str(options.sae)], keep_l0)
+    return Words([*arguments, "--no-with-baseline", "--init-from", str(options.sae)], keep_l0)
+
+
+def _value(arguments: Sequence[str], name: str) -> str | None:
+    """What an option was given as, the last time."""
+    found = None
+    for at, word in enumerate(arguments):
+        option, _, value = word.partition("=")
+        if option.replace("_", "-") == f"--{name}":
+            found = value or "".join(arguments[at + 1 : at + 2])
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,16 +61,19 @@ def split_repair(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return [rest[0], *own], rest[1:]
 
 
-def with_defaults(rest: Sequence[str], *, given: frozenset[str], hook: str = "") -> list[str]:
+def with_defaults(
+    rest: Sequence[str], *, given: Collection[str], usual: bool, hook: str = ""
+) -> list[str]:
     """The options of `train` for a repair: what was given, and the defaults of what was not.
 
     Args:
         rest: as given on the command line.
         given: names of all options that were given, also in a file.
+        usual: whether the criterion is the default one, given or not.
         hook: the hook point that the SAE is known to read, empty where it is not known.
     """
     defaults = dict(DEFAULTS)
-    if not {"pairs.criterion", "recipe"} & given:
+    if usual:
         defaults |= PENALTY
     if "model" in given:
         defaults["activations"] = "language-model"
@@ -79,9 +82,3 @@ def with_defaults(rest: Sequence[str], *, given: frozenset[str], hook: str = "")
         defaults["activations"] = "files"
     missing = {name: value for name, value in defaults.items() if name not in given}
     return [*(word for name in missing for word in (f"--{name}", missing[name])), *rest]
-
-
-def names_given(arguments: Sequence[str]) -> frozenset[str]:
-    """Options on a command line, with hyphens for underscores."""
-    words = (a[2:].split("=")[0].replace("_", "-") for a in arguments if a.startswith("--"))
-    return frozenset(words)

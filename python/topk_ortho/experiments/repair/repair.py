@@ -6,19 +6,27 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from topk_ortho.activations import Activations, prepare
+from topk_ortho.activations import prepare
 from topk_ortho.checkpoint import formats
 from topk_ortho.checkpoint.stored import StoredSAE
-from topk_ortho.config import ConfigError, TrainConfig
+from topk_ortho.config import TrainConfig
 from topk_ortho.config_file import config_hash
 from topk_ortho.config_rules import check
 from topk_ortho.experiments.repair.measure import figures, mean_l0
-from topk_ortho.training import resume, train
+from topk_ortho.training import Interrupted, resume, train
 from topk_ortho.training.folder import RunFolder, new_run_path
 from topk_ortho.training.hardware import choose_device
-from topk_ortho.training.warm_start import fine_tuning
+from topk_ortho.training.warm_start import check_width, fine_tuning
 
 REPAIRED, RECORD = "repaired", "repair.json"
+
+
+class Stopped(Exception):
+    """A repair that was interrupted: its run folder, and the exit code of the command."""
+
+    def __init__(self, run: Path, exit_code: int) -> None:
+        super().__init__(f"stopped; the same command with --out {run} goes on where it was.")
+        self.exit_code = exit_code
 
 
 @dataclass(frozen=True)
@@ -68,25 +76,30 @@ def repair(config: TrainConfig, out: str | Path | None = None, *, keep_l0: bool 
 
     Raises:
         ConfigError: a setting, file or model that cannot be used, or `out` is in use.
-        Interrupted: stopped before the end; the same call with the same `out` goes on.
+        Stopped: interrupted; the same call with the run folder that it names as `out` goes on.
     """
     assert config.init_from is not None
     stored = formats.read(config.init_from, allow_pickle=config.allow_pickle)
     device = choose_device(config.device)
     data = prepare(check(config), device=str(device))
-    _same_width(config, stored, data)
+    check_width(config, stored, d_in=data.source.d_in)
     if keep_l0:
         l0 = mean_l0(stored, data, samples=config.eval_samples)
         config = replace(config, sae=replace(config.sae, k=l0))
     config = check(fine_tuning(config, given={"sae.k"} if keep_l0 else ()))
     path = new_run_path(config) if out is None else Path(out)
     goes_on = path.exists() and _is_this_run(path, config)
+    if path.exists() and not goes_on:
+        RunFolder.create(path, config)  # refuses it before anything is measured
 
     def measured(sae: StoredSAE) -> dict[str, Any]:
         return figures(sae, data, samples=config.eval_samples, device=device)
 
     before = measured(stored)
-    run = resume(path, data=data) if goes_on else train(config, path, data=data)
+    try:
+        run = resume(path, data=data) if goes_on else train(config, path, data=data)
+    except Interrupted as error:
+        raise Stopped(path, error.exit_code) from None
     repaired = as_it_came(formats.read(run["folder"]), stored)
     formats.write(repaired, path / REPAIRED)
     after = formats.read(path / REPAIRED, allow_pickle=True)
@@ -115,15 +128,6 @@ def as_it_came(trained: StoredSAE, stored: StoredSAE) -> StoredSAE:
         model=stored.model or trained.model,
         W_enc=trained.W_enc.to(stored.W_enc.dtype),
     )
-
-
-def _same_width(config: TrainConfig, stored: StoredSAE, data: Activations) -> None:
-    if stored.d_in != data.source.d_in:
-        raise ConfigError(
-            f"{config.init_from} was given, but its SAE takes activations of width {stored.d_in}, "
-            f"and the data has width {data.source.d_in}; give the hook point or the shards that it "
-            "was trained on."
-        )
 
 
 def _is_this_run(path: Path, config: TrainConfig) -> bool:

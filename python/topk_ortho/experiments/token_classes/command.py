@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from topk_ortho.config import ConfigError
+from topk_ortho.experiments.evaluate.command import check_out, write
 from topk_ortho.experiments.token_classes.measure import measure
 from topk_ortho.experiments.token_classes.options import AbsorptionOptions
 from topk_ortho.experiments.token_classes.text import as_text
@@ -16,12 +16,9 @@ def run_absorption(options: AbsorptionOptions) -> str:
     Raises:
         ConfigError: an option, file, model or SAE that cannot be used.
     """
-    if options.out is not None and not options.out.parent.is_dir():
-        raise ConfigError(
-            f"--out {options.out} was given, but there is no folder {options.out.parent}; make it."
-        )
+    check_out(options.out)
     found = measure(options)
-    text = json.dumps(found.as_json(), indent=2)
+    record = found.as_json()
     if options.out is not None:
-        options.out.write_text(text + "\n", encoding="utf-8")
-    return text if options.json else as_text(found)
+        write(options.out, record)
+    return json.dumps(record, indent=2) if options.json else as_text(found)

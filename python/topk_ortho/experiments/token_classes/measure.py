@@ -2,7 +2,8 @@
 
 The text is cut in two halves. On the first, probes are fit and features are matched; on the second,
 probes are scored, absorption is counted and the SAE's health is measured, so that no figure is of
-the tokens that it was chosen on. Activations of both halves are kept: `4 * tokens * d_in` bytes.
+the tokens that it was chosen on. Activations of both halves are kept, and once more as the
+probes take them: `8 * tokens * d_in` bytes.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from topk_ortho.metrics.probe import LinearProbe
 from topk_ortho.metrics.reconstruction import Reconstruction
 from topk_ortho.report.table import health
 from topk_ortho.sae import SAE
-from topk_ortho.training.evaluation import BEHAVIOUR_CONTEXTS, rows_at_once
+from topk_ortho.training.evaluation import BEHAVIOUR_CONTEXTS, reconstructor, rows_at_once
 from topk_ortho.training.hardware import choose_device
 from topk_ortho.training.load import load_sae
 
@@ -87,7 +88,7 @@ def measure(options: AbsorptionOptions) -> TokenAbsorption:
     """
     _check(options)
     device = choose_device(options.device)
-    sae = load_sae(options.sae).to(device)
+    sae = load_sae(options.sae, allow_pickle=options.allow_pickle).to(device)
     documents = text_documents(options.text)
     documents = chain([next(documents, "")], documents)  # a missing file is told before loading
     model = LanguageModel.load(options.model, device=device)
@@ -99,8 +100,11 @@ def measure(options: AbsorptionOptions) -> TokenAbsorption:
     verdicts = judge(classes, text, draws=options.draws, seed=options.seed)
     judged = tuple(tqdm(verdicts, total=len(classes.names), desc="probes", disable=None))
     matching = _match(sae, x["train"], _labels(classes, text, "train"), options)
-    measured = _count(sae, x["eval"], _labels(classes, text, "eval"), classes, judged, matching)
-    figures = _figures(sae, x["eval"], model, halves["eval"], options.hook)
+    measured, figures = _count(
+        sae, x["eval"], _labels(classes, text, "eval"), classes, judged, matching
+    )
+    spliced = halves["eval"][:BEHAVIOUR_CONTEXTS]
+    figures |= behaviour(model, spliced, options.hook, reconstructor(sae))
     return TokenAbsorption(
         sae=str(options.sae),
         model=options.model,
@@ -120,6 +124,11 @@ def _check(options: AbsorptionOptions) -> None:
     for name, value in (("--draws", options.draws), ("--tokens", options.tokens)):
         if value < 1:
             raise ConfigError(f"{name} {value} was given, but at least 1 was expected; raise it.")
+    if options.context < 3:
+        raise ConfigError(
+            f"--context {options.context} was given, but at least 3 was expected: BOS, a token, "
+            "and the one that it predicts."
+        )
     if not options.text:
         raise ConfigError("--text was given no file, but at least one was expected; add it.")
 
@@ -171,26 +180,14 @@ def _count(
     classes: TokenClasses,
     verdicts: tuple[ClassVerdict, ...],
     matching: Matching,
-) -> AbsorptionResult:
+) -> tuple[AbsorptionResult, dict[str, Any]]:
+    """Absorption, and the figures of the reconstruction."""
     measurable = [verdicts[p].counts and verdicts[c].counts_as_child for p, c in classes.edges]
     meter = AbsorptionMeter(classes.edges, matching, measurable=measurable)
+    reconstruction = Reconstruction(sae.d_in, sae.d_sae)
     rows = rows_at_once(sae.d_sae)
     for part, on in zip(x.split(rows), labels.split(rows), strict=True):
-        meter.update(sae.encode(part), on)
-    return meter.result()
-
-
-@torch.no_grad()
-def _figures(
-    sae: SAE, x: Tensor, model: LanguageModel, contexts: Tensor, hook: str
-) -> dict[str, Any]:
-    reconstruction = Reconstruction(sae.d_in, sae.d_sae)
-    for part in x.split(rows_at_once(sae.d_sae)):
         acts = sae.encode(part)
+        meter.update(acts, on)
         reconstruction.update(part, sae.decode(acts), acts)
-
-    def reconstruct(rows: Tensor) -> Tensor:
-        return torch.cat([sae.decode(sae.encode(r)) for r in rows.split(rows_at_once(sae.d_sae))])
-
-    spliced = behaviour(model, contexts[:BEHAVIOUR_CONTEXTS], hook, reconstruct)
-    return reconstruction.result() | spliced
+    return meter.result(), reconstruction.result()

@@ -42,5 +42,7 @@ class AbsorptionOptions:
     """Where model, SAE and probes run."""
     out: Path | None = None
     """Write the JSON to this file as well."""
+    allow_pickle: bool = False
+    """Open an SAE of dictionary_learning, which is a pickle; nothing but tensors is taken."""
     json: bool = False
     """Print JSON instead of the table."""

@@ -150,8 +150,8 @@ def _sha256(path: Path) -> str:
 
 def _run(folder: Path, request: dict[str, Any], python: Path) -> Outcome:
     asked, reply, log = (folder / name for name in ("request.json", "reply.json", "log.txt"))
-    kept = _json(reply) if _json(asked) == request else None
-    if kept is None or kept["status"] != "done":
+    kept: Any = _json(reply) if _json(asked) == request else None
+    if kept is None or kept["status"] != "done" or not Path(kept["result"]).is_file():
         for path in (reply, *_results(folder)):
             path.unlink(missing_ok=True)
         folder.mkdir(exist_ok=True)

@@ -33,7 +33,7 @@ Criterion = Literal[
 Tau = Literal["fixed", "mean-std", "mean-std-all", "strength", "strength-threshold", "stability"]
 
 DEFAULT_PER_FEATURE = 2.5
-COEFFICIENTS = {"coactivation": 1.0, "random": 1.0, "random-matched": 1.0, "ortsae": 0.1}
+COEFFICIENTS = {"coactivation": 2.0, "random": 1.0, "random-matched": 1.0, "ortsae": 0.1}
 OTHER_COEFFICIENT = 0.2
 
 
@@ -166,7 +166,7 @@ class PenaltyConfig:
     """What a pair costs."""
 
     coefficient: float | None = None
-    """Weight of the penalty; by criterion unless given: `coactivation`, `random` and
+    """Weight of the penalty; by criterion unless given: `coactivation` 2, `random` and
     `random-matched` 1, `ortsae` 0.1, others 0.2."""
     units: Literal["variance", "absolute"] = "variance"
     """`variance`: the coefficient counts in total variances of the data."""
@@ -174,7 +174,7 @@ class PenaltyConfig:
     """The sum over pairs is divided by the number of features, or of pairs."""
     tau: Tau = "fixed"
     """Threshold policy."""
-    threshold: float = 0.0
+    threshold: float = 0.05
     """τ of `fixed` and `stability`, τ0 of `strength-threshold` (cosine)."""
     sign: Literal["positive", "both"] = "positive"
     """`positive`: only a positive cosine is overlap; `both`: its absolute value."""

@@ -108,7 +108,7 @@ def test_a_failed_arm_stops_no_other_and_is_shown(tmp_path, in_process, capsys, 
     root, real = tmp_path / "a", worker.train
 
     def train(config: TrainConfig, *args: Any, **kwargs: Any):
-        if config.penalty.tau == "mean-std" and config.seed == 300:
+        if config.penalty.tau == "mean-std" and config.seed == 400:
             raise RuntimeError("the cat sat on it\nand more")
         return real(config, *args, **kwargs)
 
@@ -116,7 +116,7 @@ def test_a_failed_arm_stops_no_other_and_is_shown(tmp_path, in_process, capsys, 
     asked = request(root, vary=("penalty.tau=fixed,mean-std",))
     assert run_ablation(asked) == 1
     out = capsys.readouterr().out
-    assert "failed: penalty.tau=mean-std, seed 300: RuntimeError: the cat sat on it\n" in out
+    assert "failed: penalty.tau=mean-std, seed 400: RuntimeError: the cat sat on it\n" in out
     assert len(folders(root)) == 5
     (failed,) = (root / "runs").glob("*.failed.json")
     assert json.loads(failed.read_text())["reason"] == "RuntimeError: the cat sat on it"

@@ -146,8 +146,8 @@ def _plan(request: Request) -> Plan:
     if request.tune and (both := set(seeds) & set(tuning.SEEDS)):
         raise ConfigError(
             f"--seeds {min(both)} was given together with --tune, but seeds that are not those of "
-            f"the tuning ({', '.join(map(str, tuning.SEEDS))}) were expected; --seeds 10 takes 300 "
-            "to 309."
+            f"the tuning ({', '.join(map(str, tuning.SEEDS))}) were expected; --seeds 10 takes 400 "
+            "to 409."
         )
     runs = runs_of(subjects(base, axes, names), seeds)
     return Plan(base, axes, names, tuple(request.without_arm), seeds, runs)

@@ -35,7 +35,7 @@ class AblateOptions:
     """A ready-made grid: tau, efficiency, stability, fraction, criteria, gradient, schedule, l0 or
     cosine."""
     seeds: tuple[int, ...] = (10,)
-    """How many seeds, from 300 on; several numbers are the seeds themselves."""
+    """How many seeds, from 400 on; several numbers are the seeds themselves."""
     without_arm: tuple[str, ...] = ()
     """Leave a baseline out."""
     with_arm: tuple[str, ...] = ()
@@ -77,7 +77,7 @@ class CalibrateOptions:
     l0: tuple[float, ...] = ()
     """L0 to try; half, once and twice --sae.k unless given. --sae.k is always among them."""
     seeds: tuple[int, ...] = (3,)
-    """How many seeds, from 300 on; several numbers are the seeds themselves. Three are a quick
+    """How many seeds, from 400 on; several numbers are the seeds themselves. Three are a quick
     look: ten give intervals that small effects can be told by."""
     out: Path = Path("runs/calibration")
     """Folder of the runs and of the chosen setting."""

@@ -24,9 +24,9 @@ VERSION = 1
 NAME = "ablation.json"
 VARIANT = "variant"
 CONSTRAINT = ("pairs.", "penalty.", "history.")
-FIRST_SEED = 300
+FIRST_SEED = 400
 """Reported seeds start here: defaults and tuning were settled on 0 to 9, after a look at some from
-100 and from 200 on."""
+100, 200 and 300 on."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def plain(value: Any) -> Any:
 
 
 def seeds_of(given: Sequence[int]) -> tuple[int, ...]:
-    """The seeds of `--seeds`: one number counts them from 300 on, several are the seeds.
+    """The seeds of `--seeds`: one number counts them from 400 on, several are the seeds.
 
     Raises:
         ConfigError: no seed, or one twice.
@@ -138,7 +138,7 @@ def seeds_of(given: Sequence[int]) -> tuple[int, ...]:
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError(
             f"--seeds {' '.join(map(str, given))} was given, but a number of seeds or different "
-            "seeds were expected; --seeds 10 takes 300 to 309."
+            "seeds were expected; --seeds 10 takes 400 to 409."
         )
     return seeds
 

@@ -46,9 +46,9 @@ class OrthogonalityPenalty:
 
     def __init__(
         self,
-        tau: float | str = 0.0,
+        tau: float | str = 0.05,
         *,
-        threshold: float = 0.0,
+        threshold: float = 0.05,
         sign: str = "positive",
         gradient: str = "child_only",
         n: str = "d_sae",

@@ -38,7 +38,7 @@ class Part:
         name: of its folder and of its marks on the page.
         question: what it answers, in a few words.
         base: the arm that is varied.
-        seeds: how many, from 300 on.
+        seeds: how many, from 400 on.
     """
 
     name: str

@@ -18,6 +18,7 @@ from topk_ortho.experiments.recipes import RECIPES
 
 ORTSAE = {
     "pairs.criterion": "ortsae",
+    "penalty.threshold": 0.0,
     "penalty.gradient": "symmetric",
 }
 DIFFERENCES: dict[str, dict[str, object]] = {
@@ -28,7 +29,7 @@ DIFFERENCES: dict[str, dict[str, object]] = {
     "random-matched": {"pairs.criterion": "random-matched"},
     "ortsae": ORTSAE,
     "ortsae-every-5": {**ORTSAE, "penalty.every_n": 5},
-    "ortsae-child-only": {"pairs.criterion": "ortsae"},
+    "ortsae-child-only": {"pairs.criterion": "ortsae", "penalty.threshold": 0.0},
     "matryoshka": {"pairs.criterion": "none", "sae.kind": "matryoshka"},
     "matryoshka+coactivation": {"sae.kind": "matryoshka"},
 }

@@ -25,7 +25,9 @@ def main(arguments: list[str] | None = None, *, prog: str = "python -m topk_orth
 def guarded(command: Callable[[], int]) -> int:
     """The exit code of a command; what stops it becomes one sentence."""
     try:
-        return command()
+        code = command()
+        sys.stdout.flush()  # what cannot be written is met here, and not after the last line
+        return code
     except ConfigError as error:
         return fail(error)
     except KeyboardInterrupt:
@@ -34,6 +36,10 @@ def guarded(command: Callable[[], int]) -> int:
             "--resume goes on with it.",
             130,
         )
+    except BrokenPipeError:
+        # whoever read the output has seen enough; the flush at exit must not fail once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
     except OSError as error:
         return fail(
             f"{error.filename or 'the run folder'} cannot be used ({error.strerror}); "

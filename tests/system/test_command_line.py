@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -358,3 +360,16 @@ def test_train_stays_a_function_after_its_module_was_imported(tmp_path):
     result = topk_ortho.train(tiny("--steps", "3"), tmp_path / "r", progress=False)
     assert result["steps"] == 3
     assert training.train is not topk_ortho.train
+
+
+def test_whoever_reads_the_output_may_leave() -> None:
+    for arguments in (["recipes"], ["pairs", "--help"]):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "topk_ortho.cli", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        said = process.stderr.read()
+        assert (process.wait(), said) == (141, b"")

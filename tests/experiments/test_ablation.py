@@ -21,7 +21,7 @@ from topk_ortho import cli
 from topk_ortho.config import ConfigError, PlantConfig, TrainConfig
 from topk_ortho.config_file import config_hash, read_config
 from topk_ortho.experiments import ablation, worker
-from topk_ortho.experiments.ablation import Request, Shard, dry_run, run_ablation
+from topk_ortho.experiments.ablation import Request, Shard, dry_run, run_ablation, stored_plan
 from topk_ortho.experiments.pool import Pool
 
 # TopK has no threshold to calibrate at the end, which takes most of such a short run.
@@ -57,6 +57,14 @@ def folders(root: Path) -> set[str]:
 
 def request(root: Path, **more: Any) -> Request:
     return Request(**{"base": BASE, "out": root, "seeds": (2,), "without_arm": ALONE} | more)
+
+
+def test_an_sae_to_start_from_leaves_no_room_for_other_kinds(tmp_path: Path) -> None:
+    trained = replace(BASE, init_from=tmp_path)
+    named = "topk, but the arms matryoshka are of another kind.*--without-arm"
+    with pytest.raises(ConfigError, match=named):
+        stored_plan(request(tmp_path / "a", base=trained, without_arm=()))
+    assert stored_plan(request(tmp_path / "b", base=trained)).left_out == ALONE
 
 
 def test_every_run_is_a_folder_named_by_its_configuration(tmp_path, in_process, capsys):

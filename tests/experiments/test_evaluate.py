@@ -159,6 +159,23 @@ def test_files_of_activations(run, tmp_path):
     assert found["figures"]["mse"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_data_that_was_changed_holds_nothing_out(tmp_path, capsys):
+    import numpy as np
+
+    shards, out = tmp_path / "shards", tmp_path / "run"
+    shards.mkdir()
+    rows = np.random.default_rng(0).standard_normal((1200, 24), dtype=np.float32)
+    np.save(shards / "x.npy", rows)
+    files = ["--activations", "files", "--data", str(shards), "--sae.kind", "topk"]
+    train(tiny("--steps", "8", *files), out, progress=False)
+    assert evaluate(out, tmp_path=tmp_path)["data"]["split"] == "eval"
+    np.save(shards / "x.npy", rows[::-1])
+    assert main(["evaluate", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert "x.npy is not what it was" in said and "--split all" in said
+    assert evaluate(out, "--split", "all", tmp_path=tmp_path)["data"]["split"] == "all"
+
+
 def test_absorption_of_an_unhealthy_sae_is_marked_invalid(run, tmp_path, capsys):
     broken = tmp_path / "broken"
     stored = saelens.read(run / "sae")

@@ -149,7 +149,14 @@ def _plan(request: Request) -> Plan:
             f"the tuning ({', '.join(map(str, tuning.SEEDS))}) were expected; --seeds 10 takes 400 "
             "to 409."
         )
-    runs = runs_of(subjects(base, axes, names), seeds)
+    wanted = list(subjects(base, axes, names))
+    others = {s.label for s in wanted if s.config.sae.kind != base.sae.kind}
+    if base.init_from is not None and others:
+        raise ConfigError(
+            f"--init-from {base.init_from} was given, which is a {base.sae.kind}, but the arms "
+            f"{', '.join(sorted(others))} are of another kind; leave them out with --without-arm."
+        )
+    runs = runs_of(wanted, seeds)
     return Plan(base, axes, names, tuple(request.without_arm), seeds, runs)
 
 

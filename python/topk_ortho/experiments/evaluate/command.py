@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from topk_ortho.experiments.evaluate.measure import Measured, measure
 from topk_ortho.experiments.evaluate.options import (
     Asked,
     EvaluateOptions,
+    run_config,
     understand,
 )
 from topk_ortho.experiments.options import names_given
+from topk_ortho.experiments.same_data import other_data
 from topk_ortho.report.canvas import write_whole
 from topk_ortho.report.evaluation import figures_text, gate
 from topk_ortho.sae import SAE
@@ -42,6 +45,7 @@ def run_evaluation(options: EvaluateOptions, arguments: list[str]) -> str:
     asked = understand(
         options, names_given(arguments), named={"model": stored.model, "hook": stored.hook}
     )
+    _check_held_out(options, asked)
     device = hardware.choose_device(options.device)
     data = measurable(asked.config, split=asked.split, device=str(device))
     try:
@@ -54,6 +58,22 @@ def run_evaluation(options: EvaluateOptions, arguments: list[str]) -> str:
     if options.out is not None:
         write(options.out, record)
     return json.dumps(record, indent=2) if options.json else as_text(record)
+
+
+def _check_held_out(options: EvaluateOptions, asked: Asked) -> None:
+    """Refuse to call a part of a run's data held out once its files are others.
+
+    Raises:
+        ConfigError: so it is; a split that was asked for is taken as it is.
+    """
+    run = run_config(options.sae)
+    if run is None or options.split != "auto" or asked.split != "eval":
+        return
+    if changed := other_data(options.sae, replace(asked.config, model=run.model)):
+        raise ConfigError(
+            f"{options.sae} was given, but {changed} is not what it was when the run was trained, "
+            "so that no part of the data is known to be held out; restore it, or give --split all."
+        )
 
 
 def as_json(asked: Asked, sae: SAE, measured: Measured, device: torch.device) -> dict[str, Any]:

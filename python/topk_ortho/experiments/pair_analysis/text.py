@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from topk_ortho import terminal
 from topk_ortho.experiments.pair_analysis.analysis import PairAnalysis, PersistentPair
 from topk_ortho.experiments.pair_analysis.contexts import Excerpt
@@ -23,7 +21,7 @@ def as_text(analysis: PairAnalysis) -> str:
         return "\n".join([*lines, "no pair was ever chosen"])
     columns = None if any(f.identity for f in analysis.features) else -1  # true features or not
     rows = [_HEADER, *(_row(analysis, pair) for pair in analysis.pairs)]
-    lines += ["", *_aligned([row[:columns] for row in rows])]
+    lines += ["", *terminal.aligned([row[:columns] for row in rows], left=-1)]
     lines += ["", f"firing rates: from {analysis.rates_from}"]
     if analysis.missing is not None:
         lines.append(f"no held-out tokens: {printable(analysis.missing)}")
@@ -107,14 +105,3 @@ def _alone(analysis: PairAnalysis) -> list[str]:
 def _excerpt(excerpt: Excerpt) -> str:
     before, token, after = map(printable, (excerpt.before, excerpt.token, excerpt.after))
     return f"  {excerpt.activation:8.3f}  {before}{MARKS[0]}{token}{MARKS[1]}{after}"
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns flush right, the last one flush left, a rule below the first row."""
-    *numbers, _ = zip(*rows, strict=True)
-    widths = [max(map(len, column)) for column in numbers]
-    lines = [
-        "  ".join([*(c.rjust(w) for c, w in zip(row, widths, strict=False)), row[-1]])
-        for row in rows
-    ]
-    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]

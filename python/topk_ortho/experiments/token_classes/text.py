@@ -9,6 +9,7 @@ from topk_ortho.experiments.pair_analysis.text import printable
 from topk_ortho.experiments.token_classes.gate import NOT_MEASURABLE, ClassVerdict
 from topk_ortho.experiments.token_classes.measure import TokenAbsorption
 from topk_ortho.metrics.absorption import AbsorptionEdge
+from topk_ortho.terminal import aligned
 
 
 def as_text(found: TokenAbsorption) -> str:
@@ -19,10 +20,10 @@ def as_text(found: TokenAbsorption) -> str:
         f"{found.sae} at {found.hook} of {found.model}: probes and matching on "
         f"{found.tokens['train']} tokens, figures of {found.tokens['eval']} others",
         "",
-        *_aligned([_CLASS_HEADER, *(_class_row(*row) for row in rows)]),
+        *aligned([_CLASS_HEADER, *(_class_row(*row) for row in rows)]),
         *(f"{n}: {v.why}" for n, v in zip(names, found.classes, strict=True) if v.why),
         "",
-        *_aligned([_EDGE_HEADER, *(_edge_row(names, edge) for edge in found.absorption.edges)]),
+        *aligned([_EDGE_HEADER, *(_edge_row(names, edge) for edge in found.absorption.edges)]),
         "",
         _summary(found),
         _health(found),
@@ -92,15 +93,3 @@ def _figure(value: float | int | None) -> str:
 
 def _count(value: int | None) -> str:
     return "-" if value is None else str(value)
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The first column flush left, the others flush right, a rule below the first row."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            [row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])],
-        ).rstrip()
-        for row in rows
-    ]
-    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]

@@ -19,10 +19,12 @@ def aligned(rows: Sequence[Sequence[str]], *, left: int = 0) -> list[str]:
         left: the column that is flush left, -1 for the last; the others are flush right.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    flush = [str.rjust] * len(widths)
-    flush[left] = str.ljust
+    left %= len(widths)
     lines = [
-        "  ".join(put(*cell) for put, *cell in zip(flush, row, widths, strict=True)).rstrip()
+        "  ".join(
+            cell.ljust(width) if n == left else cell.rjust(width)
+            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
         for row in rows
     ]
     return [lines[0], "-" * max(map(len, lines)), *lines[1:]]

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tests.boundary.calls import best
 from topk_ortho._core import Coactivation
 
 Codes = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32], int]
@@ -36,12 +37,11 @@ def sums(batch: Codes) -> NDArray[np.float64]:
     return np.triu(total, 1)
 
 
-def best(score: NDArray[np.float32], k: int) -> tuple[list[int], list[int], list[float], int]:
+def best_of(score: NDArray[np.float32], k: int) -> tuple[list[int], list[int], list[float], int]:
     i, j = np.triu_indices(len(score), 1)
     flat = score[i, j]
-    order = np.lexsort((j, i, -flat))
-    order = order[flat[order] > 0][:k]
-    return i[order].tolist(), j[order].tolist(), flat[order].tolist(), int((flat > 0).sum())
+    i, j, taken = best(i, j, flat, k)
+    return i.tolist(), j.tolist(), taken.tolist(), int((flat > 0).sum())
 
 
 @settings(max_examples=150, deadline=None)
@@ -55,7 +55,7 @@ def test_select_equals_brute_force(
     coactivation = Coactivation(threads=threads)
     for rows, k in batches:
         crow, col, value, d_sae = codes(rows)
-        expected = best(sums((crow, col, value, d_sae)).astype(np.float32), k)
+        expected = best_of(sums((crow, col, value, d_sae)).astype(np.float32), k)
         for features in (col, col.astype(np.uint32)):
             for values in (value, value.astype(np.float64)):
                 i, j, score, positive = coactivation.select(crow, features, values, d_sae, k)
@@ -93,7 +93,7 @@ def test_select_cosine_equals_brute_force(rows: list[dict[int, float]], k: int, 
     inverse = np.divide(1, norm, out=np.zeros_like(norm), where=norm > 0)
     together = sums((crow, col, value, d_sae)) > 0
     cosine = np.where(together, exact @ exact.T * inverse[:, None] * inverse, 0)
-    expected = best(np.maximum(cosine, 0).astype(np.float32), k)
+    expected = best_of(np.maximum(cosine, 0).astype(np.float32), k)
     for threads in (1, 2):
         i, j, score, positive = Coactivation(threads=threads).select_cosine(
             crow, col, value, matrix, k

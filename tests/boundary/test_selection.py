@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tests.boundary.calls import best
 from topk_ortho._core import TopK, top_products
 
 Columns = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
@@ -16,14 +17,6 @@ SCORES = st.one_of(
     st.sampled_from([0.0, -0.0, 1.0, 2.0, 1e-45]),
     st.floats(0, 2.0**100, width=32),
 )
-
-
-def brute_force(
-    i: NDArray[np.int64], j: NDArray[np.int64], score: NDArray[np.float32], k: int
-) -> Columns:
-    order = np.lexsort((j, i, -score))
-    order = order[score[order] > 0][:k]
-    return i[order], j[order], score[order]
 
 
 def assert_equal(got: Columns, expected: Columns) -> None:
@@ -49,15 +42,15 @@ def test_topk_equals_brute_force(scores: list[float], k: int, block: int, seed: 
     score = np.array(scores, np.float32)
     order = np.random.default_rng(seed).permutation(len(scores))
     i, j, score = i[order], j[order], score[order]
-    best = TopK(k)
+    selector = TopK(k)
     for start in range(0, len(scores), block):
         part = slice(start, start + block)
-        best.push(i[part], j[part], score[part])
-        seen = brute_force(i[: start + block], j[: start + block], score[: start + block], k)[2]
-        assert len(best) == len(seen)
-        assert best.threshold() == (seen[-1] if len(seen) == k else None)
-    assert_equal(best.finish(), brute_force(i, j, score, k))
-    assert len(best) == 0
+        selector.push(i[part], j[part], score[part])
+        seen = best(i[: start + block], j[: start + block], score[: start + block], k)[2]
+        assert len(selector) == len(seen)
+        assert selector.threshold() == (seen[-1] if len(seen) == k else None)
+    assert_equal(selector.finish(), best(i, j, score, k))
+    assert len(selector) == 0
 
 
 @pytest.mark.parametrize("k", [1, 256, 257, 20_000, 10**30 % 2**63])
@@ -66,11 +59,11 @@ def test_topk_of_many(k: int, block: int) -> None:
     rng = np.random.default_rng(k % 1000)
     i, j = all_pairs(700)
     score = (rng.integers(0, 5_000, len(i)) / 7).astype(np.float32)
-    best = TopK(k)
+    selector = TopK(k)
     for start in range(0, len(i), block):
         part = slice(start, start + block)
-        best.push(i[part], j[part], score[part])
-    assert_equal(best.finish(), brute_force(i, j, score, k))
+        selector.push(i[part], j[part], score[part])
+    assert_equal(selector.finish(), best(i, j, score, k))
 
 
 @settings(max_examples=200, deadline=None)
@@ -85,15 +78,15 @@ def test_top_products_equal_brute_force(m: list[float], k: int) -> None:
     i, j = all_pairs(len(m))
     exact = values.astype(np.float64)
     score = (exact[i] * exact[j]).astype(np.float32)
-    assert_equal(top_products(values, k), brute_force(i, j, score, k))
+    assert_equal(top_products(values, k), best(i, j, score, k))
 
 
 def test_threshold_lets_a_producer_skip() -> None:
-    best = TopK(2)
-    best.push(np.array([0, 3]), np.array([1, 4]), np.array([5, 5], np.float32))
-    assert best.threshold() == 5.0
-    best.push(np.array([0]), np.array([2]), np.array([5], np.float32))
-    i, j, _ = best.finish()
+    selector = TopK(2)
+    selector.push(np.array([0, 3]), np.array([1, 4]), np.array([5, 5], np.float32))
+    assert selector.threshold() == 5.0
+    selector.push(np.array([0]), np.array([2]), np.array([5], np.float32))
+    i, j, _ = selector.finish()
     assert list(zip(i.tolist(), j.tolist(), strict=True)) == [(0, 1), (0, 2)]
 
 
@@ -113,10 +106,10 @@ def test_k_of_another_type(k: object) -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -1.0, -1e-45])
 def test_bad_scores_name_the_pair_and_take_nothing(value: float) -> None:
-    best = TopK(4)
+    selector = TopK(4)
     with pytest.raises(ValueError, match=r"i = 3, j = 9.*; expected .*; "):
-        best.push(np.array([0, 3]), np.array([1, 9]), np.array([1, value], np.float32))
-    assert len(best) == 0
+        selector.push(np.array([0, 3]), np.array([1, 9]), np.array([1, value], np.float32))
+    assert len(selector) == 0
     with pytest.raises(ValueError, match=r"feature 2 .*; expected .*; "):
         top_products(np.array([1, 1, value], np.float32), 1)
 

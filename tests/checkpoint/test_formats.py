@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -265,6 +266,84 @@ def test_what_dictionary_learning_computes_otherwise_is_refused(
         load_sae(tmp_path / "sae", allow_pickle=True)
 
 
+TOO_LONG = torch.zeros(D_SAE + 1)
+TWO = torch.tensor([K, K])
+UNFIT: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
+    "b_dec too long": ("JumpReluAutoEncoder", {"b_dec": torch.zeros(D_IN + 1)}, {}, "b_dec has"),
+    "b_enc too long": ("JumpReluAutoEncoder", {"b_enc": TOO_LONG}, {}, "b_enc has shape"),
+    "W_enc without columns": ("JumpReluAutoEncoder", {"W_enc": torch.zeros(3)}, {}, "W_enc has"),
+    "a threshold too many": ("JumpReluAutoEncoder", {"threshold": TOO_LONG}, {}, "threshold has"),
+    "two k": ("AutoEncoderTopK", {"k": TWO}, {}, r"k has shape \(2,\), expected one number"),
+    "k of text": ("JumpReluAutoEncoder", {}, {"target_l0": "3"}, "k is '3'"),
+    "bias too long": ("AutoEncoder", {"bias": torch.zeros(D_IN + 1)}, {}, "b_dec has shape"),
+    "norms too many": (
+        "AutoEncoder",
+        {"decoder.weight": 2 * torch.ones(D_IN, D_SAE + 1)},
+        {},
+        "W_dec has shape",
+    ),
+    "whole numbers": ("AutoEncoder", {"bias": torch.zeros(D_IN, dtype=torch.long)}, {}, "dtype"),
+    "groups of more than all": (
+        "MatryoshkaBatchTopKSAE",
+        {"group_sizes": torch.tensor([4, 8, 9])},
+        {},
+        r"prefixes are \[4, 12, 21\]",
+    ),
+    "groups of text": (
+        "MatryoshkaBatchTopKSAE",
+        {"group_sizes": torch.tensor([[4, 16]])},
+        {},
+        "prefixes are",
+    ),
+}
+
+
+@pytest.mark.fault("a tensor or setting that fits no SAE")
+@pytest.mark.parametrize("case", UNFIT)
+def test_what_does_not_fit_an_sae_of_dictionary_learning_is_named(
+    case: str, tmp_path: Path
+) -> None:
+    name, change, trainer, words = UNFIT[case]
+    folder, _ = dictionary_folders(tmp_path / "dl")[name]
+    tensors = torch.load(folder / "ae.pt", weights_only=True)
+    dictionary_folder(tmp_path / "sae", name, tensors | change, **trainer)
+    with pytest.raises(ConfigError, match=words):
+        load_sae(tmp_path / "sae", allow_pickle=True)
+
+
+@pytest.mark.fault("a tensor or setting that fits no SAE")
+@pytest.mark.parametrize("k", ["3", True, [3], float("nan")], ids=repr)
+def test_a_k_that_is_no_number_is_named(k: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=rf"k is {re.escape(repr(k))}, but the number of feat"):
+        load_sae(sparsify_folder(tmp_path / "sae", stored("topk"), k=k))
+
+
+def layout_folder(layout: str, folder: Path) -> Path:
+    """The configuration file of an SAE in that layout."""
+    formats.write(stored("topk"), folder, layout=layout)  # type: ignore[arg-type]
+    return folder / formats.FILES[layout][0]  # type: ignore[index]
+
+
+@pytest.mark.fault("JSON nested beyond the parser's stack")
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_configuration_that_is_nested_too_deeply_is_named(layout: str, tmp_path: Path) -> None:
+    config = layout_folder(layout, tmp_path / "sae")
+    config.write_text('{"metadata":' * 200_000)
+    with pytest.raises(ConfigError, match=rf"no readable SAE.*expected {config.name}"):
+        load_sae(tmp_path / "sae", allow_pickle=True)
+
+
+@pytest.mark.fault("a tensor or setting that fits no SAE")
+@pytest.mark.parametrize("content", ["[]", "3", "null", '"topk"', "{}"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_configuration_that_is_something_else_is_refused(
+    layout: str, content: str, tmp_path: Path
+) -> None:
+    layout_folder(layout, tmp_path / "sae").write_text(content)
+    with pytest.raises(ConfigError, match=r"metadata|no JSON object|k is None|dict_class"):
+        load_sae(tmp_path / "sae", allow_pickle=True)
+
+
 def test_a_threshold_below_zero_is_none(tmp_path: Path) -> None:
     """BatchTopK of dictionary_learning has -1 until its threshold is estimated."""
     given = stored("batch-topk")
@@ -336,6 +415,21 @@ def test_a_scaled_sae_reconstructs_scaled_activations(kind: str) -> None:
     torch.testing.assert_close(
         reconstruction(grown, 3 * acts), 3 * reconstruction(given, acts), rtol=1e-5, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_a_scaled_sae_is_rounded_once(dtype: torch.dtype) -> None:
+    """Each number is the float64 product in the stored dtype, or in float32 where that is wider."""
+    names, scale = ("b_enc", "b_dec", "threshold"), 1 / 3
+    given = stored("jumprelu")
+    given = replace(given, **{name: getattr(given, name).to(dtype) for name in names})
+    grown = given.scaled(scale)
+    for name in names:
+        exact = getattr(given, name).double() * scale
+        expected = exact.to(torch.promote_types(dtype, torch.float32))
+        assert getattr(grown, name).dtype == expected.dtype
+        assert torch.equal(getattr(grown, name), expected)
+    assert grown.W_enc is given.W_enc and grown.W_dec is given.W_dec
 
 
 def assert_same_reconstruction(one: StoredSAE, other: StoredSAE, x: Tensor) -> None:

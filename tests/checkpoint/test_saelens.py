@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from topk_ortho.checkpoint import atomic
@@ -205,6 +206,55 @@ def test_an_sae_that_computes_something_else_is_refused(
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(ConfigError, match=words):
         read(tmp_path / "sae")
+
+
+@pytest.mark.fault("a tensor or setting that fits no SAE")
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"apply_b_dec_to_input": "no"}, "apply_b_dec_to_input = 'no'; expected true or false"),
+        ({"apply_b_dec_to_input": 0}, "apply_b_dec_to_input = 0; expected true or false"),
+        ({"rescale_acts_by_decoder_norm": []}, "rescale_acts_by_decoder_norm = "),
+        ({"architecture": ["relu"]}, r"architecture \['relu'\]"),
+        ({"k": "3"}, "k is '3'"),
+        ({"metadata": {"sae_lens_version": [6]}}, "no metadata of a version"),
+        ({"metadata": {"sae_lens_version": "6.0.0", "hook_name": ["x"]}}, r"hook_name = \['x'\]"),
+        ({"metadata": {"sae_lens_version": "6.0.0", "model_name": 5}}, "model_name = 5"),
+        ({"metadata": {"sae_lens_version": "6.0.0", "prefixes": 5}}, "prefixes are 5"),
+        ({"metadata": {"sae_lens_version": "6.0.0", "prefixes": [8, 4]}}, r"prefixes are \[8, 4\]"),
+    ],
+)
+def test_settings_of_another_type_are_named(
+    settings: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    change(export(tmp_path / "sae", **sae("relu")), **settings)
+    with pytest.raises(ConfigError, match=words):
+        read_stored(tmp_path / "sae")
+
+
+@pytest.mark.fault("a tensor or setting that fits no SAE")
+@pytest.mark.parametrize("folded", [{"apply_b_dec_to_input": False},
+                                    {"rescale_acts_by_decoder_norm": True}])  # fmt: skip
+@pytest.mark.parametrize("name", ["W_enc", "b_enc", "W_dec", "b_dec"])
+def test_a_tensor_of_another_shape_is_named_before_it_is_folded(
+    name: str, folded: dict[str, bool], tmp_path: Path
+) -> None:
+    folder = export(tmp_path / "sae", **sae("topk"))
+    tensors = load_file(folder / WEIGHTS_FILE) | {name: torch.zeros(D_IN + 1)}
+    save_file(tensors, folder / WEIGHTS_FILE)
+    change(folder, weights_sha256=None, **folded)
+    with pytest.raises(ConfigError, match=rf"{name} has shape \(7,\)"):
+        read(folder)
+
+
+@pytest.mark.fault("a tensor or setting that fits no SAE")
+def test_two_thresholds_where_one_is_shared_are_named(tmp_path: Path) -> None:
+    folder = export(tmp_path / "sae", **sae("relu"))
+    save_file(load_file(folder / WEIGHTS_FILE) | {"topk_threshold": torch.ones(2)},
+              folder / WEIGHTS_FILE)  # fmt: skip
+    change(folder, architecture="batchtopk", weights_sha256=None)
+    with pytest.raises(ConfigError, match=r"topk_threshold has shape \(2,\)"):
+        read(folder)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -15,8 +15,9 @@ from topk_ortho import load_sae
 from topk_ortho.checkpoint import saelens
 from topk_ortho.cli import main
 from topk_ortho.config import ConfigError
+from topk_ortho.config_file import write_config
 from topk_ortho.experiments import same_data
-from topk_ortho.experiments.evaluate.options import read, understand
+from topk_ortho.experiments.evaluate.options import Asked, read, understand
 from topk_ortho.training import train
 
 HOOK = "blocks.0.hook_resid_post"
@@ -86,13 +87,16 @@ def test_histogram_counts_every_feature(run, tmp_path):
     assert histogram["never"] + sum(histogram["features"]) == 64
 
 
+def of_language(text: Path) -> list[str]:
+    """Options of a run on the tiny model."""
+    options = ["--activations", "language-model", "--model", str(tiny_llama.shared())]
+    return [*options, "--text", str(text), "--hook", HOOK, "--context", "16", "--sae.kind", "topk"]
+
+
 def test_units_are_those_of_the_model(tmp_path, text):
     """A run on scaled activations is measured on the model's own."""
     out = tmp_path / "run"
-    model = str(tiny_llama.shared())
-    options = ["--activations", "language-model", "--model", model, "--text", str(text)]
-    options += ["--hook", HOOK, "--context", "16", "--sae.kind", "topk"]
-    train(tiny(*options), out, progress=False)
+    train(tiny(*of_language(text)), out, progress=False)
     found = evaluate(out, tmp_path=tmp_path)
     result = json.loads((out / "result.json").read_text())
     assert abs(result["scale"] - 1) > 0.01
@@ -100,12 +104,59 @@ def test_units_are_those_of_the_model(tmp_path, text):
         assert found["figures"][name] == pytest.approx(result[name], rel=1e-4), name
     in_units = result["mse"] / result["scale"] ** 2
     assert found["figures"]["mse"] == pytest.approx(in_units, rel=1e-4)
-    assert found["data"]["model"] == model
+    assert found["data"]["model"] == str(tiny_llama.shared())
+    assert found["data"]["split"] == "eval"
     planted = evaluate(out, "--plant", "--plant.roots", 2, tmp_path=tmp_path)
     assert planted["data"]["planted"]
     assert planted["data"]["split"] == "eval"
     assert planted["figures"]["absorption_rate"] is not None
     assert "ce_score" not in planted["figures"]
+
+
+def test_a_planted_run_has_the_figures_that_it_ended_with(tmp_path, text):
+    out = tmp_path / "run"
+    train(tiny(*of_language(text), "--plant.enabled", "--plant.roots", "2"), out, progress=False)
+    found = evaluate(out, tmp_path=tmp_path)
+    result = json.loads((out / "result.json").read_text())
+    assert (found["data"]["planted"], found["data"]["split"]) == (True, "eval")
+    assert abs(result["scale"] - 1) > 0.01
+    in_units = result["mse"] / result["scale"] ** 2
+    assert found["figures"]["mse"] == pytest.approx(in_units, rel=1e-4)
+    assert result["absorption_rate"] is not None
+    for name in ("rows", "absorption_rate", "excess", "base_miss", "mcc", "explained_variance"):
+        assert found["figures"][name] == pytest.approx(result[name], rel=1e-4), name
+
+
+@pytest.mark.parametrize(
+    ("options", "split"),
+    [
+        ([], "eval"),
+        (["--eval-samples", "9"], "eval"),
+        (["--hook", "blocks.1.hook_resid_post"], "eval"),
+        (["--plant"], "eval"),
+        (["--split", "all"], "all"),
+        (["--text", "OTHER"], "all"),
+        (["--text", "OTHER", "--split", "eval"], "eval"),
+        (["--dataset", "other"], "all"),
+        (["--data", "SHARDS"], "all"),
+        (["--activations", "synthetic"], "eval"),
+        (["--activations", "synthetic", "--split", "all"], "eval"),  # it never ends
+    ],
+)
+def test_what_a_run_on_text_is_measured_on(options, split, text, tmp_path):
+    """What its own text held out, or all of another one."""
+    run, other = tmp_path / "run", tmp_path / "other.txt"
+    (tmp_path / "shards").mkdir()
+    run.mkdir()
+    other.write_text("Another one.")
+    write_config(tiny(*of_language(text)), run / "config.toml")
+    named = {"OTHER": str(other), "SHARDS": str(tmp_path / "shards")}
+    found = asked(run, *(named.get(word, word) for word in options))
+    assert found.split == split
+    if "--text" in options:
+        assert found.config.text == (other,)
+    elif not {"--dataset", "--data", "--activations"} & set(options):
+        assert found.config.text == (text,)
 
 
 def test_anyones_sae_with_model_and_text(sae, text, tmp_path, capsys):
@@ -223,12 +274,13 @@ def test_what_cannot_be_measured_is_refused_in_a_sentence(sae, text, arguments, 
     assert message in capsys.readouterr().err
 
 
-def test_which_data_the_options_mean(run, sae, text):
-    def asked(path: Path, *options: str) -> Any:
-        arguments = [str(path), *options]
-        words = {o[2:] for o in options if o.startswith("--")}
-        return understand(read(arguments), words, named={"model": "m", "hook": "h"})
+def asked(path: Path, *options: str) -> Asked:
+    arguments = [str(path), *options]
+    words = {o[2:] for o in options if o.startswith("--")}
+    return understand(read(arguments), words, named={"model": "m", "hook": "h"})
 
+
+def test_which_data_the_options_mean(run, sae, text):
     assert asked(run).config.activations == "synthetic"
     assert asked(run).config.synthetic.d_in == 24
     assert asked(sae, "--text", str(text)).config.model == "m"

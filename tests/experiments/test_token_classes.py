@@ -178,6 +178,28 @@ def test_the_gate_tells_a_class_of_the_model_from_one_drawn_by_lot():
     assert (rare.verdict, rare.probe_f1, rare.members) == (NOT_MEASURABLE, None, 0)
 
 
+def test_a_class_of_nearly_all_tokens_is_told_that_too_few_others_are_left():
+    most = frozenset((t,) for t in range(2, 60))
+    text = probed(most)
+    everything = TokenClasses(("most", "few"), (most, frozenset({(12,), (18,)})), ((0, 1),))
+    most_of_it, few = judge(everything, text, draws=3, seed=0)
+    assert most_of_it.why == "the text has too few other tokens to draw random classes from"
+    assert (most_of_it.verdict, most_of_it.random_f1) == (NOT_MEASURABLE, ())
+    assert most_of_it.probe_f1 is not None
+    assert not most_of_it.counts and not most_of_it.counts_as_child
+    assert len(few.random_f1) == 3
+
+
+def test_a_class_that_is_seldom_on_is_told_how_many_tokens_it_needs():
+    seldom = frozenset({(98,)})
+    text = probed(seldom)
+    fewest = min(int(text.on(seldom, half).sum()) for half in ("train", "eval"))
+    assert 0 < fewest < 20
+    (verdict,) = judge(TokenClasses(("seldom",), (seldom,), ()), text, draws=3, seed=0)
+    assert verdict.why == f"on for {fewest} tokens of one half, and 20 are needed"
+    assert verdict.probe_f1 is None
+
+
 def sae_folder(folder: Path, d_in: int, *, healthy: bool) -> Path:
     """`relu(x)` and `relu(-x)` reconstruct x; with small decoder rows they do not."""
     eye = torch.eye(d_in)

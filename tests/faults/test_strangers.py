@@ -17,10 +17,11 @@ from safetensors.torch import load_file
 import topk_ortho.train as command
 from tests.conftest import unpickled
 from tests.pickle_watch.sitecustomize import CODE
-from tests.system.tiny_run import tiny
+from tests.system.tiny_run import SYNTHETIC, tiny
 from tests.training.states import state
 from topk_ortho.activations.files import FilesSource
-from topk_ortho.checkpoint import CheckpointError, load, newest, saelens, save
+from topk_ortho.checkpoint import CheckpointError, formats, load, newest, saelens, save
+from topk_ortho.cli import main
 from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.config_file import config_hash, read_config, write_config
 from topk_ortho.history import PairHistory
@@ -186,6 +187,27 @@ def test_a_pickle_is_refused_and_does_not_run(name, tmp_path) -> None:
     assert not mark.exists()
 
 
+@pytest.mark.fault("a pickle in place of a file")
+@pytest.mark.parametrize(
+    ("layout", "file"),
+    [(layout, file) for layout, files in formats.FILES.items() for file in files]
+    + [("run", "config.toml")],
+)
+def test_evaluate_runs_no_pickle(layout, file, tmp_path, capsys) -> None:
+    mark, folder = tmp_path / "ran", tmp_path / "sae"
+    files = ("config.toml", "sae_weights.safetensors") if layout == "run" else formats.FILES[layout]
+    folder.mkdir()
+    for name in files:
+        (folder / name).write_bytes(b"{}")
+    if layout == "dictionary-learning":
+        (folder / "config.json").write_text('{"trainer": {"dict_class": "AutoEncoder"}}')
+    (folder / file).write_bytes(pickle.dumps(Payload(mark)))
+    assert main(["evaluate", str(folder), "--allow-pickle", *SYNTHETIC]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1
+    assert not mark.exists()
+
+
 CULPRIT = "import pickle\n\ndef run():\n    return pickle.loads(pickle.dumps(print))\n"
 
 
@@ -261,6 +283,32 @@ def test_values_come_back_and_name_no_files(name, tmp_path) -> None:
     log.close()
     (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert json.loads(line)["said"] == text and line.isprintable()
+
+
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=pytest.mark.fault(f"a string with {name}")) for name in HOSTILE
+])  # fmt: skip
+def test_evaluate_spells_out_what_a_strangers_sae_is_called(name, tmp_path, capsys) -> None:
+    """Its folder's name, and the model and hook point that it names itself."""
+    folder, text = tmp_path / HOSTILE[name].replace("/", "∕"), tmp_path / "text.txt"
+    text.write_text("Once.")
+    W = torch.eye(24)
+    saelens.export(folder, kind="relu", W_enc=W, b_enc=torch.zeros(24), W_dec=W,
+                   b_dec=torch.zeros(24), threshold=None, k=2, hook=HOSTILE[name],
+                   model=f"/{HOSTILE[name]}")  # fmt: skip
+    before = set(tmp_path.iterdir())
+    out = tmp_path / "figures.json"
+    few = [*SYNTHETIC, "--eval-samples", "64"]
+    assert main(["evaluate", str(folder), *few, "--out", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert f"SAE   {printable(str(folder))}: relu" in shown
+    assert json.loads(out.read_text())["sae"]["path"] == str(folder)
+    assert out.read_text().isascii()
+    assert main(["evaluate", str(folder), "--text", str(text)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1
+    assert all(c.isprintable() or c == "\n" for c in shown + said)
+    assert set(tmp_path.iterdir()) == before | {out}
 
 
 @pytest.mark.parametrize("name", [

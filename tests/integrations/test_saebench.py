@@ -8,6 +8,7 @@ run the package itself, where `make saebench` has been.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import torch
 from tests import tiny_llama
 from topk_ortho.checkpoint import saelens
 from topk_ortho.cli import main
+from topk_ortho.integrations.saebench import worker
 from topk_ortho.integrations.saebench.results import as_json, as_text, read_result
 from topk_ortho.integrations.saebench.suite import EVALS, OPENWEBTEXT, WORKER
 
@@ -138,6 +140,70 @@ def test_absorption_is_invalid_without_a_healthy_core(sae, stand_in, tmp_path, c
     outcomes["absorption"] = read_result("absorption", FILES / "absorption.json", core.log)
     assert as_json(outcomes)["health"]["reason"] == "CE score 0.500 is below 0.9"
     assert "health: INVALID" in as_text(outcomes)
+
+
+GATED = """#!{python}
+import json, sys
+from pathlib import Path
+print({log!r})
+reply = {{"status": {status!r}, "reason": "SAEBench wrote no result"}}
+Path(sys.argv[3]).with_name("reply.json").write_text(json.dumps(reply))
+"""
+GATE = "Cannot evaluate absorption: the probe's F1 is 0.4."
+
+
+@pytest.mark.parametrize(
+    ("log", "reason"),
+    [
+        (f"loading\n  {GATE}\nbye", "SAEBench wrote no result"),
+        (f"loading\n{GATE}  \nCannot evaluate more\nbye", GATE),
+        ("loading\nbye", "SAEBench wrote no result"),
+        ("", "SAEBench wrote no result"),
+    ],
+)
+def test_what_a_gate_of_its_own_stopped_is_told_in_its_own_words(
+    log, reason, sae, tmp_path, capsys
+):
+    python = tmp_path / "python"
+    python.write_text(GATED.format(python=sys.executable, log=log, status="unmeasurable"))
+    python.chmod(0o755)
+    code, found = suite(sae, python, tmp_path, "--evals", "absorption")
+    absorption = found["evals"]["absorption"]
+    assert code == 1
+    assert (absorption["status"], absorption["reason"]) == ("unmeasurable", reason)
+    assert (absorption["figures"], absorption["file"]) == ({}, None)
+    assert Path(absorption["log"]).read_text().strip() == log.strip()
+    assert f"absorption: not measurable: {reason} (log: " in capsys.readouterr().out
+
+
+def written(folder: Path) -> None:
+    results = folder / "results"
+    results.mkdir()
+    (results / "a_eval_results.json").write_text("{}")
+
+
+def refused(folder: Path) -> None:
+    logging.getLogger("core").error("no tokens\nat line 3")
+
+
+@pytest.mark.parametrize(
+    ("does", "status", "reason"),
+    [
+        (written, "done", ""),
+        (refused, "failed", "no tokens"),
+        (lambda folder: None, "unmeasurable", "SAEBench wrote no result"),
+    ],
+)
+def test_what_the_worker_replies_to_an_eval_that_ran(does, status, reason, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    monkeypatch.setattr(worker, "open_sae", lambda request: None)
+    monkeypatch.setitem(worker.RUNNERS, "core", lambda request, saes: does(tmp_path))
+    request = {"eval": "core", "name": "x", "dataset": str(tmp_path), "model_folder": None}
+    monkeypatch.setattr(worker, "unreachable", lambda request: [])
+    reply = worker.run(request)
+    assert (reply["status"], reply["reason"]) == (status, reason)
+    assert ("result" in reply) == (status == "done")
 
 
 def test_nothing_done_is_a_failure(sae, stand_in, tmp_path):

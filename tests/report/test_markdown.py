@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.report.folders import BETTER, HOSTILE, ablation, arm_folders
 from topk_ortho.report.collect import collect
 from topk_ortho.report.markdown import comparison_markdown, means, table
+from topk_ortho.report.tables import what_was_run
 
 
 def page(folder: Path) -> str:
@@ -74,6 +77,41 @@ def test_what_tuning_tried_with_the_one_taken_in_bold(tmp_path: Path) -> None:
     text = page(folder)
     assert "tried on seeds 0 and 1" in text and "(none: 0.900)" in text
     assert "| default | **1: 0.100 / 0.890** | 3: unavailable / 0.890 |" in text
+
+
+@pytest.mark.parametrize("tried", [0, 1, 2], ids=["none of two", "one of two", "both"])
+def test_where_there_was_nothing_to_remove_the_page_says_whose_weights_they_are(
+    tried: int, tmp_path: Path
+) -> None:
+    folder = ablation(tmp_path, values={"fixed": BETTER}, seeds=(100, 101))
+    plan = json.loads((folder / "ablation.json").read_text())
+    one = {"coefficient": 1.0, "excess": 0.1, "explained_variance": 0.89, "allowed": True}
+    plan["tuning"] = {
+        "seeds": [0, 1],
+        "runs": [{"hash": name, "folder": f"runs/{name}"} for name in ("a", "b", "c")],
+        "chosen": [{"label": label, "coefficient": 1.0, "tried": [one] * (n < tried),
+                    "explained_variance_none": 0.9} for n, label in enumerate(("first", "second"))],
+    }  # fmt: skip
+    (folder / "ablation.json").write_text(json.dumps(plan))
+    (comparison,) = collect([folder])
+    facts = {name.text: value.text for name, value in what_was_run(comparison).rows}
+    own = "On the tuning seeds there is no excess to remove: every arm keeps its own weight."
+    text = comparison_markdown(comparison)
+    if tried:
+        assert facts["tuning"] == "3 runs on other seeds chose the coefficients"
+        assert own not in text
+        second = "**1: 0.100 / 0.890**" if tried == 2 else ""
+        assert rows(text, "arm | try 1")["second"] == {"try 1": second}
+    else:
+        nothing = "on other seeds there was nothing to remove: coefficients are the arms' own"
+        assert facts["tuning"] == nothing
+        assert own in text and "Weights tried" not in text
+
+
+def test_without_tuning_nothing_is_said_of_it(tmp_path: Path) -> None:
+    (comparison,) = collect([ablation(tmp_path, values={"fixed": BETTER}, seeds=(100, 101))])
+    assert "tuning" not in {name.text for name, _ in what_was_run(comparison).rows}
+    assert "tuning" not in comparison_markdown(comparison)
 
 
 def test_nothing_finished(tmp_path: Path) -> None:

@@ -31,7 +31,13 @@ from torch import Tensor
 
 from topk_ortho.checkpoint import atomic
 from topk_ortho.checkpoint.folders import plain, write_folder
-from topk_ortho.checkpoint.saelens.layout import ARCHITECTURES, check_tensors
+from topk_ortho.checkpoint.saelens.layout import (
+    ARCHITECTURES,
+    check_shapes,
+    check_tensors,
+    checked_prefixes,
+    one_number,
+)
 from topk_ortho.checkpoint.stored import (
     StoredSAE,
     folded_norms,
@@ -84,7 +90,7 @@ def read(folder: Path, *, allow_pickle: bool = False) -> StoredSAE:
     try:
         config = json.loads((folder / CONFIG).read_bytes())
         raw = (folder / WEIGHTS).read_bytes()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"{folder} is no readable SAE of dictionary_learning ({error}); expected {CONFIG} and "
             f"{WEIGHTS}"
@@ -100,7 +106,9 @@ def read(folder: Path, *, allow_pickle: bool = False) -> StoredSAE:
         layout="dictionary-learning",
         kind=KINDS[name],
         k=k,
-        prefixes=() if groups is None else tuple(groups.cumsum(0).tolist()),
+        prefixes=()
+        if groups is None
+        else checked_prefixes(groups.cumsum(0).tolist(), d_sae=len(ours["b_enc"])),
         model=str(trainer.get("lm_name") or ""),
         settings=config,
         W_enc=ours["W_enc"],
@@ -157,12 +165,15 @@ def _trainer(folder: Path, config: Any) -> dict[str, Any]:
 
 
 def _k(folder: Path, trainer: dict[str, Any], tensors: dict[str, Tensor]) -> float | None:
-    k, stored = trainer.get("k", trainer.get("target_l0")), tensors.get("k")
-    if stored is not None and k not in (None, stored.item()):
+    k = trainer.get("k", trainer.get("target_l0"))
+    if "k" not in tensors:
+        return k
+    stored = one_number("k", tensors["k"])
+    if k not in (None, stored):
         raise ConfigError(
-            f"{folder} has k = {k} in {CONFIG} and {stored.item()} in {WEIGHTS}; correct the one"
+            f"{folder} has k = {k} in {CONFIG} and {stored} in {WEIGHTS}; correct the one"
         )
-    return k if stored is None else stored.item()
+    return stored
 
 
 def _ours(folder: Path, name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -180,9 +191,13 @@ def _ours(folder: Path, name: str, tensors: dict[str, Tensor]) -> dict[str, Tens
     out = {ours: tensors[theirs] for theirs, ours in names.items()}
     if linear:
         out |= {"W_enc": out["W_enc"].T, "W_dec": out["W_dec"].T}
+    check_shapes(out)
     if thresholded:
         # pre has to exceed 0 as well: it has gone through a relu
-        out["threshold"] = tensors["threshold"].clamp(min=0).expand(len(out["b_enc"]))
+        threshold = tensors["threshold"].clamp(min=0)
+        if threshold.numel() == 1:
+            threshold = threshold.reshape(()).expand(len(out["b_enc"]))
+        out["threshold"] = threshold
     if name in ("JumpReluAutoEncoder", "AutoEncoderNew"):
         out["b_enc"] = with_centring(out["W_enc"], out["b_enc"], out["b_dec"])
     if name == "AutoEncoder" and not _unit(out["W_dec"]):

@@ -50,7 +50,7 @@ def read(folder: Path) -> StoredSAE:
     try:
         config = json.loads((folder / CONFIG).read_bytes())
         tensors = load((folder / WEIGHTS).read_bytes())
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise ConfigError(
             f"{folder} is no readable SAE of sparsify ({error}); expected {CONFIG} and {WEIGHTS}"
         ) from error

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from itertools import pairwise
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -28,11 +29,12 @@ IN_TRAINING = {"batchtopk": "batch-topk", "matryoshka_batchtopk": "matryoshka"}
 """Checkpoints of SAELens' training, which has one threshold beside the weights."""
 OURS = "topk_ortho"  # our own entry among SAELens' free metadata
 SHA256 = "weights_sha256"  # beside the metadata, so that SAELens drops it when it saves others
+SWITCHES = ("apply_b_dec_to_input", "rescale_acts_by_decoder_norm")
 PLAIN = {"normalize_activations": "none", "reshape_activations": "none"}
 
 
-def check_tensors(tensors: Mapping[str, Tensor], *, architecture: str, k: float | None) -> None:
-    """Refuse shapes, values and settings that make no SAE of the architecture.
+def check_shapes(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are none of one SAE, before anything is computed from them.
 
     Raises:
         ConfigError: the first of them.
@@ -55,6 +57,45 @@ def check_tensors(tensors: Mapping[str, Tensor], *, architecture: str, k: float 
                 f"{name} has shape {tuple(tensor.shape)}, expected {shapes[name]} beside W_enc "
                 f"of shape {(d_in, d_sae)}"
             )
+        if not tensor.is_floating_point():
+            raise ConfigError(f"{name} has dtype {tensor.dtype}, expected floating-point numbers")
+
+
+def one_number(name: str, tensor: Tensor) -> float:
+    """The value of a tensor that holds one.
+
+    Raises:
+        ConfigError: it holds none, or several.
+    """
+    if tensor.numel() != 1:
+        raise ConfigError(f"{name} has shape {tuple(tensor.shape)}, expected one number")
+    return tensor.item()
+
+
+def checked_prefixes(prefixes: Any, *, d_sae: int) -> tuple[int, ...]:
+    """The numbers of features that a file names as prefixes.
+
+    Raises:
+        ConfigError: they are no such numbers.
+    """
+    whole = isinstance(prefixes, list | tuple) and all(type(p) is int for p in prefixes)
+    if not whole or any(a >= b for a, b in pairwise([0, *prefixes, d_sae + 1])):
+        raise ConfigError(
+            f"the prefixes are {prefixes!r}, but rising numbers of features from 1 to {d_sae} were "
+            "expected"
+        )
+    return tuple(prefixes)
+
+
+def check_tensors(tensors: Mapping[str, Tensor], *, architecture: str, k: float | None) -> None:
+    """Refuse shapes, values and settings that make no SAE of the architecture.
+
+    Raises:
+        ConfigError: the first of them.
+    """
+    check_shapes(tensors)
+    d_sae = len(tensors["b_enc"])
+    for name, tensor in tensors.items():
         # A feature may be switched off by an infinite threshold.
         bad = tensor.isnan() if name == "threshold" else ~tensor.isfinite()
         if bool(bad.any()):

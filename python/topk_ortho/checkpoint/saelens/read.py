@@ -21,8 +21,12 @@ from topk_ortho.checkpoint.saelens.layout import (
     OURS,
     PLAIN,
     SHA256,
+    SWITCHES,
     WEIGHTS,
+    check_shapes,
     check_tensors,
+    checked_prefixes,
+    one_number,
 )
 from topk_ortho.checkpoint.stored import (
     StoredSAE,
@@ -50,7 +54,7 @@ def read(folder: Path) -> dict[str, Any]:
         config = json.loads((folder / CONFIG).read_bytes())
         raw = (folder / WEIGHTS).read_bytes()
         tensors = load(raw)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise ConfigError(
             f"{folder} is no readable SAE ({error}); expected {CONFIG} and {WEIGHTS}"
         ) from error
@@ -82,7 +86,7 @@ def read_stored(folder: Path) -> StoredSAE:
     prefixes = got["metadata"].get("prefixes") or got["config"].get("matryoshka_widths") or ()
     return StoredSAE(
         layout="saelens",
-        prefixes=tuple(prefixes),
+        prefixes=checked_prefixes(prefixes, d_sae=got["d_sae"]),
         settings=got["config"],
         kind=got["kind"],
         k=got["k"],
@@ -110,6 +114,12 @@ def _read_config(folder: Path, config: Any) -> dict[str, Any]:
             f"{folder} has the architecture {config.get('architecture')!r}; expected one of "
             f"{', '.join(known)}"
         )
+    for name in ("model_name", "hook_name"):
+        if not isinstance(metadata.get(name) or "", str):
+            raise ConfigError(f"{folder} has {name} = {metadata[name]!r}; expected a name")
+    for name in SWITCHES:
+        if not isinstance(config.get(name, False), bool):
+            raise ConfigError(f"{folder} has {name} = {config[name]!r}; expected true or false")
     for name, value in PLAIN.items():
         if config.get(name, value) != value:
             raise ConfigError(
@@ -135,11 +145,12 @@ def _as_inference(
     if set(tensors) != names:
         raise ConfigError(f"{folder} holds {sorted(tensors)}, expected {sorted(names)}")
     out = dict(tensors)
+    shared = one_number("topk_threshold", out.pop("topk_threshold")) if training else None
+    check_shapes(out)
     if config.get("rescale_acts_by_decoder_norm", False):
         out |= folded_norms(out, out["W_dec"].double().norm(dim=1).clamp(min=1e-8))
-    if training:
-        shared = out.pop("topk_threshold")
-        out["threshold"] = torch.full_like(out["b_enc"], shared.item())
+    if shared is not None:
+        out["threshold"] = torch.full_like(out["b_enc"], shared)
     if config.get("apply_b_dec_to_input", True) is False:
         out["b_enc"] = with_centring(out["W_enc"], out["b_enc"], out["b_dec"])
     return of_one_dtype(out)

@@ -25,6 +25,7 @@ from topk_ortho.experiments.same_data import other_data
 from topk_ortho.report.canvas import write_whole
 from topk_ortho.report.evaluation import figures_text, gate
 from topk_ortho.sae import SAE
+from topk_ortho.terminal import printable
 from topk_ortho.training import hardware
 from topk_ortho.training.load import as_module
 
@@ -123,8 +124,8 @@ def as_text(record: dict[str, Any]) -> str:
     """The tables for the terminal."""
     sae, data = record["sae"], record["data"]
     head = (
-        f"SAE   {sae['path']}: {sae['kind']}, {sae['d_sae']:,} features, d_in {sae['d_in']}\n"
-        f"data  {_where(data)}, {data['rows']:,} rows"
+        f"SAE   {printable(sae['path'])}: {sae['kind']}, {sae['d_sae']:,} features, "
+        f"d_in {sae['d_in']}\ndata  {printable(_where(data))}, {data['rows']:,} rows"
     )
     return "\n\n".join(
         [head, figures_text(record["figures"], record["frequency_histogram"], record["saelens"])]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
+from topk_ortho import terminal
 from topk_ortho.experiments.pair_analysis.text import printable
 from topk_ortho.experiments.token_classes.gate import NOT_MEASURABLE, ClassVerdict
 from topk_ortho.experiments.token_classes.measure import TokenAbsorption
@@ -17,8 +18,8 @@ def as_text(found: TokenAbsorption) -> str:
     names = [printable(verdict.name) for verdict in found.classes]
     rows = zip(names, found.classes, found.features, strict=True)
     lines = [
-        f"{found.sae} at {found.hook} of {found.model}: probes and matching on "
-        f"{found.tokens['train']} tokens, figures of {found.tokens['eval']} others",
+        f"{terminal.printable(f'{found.sae} at {found.hook} of {found.model}')}: probes and "
+        f"matching on {found.tokens['train']} tokens, figures of {found.tokens['eval']} others",
         "",
         *aligned([_CLASS_HEADER, *(_class_row(*row) for row in rows)]),
         *(f"{n}: {v.why}" for n, v in zip(names, found.classes, strict=True) if v.why),

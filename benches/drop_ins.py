@@ -34,10 +34,9 @@ from machine import parser, write
 
 # isort: split
 import torch
+from batches import in_memory
 
 from topk_ortho import PairSelector
-from topk_ortho.activations import Activations
-from topk_ortho.activations.source import Block, Split
 from topk_ortho.codes import Codes
 from topk_ortho.config import PairsConfig, SAEConfig, TrainConfig
 from topk_ortho.integrations import OrthogonalityConfig
@@ -81,26 +80,8 @@ def effects(data: Data, setting: Setting) -> list[dict[str, Any]]:
     return rows
 
 
-class Batches:
-    """The same batches for the package's own trainer."""
-
-    truth = None
-
-    def __init__(self, x: list[torch.Tensor]):
-        self.x, self.d_in = x, x[0].shape[1]
-
-    def n_blocks(self, split: Split) -> int:
-        return len(self.x)
-
-    def block(self, index: int, split: Split) -> Block:
-        return Block(self.x[index], None)
-
-
 def own_step(data: Data, setting: Setting, kind: Any, *, constrained: bool) -> Step:
     """A step of the package's own trainer."""
-    x = torch.cat(data.batches)
-    source: Any = Batches(data.batches)
-    prepared = Activations(source, scale=1.0, variance=float(x.var(0).sum()), mean=x.mean(0))
     config = TrainConfig(
         steps=100_000,
         batch_size=setting.batch,
@@ -108,7 +89,7 @@ def own_step(data: Data, setting: Setting, kind: Any, *, constrained: bool) -> S
         sae=SAEConfig(kind=kind, d_sae=setting.d_sae, k=float(setting.k), dead_after=10_000),
         pairs=PairsConfig() if constrained else PairsConfig(criterion="none"),
     )
-    state = TrainState.fresh(config, prepared, torch.device("cpu"))
+    state = TrainState.fresh(config, in_memory(data.batches), torch.device("cpu"))
     return lambda n: train_step(state, data.batches[n % len(data.batches)])
 
 

@@ -12,7 +12,6 @@ import argparse
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
 
 from machine import (
     CORES,
@@ -30,10 +29,9 @@ from workload import QUICK, REFERENCE, Size, activations
 
 # isort: split
 import torch
+from batches import in_memory
 from torch import Tensor
 
-from topk_ortho.activations import Activations
-from topk_ortho.activations.source import Block, GroundTruth, Split
 from topk_ortho.config import HistoryConfig, PairsConfig, SAEConfig, TrainConfig
 from topk_ortho.training.state import TrainState
 from topk_ortho.training.step import train_step
@@ -55,21 +53,6 @@ PEERS = {
     "dictionary-learning": "dictionary_learning, no penalty",
 }
 HISTORY_ENTRIES = 2**20
-
-
-@dataclass
-class Batches:
-    """Activations that are in memory already."""
-
-    x: list[Tensor]
-    d_in: int
-    truth: GroundTruth | None = None
-
-    def n_blocks(self, split: Split) -> int:
-        return len(self.x)
-
-    def block(self, index: int, split: Split) -> Block:
-        return Block(self.x[index], None)
 
 
 def configuration(arm: str, size: Size, device: str) -> TrainConfig:
@@ -98,11 +81,8 @@ def configuration(arm: str, size: Size, device: str) -> TrainConfig:
 
 def fresh(arm: str, size: Size, batches: list[Tensor], device: str) -> TrainState:
     """A state at step 0 on these batches."""
-    x = torch.cat(batches)
-    data = Activations(
-        Batches(batches, size.d_in), scale=1.0, variance=float(x.var(0).sum()), mean=x.mean(0)
-    )
-    return TrainState.fresh(configuration(arm, size, device), data, torch.device(device))
+    config = configuration(arm, size, device)
+    return TrainState.fresh(config, in_memory(batches), torch.device(device))
 
 
 def work(arguments: argparse.Namespace, size: Size) -> None:

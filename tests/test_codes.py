@@ -133,8 +133,24 @@ def test_top_features_in_any_order_are_the_dense_codes():
     for name in ("crow", "row", "col", "value"):
         assert torch.equal(getattr(top, name), getattr(whole, name))
     assert top.d_sae == 14
+    for dtype in (torch.float64, torch.bfloat16):  # not read in Rust
+        other = Codes.of_top(value.to(dtype), feature, d_sae=14)
+        assert torch.equal(other.col, whole.col)
+        assert torch.equal(other.value, whole.value.to(dtype))
     with pytest.raises(ValueError, match="not negative were expected"):
         Codes.of_top(-value, feature, d_sae=14)
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0)])
+def test_no_top_features_are_an_empty_batch(shape: tuple[int, int]) -> None:
+    codes = Codes.of_top(torch.zeros(shape), torch.zeros(shape, dtype=torch.int64), d_sae=9)
+    assert (codes.batch, codes.d_sae, codes.nnz) == (shape[0], 9, 0)
+
+
+@pytest.mark.fault("an index that is negative or out of range")
+def test_a_top_feature_beyond_the_dictionary_is_refused() -> None:
+    with pytest.raises(ValueError, match="row 1 of the codes has feature 14"):
+        Codes.of_top(torch.ones(2, 1), torch.tensor([[3], [14]]), d_sae=14)
 
 
 def test_parts_are_put_one_after_the_other():

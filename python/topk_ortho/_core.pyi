@@ -80,6 +80,24 @@ class TopK:
     def __len__(self) -> int:
         """Candidates held, at most k."""
 
+def dense_entries(
+    acts: NDArray[np.float32],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """(crow, row, col, value) of what is not 0 in ``acts`` [batch, d_sae], d_sae 1 or more.
+
+    ``crow``, ``col`` and ``value`` are the CSR matrix, ``row`` is the row of each entry. Values are
+    not looked at: a negative one is an entry, and so is NaN.
+    """
+
+def top_entries(
+    activation: NDArray[np.float32], feature: NDArray[np.int64], d_sae: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """The same of the k features of each row, in any order, k 1 or more.
+
+    ``activation`` is [batch, k], ``feature`` [batch * k] in its order, every feature of a row once
+    and, where its activation is not 0, below ``d_sae``.
+    """
+
 def top_products(
     m: NDArray[np.float32], k: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:

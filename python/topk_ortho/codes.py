@@ -6,11 +6,16 @@ Everything that looks for pairs works on the active entries alone, so that its c
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from topk_ortho import _core
 
 CELLS = 2**22
 """Entries of a dense tensor that are looked at at once."""
@@ -60,6 +65,8 @@ class Codes:
             )
         acts = acts.detach()
         if acts.layout == torch.strided:
+            if _native(acts):
+                return cls._checked(*_core.dense_entries(acts.numpy()), d_sae=acts.shape[1])
             row, col, value = _nonzero(acts)
         else:
             coo = acts.to_sparse_coo().coalesce()
@@ -92,6 +99,9 @@ class Codes:
             ValueError: an activation that is negative or not finite.
         """
         value, feature = value.detach(), feature.detach()
+        if _native(value) and feature.dtype == torch.int64:
+            entries = _core.top_entries(value.numpy(), feature.flatten().numpy(), d_sae)
+            return cls._checked(*entries, d_sae=d_sae)
         if feature.device.type == "cpu":  # numpy sorts short rows five times faster
             order = torch.from_numpy(np.argsort(feature.numpy(), axis=1))
         else:
@@ -101,6 +111,12 @@ class Codes:
         col, value = feature[row, at], value[row, at]
         _check(row, col, value)
         return cls.from_entries(row, col, value, batch=len(feature), d_sae=d_sae)
+
+    @classmethod
+    def _checked(cls, *columns: NDArray[Any], d_sae: int) -> Codes:
+        crow, row, col, value = map(torch.from_numpy, columns)
+        _check(row, col, value)
+        return cls(crow, row, col, value, d_sae)
 
     @classmethod
     def concatenate(cls, parts: list[Codes]) -> Codes:
@@ -146,19 +162,28 @@ class Codes:
 
 
 def _check(row: Tensor, col: Tensor, value: Tensor) -> None:
-    bad = ~(value > 0) | torch.isinf(value)
-    if bool(bad.any()):
-        at = int(bad.nonzero()[0])
-        raise ValueError(
-            f"acts[{int(row[at])}, {int(col[at])}] = {float(value[at])} was given, but finite "
-            "activations that are not negative were expected; look at the encoder's output."
-        )
+    if not value.numel():
+        return
+    low, high = torch.stack(value.aminmax()).tolist()
+    if low > 0 and high < math.inf:  # a NaN is both
+        return
+    at = int((~(value > 0) | torch.isinf(value)).nonzero()[0])
+    raise ValueError(
+        f"acts[{int(row[at])}, {int(col[at])}] = {float(value[at])} was given, but finite "
+        "activations that are not negative were expected; look at the encoder's output."
+    )
+
+
+def _native(acts: Tensor) -> bool:
+    """Whether Rust reads the entries of these activations: float32 on CPU, and not empty."""
+    return acts.device.type == "cpu" and acts.dtype == torch.float32 and acts.numel() > 0
 
 
 def _nonzero(acts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Row, feature and value of every entry of a dense tensor that is not 0.
 
-    On CPU a few rows at a time through numpy, which is three to five times faster than torch.
+    For what Rust does not read. On CPU a few rows at a time through numpy, which is three to five
+    times faster than torch.
     """
     width = acts.shape[1]
     if acts.device.type != "cpu":

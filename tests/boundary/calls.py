@@ -17,10 +17,12 @@ from topk_ortho._core import (
     Coactivation,
     PairHistory,
     TopK,
+    dense_entries,
     pair_cosines,
     pair_gradient,
     pair_penalty,
     row_norms,
+    top_entries,
     top_products,
 )
 
@@ -77,6 +79,22 @@ def products(m: Array, k: int) -> Answer:
     i, j = np.triu_indices(len(m), 1)
     exact = m.astype(np.float64)
     return best(i, j, (exact[i] * exact[j]).astype(np.float32), k)
+
+
+def entries(acts: Array) -> Answer:
+    row, col = acts.nonzero()
+    return _starts(row, len(acts)), row, col, acts[row, col]
+
+
+def entries_of_top(activation: Array, feature: Array, d_sae: int) -> Answer:
+    row, at = activation.nonzero()
+    col = feature.reshape(activation.shape)[row, at]
+    order = np.lexsort((col, row))
+    return _starts(row, len(activation)), row, col[order], activation[row, at][order]
+
+
+def _starts(row: Array, batch: int) -> Array:
+    return np.concatenate([[0], np.bincount(row, minlength=batch).cumsum()])
 
 
 def sums(crow: Array, col: Array, value: Array, d_sae: int) -> tuple[Array, Array, Array]:
@@ -191,10 +209,18 @@ ROWS = RNG.normal(size=(N, WIDTH)).astype(np.float32)
 NORMS = np.sqrt((ROWS**2).sum(1))
 PRICED = {"rows": ROWS, **PAIRS}
 FLAGS = RNG.random(K) < 0.5
+TOP = np.array([[3, 0, 11], [2, 1, 0], [7, 8, 3], [5, 11, 4]], np.int64)
 
 CALLS: dict[str, Call] = {
     "TopK": Call(streamed, best, {**PAIRS, "score": SCORE}, {"k": 9}),
     "top_products": Call(top_products, products, {"m": SCORE}, {"k": 9}),
+    "dense_entries": Call(dense_entries, entries, {"acts": ROWS * (ROWS > 0)}, {}),
+    "top_entries": Call(
+        top_entries,
+        entries_of_top,
+        {"activation": ROWS[:4, :3], "feature": TOP.ravel()},
+        {"d_sae": N},
+    ),
     "select": Call(lambda **a: Coactivation().select(**a), selected, CODES, {"d_sae": N, "k": 5}),
     "select_cosine": Call(
         lambda **a: Coactivation().select_cosine(**a),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Literal
 
@@ -74,12 +75,13 @@ def codes_of_unit_rows(codes: Codes, W_dec: Tensor) -> Codes:
         ValueError: a row holds NaN.
     """
     norm = torch.linalg.vector_norm(W_dec, dim=1, dtype=torch.float32)
-    if bool(((norm - 1).abs() <= UNIT_WITHIN).all()):
+    low, high = torch.stack(norm.aminmax()).tolist()
+    if max(1 - low, high - 1) <= UNIT_WITHIN:  # False if both are NaN
         return codes
     value = codes.value.float() * norm[codes.col]
-    if bool((norm > 0).all()):
+    if low > 0:
         return replace(codes, value=value)
-    if bool(norm.isnan().any()):
+    if math.isnan(low):
         raise ValueError(
             f"the decoder row of feature {int(norm.isnan().nonzero()[0])} holds NaN, but numbers "
             "were expected; look at the last optimiser step."

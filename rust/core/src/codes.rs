@@ -2,8 +2,10 @@
 //!
 //! Refuses rows that do not cover the entries, and features that do not rise within a row or are not below `d_sae`.
 
+mod entries;
 mod transposed;
 
+pub use entries::Entries;
 pub(crate) use transposed::Transposed;
 
 use crate::Error;

@@ -7,7 +7,7 @@
 //! | module | owns |
 //! |---|---|
 //! | [`pair`] | an unordered pair in one `u64`; the only place that knows the packing |
-//! | [`codes`] | a batch of sparse codes: CSR, and its transpose |
+//! | [`codes`] | a batch of sparse codes: CSR, its entries from other layouts, and its transpose |
 //! | [`coactivation`] | exact sums and top-k of pairs that fire together |
 //! | [`rows`] | rows of a matrix and their products |
 //! | [`penalty`] | cosines of chosen pairs of rows, and their gradient |

@@ -4,6 +4,7 @@
 //! may share one. Columns are read in place where they are contiguous, and must not be written to during a call.
 
 mod coactivation;
+mod codes;
 mod columns;
 mod history;
 mod penalty;
@@ -19,6 +20,8 @@ use topk_ortho_core::Error;
 mod _core {
     #[pymodule_export]
     use crate::coactivation::Coactivation;
+    #[pymodule_export]
+    use crate::codes::{dense_entries, top_entries};
     #[pymodule_export]
     use crate::history::PairHistory;
     #[pymodule_export]

@@ -86,7 +86,12 @@ def _calibrated(material: Material, folder: Path, *, jobs: int) -> tuple[int, st
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         code = run_calibration(
-            base, coefficients=(base.coefficient(),), l0=(6.0, 24.0), seeds=(3,), out=folder, jobs=jobs
+            base,
+            coefficients=(base.coefficient(),),
+            l0=(6.0, 24.0),
+            seeds=(3,),
+            out=folder,
+            jobs=jobs,
         )
     text = printed.getvalue().strip().replace(str(folder), f"runs/{CALIBRATE}")
     return code, f"```\n{text}\n```"

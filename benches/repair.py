@@ -3,7 +3,7 @@
 `python benches/repair.py` trains one for every seed, repairs it, trains on as long without the
 constraint, and prints means with intervals over the seeds. `--half-time` stops the first training
 half way instead, and tries criteria from there. Runs stay in `--out`; what is there is not trained
-again. Synthetic data as by default.
+again. Synthetic data as by default; options of `train` after `--` go to every training.
 """
 
 from __future__ import annotations
@@ -56,20 +56,20 @@ def command(*words: str) -> None:
         raise SystemExit(f"topk-ortho {' '.join(words)} ended with {code}")
 
 
-def of_seed(seed: int, out: Path, *, half: bool) -> dict[str, Figures]:
+def of_seed(seed: int, out: Path, more: Sequence[str], *, half: bool) -> dict[str, Figures]:
     """Figures before and after, by name, on the same held-out activations."""
     first, arms = out / f"before-{seed}", AFTER_HALF if half else AFTER_END
     steps = ["--steps", "1000", "--decay-fraction", "0"] if half else []
     if not (first / "result.json").is_file():
         command("train", "--pairs.criterion", "none", "--seed", str(seed), *steps, *CHECKPOINTS,
-                "--out", str(first))  # fmt: skip
+                "--out", str(first), *more)  # fmt: skip
     found: dict[str, Figures] = {}
     for name, options in arms.items():
         run = out / f"{name.replace(' ', '-')}-{seed}"
         if not (run / "repair.json").is_file():
             longer = ["--steps", "1000"] if half else []
             command("repair", str(first), "--seed", str(seed), *longer, *CHECKPOINTS,
-                    "--out", str(run), *options)  # fmt: skip
+                    "--out", str(run), *options, *more)  # fmt: skip
         record = json.loads((run / "repair.json").read_text(encoding="utf-8"))
         found["before"] = record["before"]
         found[name] = record["after"]
@@ -118,10 +118,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10, help=f"how many, from {FIRST_SEED} on")
     parser.add_argument("--half-time", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("runs/repair"))
+    parser.add_argument("options", nargs="*", help="of train")
     given = parser.parse_args()
     out = given.out / ("half-time" if given.half_time else "to-the-end")
     seeds = range(FIRST_SEED, FIRST_SEED + given.seeds)
-    print(tables({seed: of_seed(seed, out, half=given.half_time) for seed in seeds}))
+    more = given.options
+    print(tables({seed: of_seed(seed, out, more, half=given.half_time) for seed in seeds}))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from hosts import (
     saelens_trainer,
     sparsify_trainer,
 )
-from machine import parser, write
+from machine import keep_memory, parser, write
 
 # isort: split
 import torch
@@ -164,6 +164,8 @@ def main(argv: list[str] | None = None) -> None:
     options.add_argument("--data", type=Path, required=True, help="folder of the test data")
     options.add_argument("--rounds", type=int, default=0, help="steps of every arm")
     arguments = options.parse_args(argv)
+    if not arguments.quick:
+        keep_memory("drop_ins.py")
     setting = QUICK if arguments.quick else Setting()
     torch.set_num_threads(1)
     data = harvest(arguments.data, setting)

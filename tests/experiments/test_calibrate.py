@@ -63,7 +63,7 @@ def test_synthetic_data_and_no_constraint_are_refused(tmp_path, monkeypatch, cap
 def test_the_grid_stays_within_what_can_be_trained():
     base = TrainConfig(activations="files", data=Path("x"))
     plan = calibrate._plan(base, coefficients=(), l0=(), seeds=(1,))
-    assert [axis.values for axis in plan.axes] == [(4.0, 8.0, 16.0), (0.333, 1.0, 3.0)]
+    assert [axis.values for axis in plan.axes] == [(4.0, 8.0, 16.0), (0.667, 2.0, 6.0)]
     assert plan.base.plant.enabled
     labels = {label for label, _ in plan.subjects()}
     assert {f"none, sae.k={k}" for k in (4, 8, 16)} < labels and len(labels) == 12

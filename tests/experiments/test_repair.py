@@ -151,7 +151,7 @@ def test_the_default_criterion_may_be_named(here: Path) -> None:
     assert settings_of(here, "--pairs.criterion", "coactivation") == usual
     assert settings_of(here, "--pairs.criterion=coactivation") == usual
     other = settings_of(here, "--pairs.criterion", "suppressed")
-    assert (other.penalty.coefficient, other.penalty.threshold) == (None, 0.0)
+    assert (other.penalty.coefficient, other.penalty.threshold) == (None, 0.05)
 
 
 def test_a_file_opens_no_pickle_by_saying_no_and_trains_no_baseline(here: Path) -> None:

@@ -116,7 +116,7 @@ def test_the_result_has_its_keys(both):
     assert set(result) - set(plain) == OF_SELECTION
     assert set(plain) <= set(result)
     assert (result["criterion"], plain["criterion"]) == ("coactivation", "none")
-    assert (result["coefficient"], plain["coefficient"]) == (1.0, 0.0)
+    assert (result["coefficient"], plain["coefficient"]) == (2.0, 0.0)
     assert (result["steps"], result["rows"]) == (20, 512)
 
 

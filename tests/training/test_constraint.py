@@ -44,12 +44,12 @@ def cost(c: Constraint, *, step: int, seed: int = 0) -> float:
 @pytest.mark.parametrize(
     ("table", "weight"),
     [
-        ({}, 1.0 * D_IN),
+        ({}, 2.0 * D_IN),
         ({"pairs": {"criterion": "coactive-cosine"}}, 0.2 * D_IN),
         ({"pairs": {"criterion": "random"}}, 1.0 * D_IN),
         ({"pairs": {"criterion": "random-matched"}}, 1.0 * D_IN),
         ({"pairs": {"criterion": "ortsae"}}, 0.1 * D_IN),
-        ({"penalty": {"units": "absolute"}}, 1.0),
+        ({"penalty": {"units": "absolute"}}, 2.0),
         ({"penalty": {"coefficient": 0.5}}, 0.5 * D_IN),
         ({"penalty": {"coefficient": 0.5, "units": "absolute"}}, 0.5),
         ({"penalty": {"coefficient": 0.0}}, 0.0),

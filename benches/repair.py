@@ -19,8 +19,9 @@ from typing import Any
 import machine  # noqa: F401  (before torch)
 
 from topk_ortho import cli
+from topk_ortho.config import PenaltyConfig, TrainConfig
 from topk_ortho.experiments.plan import FIRST_SEED
-from topk_ortho.statistics import Difference, non_inferior, paired
+from topk_ortho.statistics import MARGIN_EXPLAINED_VARIANCE, Difference, non_inferior, paired
 
 COLUMNS = {
     "absorption": "absorption_rate",
@@ -35,6 +36,9 @@ COLUMNS = {
 }
 CHECKPOINTS = ["--checkpoint-every", "1000000"]
 DECODER = ["--penalty.coefficient", "0.8", "--penalty.threshold", "0.1"]
+DEFAULT = ["--penalty.coefficient", f"{TrainConfig().coefficient():g}",
+           "--penalty.threshold", f"{PenaltyConfig().threshold:g}"]  # fmt: skip
+"""A repair has its own, which are stronger."""
 AFTER_END: Mapping[str, Sequence[str]] = {
     "trained on without": ["--pairs.criterion", "none"],
     "repaired": [],
@@ -43,7 +47,7 @@ AFTER_HALF: Mapping[str, Sequence[str]] = {
     "trained on without": ["--pairs.criterion", "none"],
     "decoder-cosine": ["--pairs.criterion", "decoder-cosine", *DECODER],
     "suppressed": ["--pairs.criterion", "suppressed", *DECODER],
-    "coactivation": ["--penalty.coefficient", "2", "--penalty.threshold", "0.05"],
+    "coactivation": DEFAULT,
 }
 Figures = dict[str, Any]
 
@@ -98,7 +102,8 @@ def tables(found: Mapping[int, Mapping[str, Figures]]) -> str:
 
 def _against(title: str, values: Mapping[str, Any], beside: Mapping[str, Any]) -> str:
     cells = [_interval(paired(values[key], beside[key])) for key in COLUMNS.values()]
-    kept = non_inferior(values["explained_variance"], beside["explained_variance"], margin=0.003)
+    key = "explained_variance"
+    kept = non_inferior(values[key], beside[key], margin=MARGIN_EXPLAINED_VARIANCE)
     return _row(title, *cells, {"holds": "yes", "does not hold": "no"}.get(kept.verdict, "-"))
 
 

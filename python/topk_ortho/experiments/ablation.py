@@ -154,7 +154,8 @@ def _plan(request: Request) -> Plan:
     if base.init_from is not None and others:
         raise ConfigError(
             f"--init-from {base.init_from} was given, which is a {base.sae.kind}, but the arms "
-            f"{', '.join(sorted(others))} are of another kind; leave them out with --without-arm."
+            f"{', '.join(sorted(others))} are of another kind; leave them out "
+            "(--without-arm), or out of --vary."
         )
     runs = runs_of(wanted, seeds)
     return Plan(base, axes, names, tuple(request.without_arm), seeds, runs)

@@ -10,7 +10,6 @@ from topk_ortho.experiments.pair_analysis.text import printable
 from topk_ortho.experiments.token_classes.gate import NOT_MEASURABLE, ClassVerdict
 from topk_ortho.experiments.token_classes.measure import TokenAbsorption
 from topk_ortho.metrics.absorption import AbsorptionEdge
-from topk_ortho.terminal import aligned
 
 
 def as_text(found: TokenAbsorption) -> str:
@@ -21,10 +20,12 @@ def as_text(found: TokenAbsorption) -> str:
         f"{terminal.printable(f'{found.sae} at {found.hook} of {found.model}')}: probes and "
         f"matching on {found.tokens['train']} tokens, figures of {found.tokens['eval']} others",
         "",
-        *aligned([_CLASS_HEADER, *(_class_row(*row) for row in rows)]),
+        *terminal.aligned([_CLASS_HEADER, *(_class_row(*row) for row in rows)]),
         *(f"{n}: {v.why}" for n, v in zip(names, found.classes, strict=True) if v.why),
         "",
-        *aligned([_EDGE_HEADER, *(_edge_row(names, edge) for edge in found.absorption.edges)]),
+        *terminal.aligned(
+            [_EDGE_HEADER, *(_edge_row(names, edge) for edge in found.absorption.edges)]
+        ),
         "",
         _summary(found),
         _health(found),

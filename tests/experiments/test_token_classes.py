@@ -254,12 +254,14 @@ def test_the_command_prints_a_table_and_writes_the_same_as_json(tmp_path, capsys
 
 
 def test_absorption_of_an_unhealthy_sae_is_marked_invalid(tmp_path, capsys):
-    sae = sae_folder(tmp_path / "sae", tiny_llama.D_MODEL, healthy=False)
+    sae = sae_folder(tmp_path / "an\nsae", tiny_llama.D_MODEL, healthy=False)
     assert cli.main([*command(tmp_path, sae, "--draws", "1"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert "explained variance" in found["invalid"]
     assert cli.main(command(tmp_path, sae, "--draws", "1")) == 0
-    assert f"* invalid: {found['invalid']}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"* invalid: {found['invalid']}" in printed
+    assert "/an\\nsae at " in printed.splitlines()[0], "a name breaks no line"
 
 
 @pytest.mark.parametrize(

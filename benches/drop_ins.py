@@ -37,10 +37,10 @@ import torch
 from batches import in_memory
 
 from topk_ortho import PairSelector
-from topk_ortho.codes import Codes
 from topk_ortho.config import PairsConfig, SAEConfig, TrainConfig
+from topk_ortho.constraint.rows import codes_of_unit_rows
 from topk_ortho.integrations import OrthogonalityConfig
-from topk_ortho.integrations.rows import codes_of_unit_rows
+from topk_ortho.sparse.codes import Codes
 from topk_ortho.training.state import TrainState
 from topk_ortho.training.step import train_step
 

@@ -32,7 +32,7 @@ import torch
 
 from topk_ortho import PairSelector
 from topk_ortho._core import TopK
-from topk_ortho.codes import Codes
+from topk_ortho.sparse.codes import Codes
 
 NATIVE, TORCH = "ours", "ours, torch alone"
 SCIPY, DENSE = "scipy.sparse A.T @ A, argpartition", "dense torch acts.T @ acts, topk"

@@ -20,8 +20,8 @@ import machine  # noqa: F401  (before torch)
 
 from topk_ortho import cli
 from topk_ortho.config import PenaltyConfig, TrainConfig
-from topk_ortho.experiments.plan import FIRST_SEED
 from topk_ortho.statistics import MARGIN_EXPLAINED_VARIANCE, Difference, non_inferior, paired
+from topk_ortho.studies.plan import FIRST_SEED
 
 COLUMNS = {
     "absorption": "absorption_rate",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from topk_ortho.checkpoint.stored import StoredSAE
+from topk_ortho.formats.stored import StoredSAE
 
 KINDS = ("topk", "batch-topk", "matryoshka", "jumprelu", "relu")
 D_IN, D_SAE, K = 6, 20, 3
@@ -43,7 +43,7 @@ def rows(n: int = 64) -> Tensor:
 
 
 def codes(sae: StoredSAE, x: Tensor) -> Tensor:
-    """`[n, D_SAE]` by the definition in `checkpoint/stored.py`."""
+    """`[n, D_SAE]` by the definition in `formats/stored.py`."""
     pre = (x - sae.b_dec.float()) @ sae.W_enc.float() + sae.b_enc.float()
     if sae.kind == "topk":
         assert sae.k is not None

@@ -11,24 +11,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from topk_ortho.config import ConfigError as ConfigError
     from topk_ortho.config import TrainConfig as TrainConfig
-    from topk_ortho.history import PairHistory as PairHistory
-    from topk_ortho.pairs import PairSelection as PairSelection
-    from topk_ortho.pairs import PairSelector as PairSelector
-    from topk_ortho.penalty import OrthogonalityPenalty as OrthogonalityPenalty
+    from topk_ortho.constraint.history import PairHistory as PairHistory
+    from topk_ortho.constraint.penalty import OrthogonalityPenalty as OrthogonalityPenalty
+    from topk_ortho.constraint.selection import PairSelection as PairSelection
+    from topk_ortho.constraint.selection import PairSelector as PairSelector
+    from topk_ortho.formats.load import load_sae as load_sae
     from topk_ortho.training import resume as resume
     from topk_ortho.training import train as train
-    from topk_ortho.training.load import load_sae as load_sae
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "ConfigError": "topk_ortho.config",
-    "OrthogonalityPenalty": "topk_ortho.penalty",
-    "PairHistory": "topk_ortho.history",
-    "PairSelection": "topk_ortho.pairs",
-    "PairSelector": "topk_ortho.pairs",
+    "OrthogonalityPenalty": "topk_ortho.constraint.penalty",
+    "PairHistory": "topk_ortho.constraint.history",
+    "PairSelection": "topk_ortho.constraint.selection",
+    "PairSelector": "topk_ortho.constraint.selection",
     "TrainConfig": "topk_ortho.config",
-    "load_sae": "topk_ortho.training.load",
+    "load_sae": "topk_ortho.formats.load",
     "resume": "topk_ortho.training",
     "train": "topk_ortho.training",
 }

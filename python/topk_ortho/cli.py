@@ -14,7 +14,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler's own log; before
 
 import tyro
 
-from topk_ortho.cli_options import (
+from topk_ortho.commands.options import (
     BarsOptions,
     CacheOptions,
     PairsOptions,
@@ -25,12 +25,12 @@ from topk_ortho.cli_options import (
     ReproduceOptions,
     ResultsOptions,
 )
-from topk_ortho.command_line import fail, parse
+from topk_ortho.commands.reader import fail, parse
 from topk_ortho.config import ConfigError, TrainConfig
-from topk_ortho.config_file import nearest
-from topk_ortho.config_rules import check
-from topk_ortho.experiments.evaluate.options import EvaluateOptions
-from topk_ortho.experiments.options import AblateOptions, CalibrateOptions, names_given, split
+from topk_ortho.config.rules import check
+from topk_ortho.config.toml import nearest
+from topk_ortho.inspect.evaluate.options import EvaluateOptions
+from topk_ortho.studies.options import AblateOptions, CalibrateOptions, names_given, split
 from topk_ortho.terminal import printable
 from topk_ortho.train import guarded
 from topk_ortho.train import main as train_main
@@ -57,7 +57,7 @@ def _cache(arguments: list[str]) -> int:
     )
     from topk_ortho.activations.cache import write_cache
     from topk_ortho.activations.prepare import open_language_model
-    from topk_ortho.training.hardware import choose_device
+    from topk_ortho.machine.hardware import choose_device
 
     written = write_cache(
         open_language_model(config, device=str(choose_device(o.device))),
@@ -73,7 +73,7 @@ def _cache(arguments: list[str]) -> int:
 
 def _bars(arguments: list[str]) -> int:
     o = tyro.cli(BarsOptions, args=arguments, prog="topk-ortho bars")
-    from topk_ortho.experiments.bars import run_bars
+    from topk_ortho.studies.bars import run_bars
 
     return run_bars(
         o.setting, seeds=o.seeds, arms=o.arms, out=o.out, model=o.model, text=o.text, hook=o.hook
@@ -82,7 +82,7 @@ def _bars(arguments: list[str]) -> int:
 
 def _doctor(arguments: list[str]) -> int:
     o = parse(arguments, prog="topk-ortho doctor")
-    from topk_ortho.training.doctor import examine
+    from topk_ortho.machine.doctor import examine
     from topk_ortho.training.folder import RunFolder
 
     config = o.settings if o.resume is None else RunFolder.open(o.resume)[1]
@@ -96,12 +96,12 @@ def _recipes(arguments: list[str]) -> int:
     out = tyro.cli(RecipesOptions, args=own, prog="topk-ortho recipes").out
     if out is None:
         parse(options or ["--no-with-baseline"], prog="topk-ortho recipes")
-        from topk_ortho.experiments.recipes import listing
+        from topk_ortho.studies.recipes import listing
 
         print(listing())
         return 0
-    from topk_ortho.experiments.recipe_runs import run_recipes
-    from topk_ortho.experiments.recipes import RECIPES
+    from topk_ortho.studies.recipe_runs import run_recipes
+    from topk_ortho.studies.recipes import RECIPES
 
     settings = {
         name: parse(["--recipe", name, *options], prog="topk-ortho recipes").settings
@@ -112,7 +112,7 @@ def _recipes(arguments: list[str]) -> int:
 
 def _results(arguments: list[str]) -> int:
     o = tyro.cli(ResultsOptions, args=arguments, prog="topk-ortho results")
-    from topk_ortho.experiments.results import Material, run_results
+    from topk_ortho.studies.results import Material, run_results
 
     material = Material(o.model, o.text, o.hook)
     return run_results(material, out=o.out, jobs=o.jobs, page=o.page, only=o.only)
@@ -120,7 +120,7 @@ def _results(arguments: list[str]) -> int:
 
 def _pairs(arguments: list[str]) -> int:
     o = tyro.cli(PairsOptions, args=arguments, prog="topk-ortho pairs")
-    from topk_ortho.experiments.pair_analysis import analyse, as_text
+    from topk_ortho.inspect.pairs import analyse, as_text
 
     found = analyse(o.run, top=o.top, contexts=o.contexts, samples=o.samples)
     _print(json.dumps(found.as_json(), indent=2) if o.json else as_text(found))
@@ -129,7 +129,7 @@ def _pairs(arguments: list[str]) -> int:
 
 def _reproduce(arguments: list[str]) -> int:
     o = tyro.cli(ReproduceOptions, args=arguments, prog="topk-ortho reproduce")
-    from topk_ortho.experiments.reproduce import as_text, reproduce
+    from topk_ortho.inspect.reproduce import as_text, reproduce
     from topk_ortho.training import Interrupted
 
     try:
@@ -143,33 +143,33 @@ def _reproduce(arguments: list[str]) -> int:
 
 
 def _absorption(arguments: list[str]) -> int:
-    from topk_ortho.experiments.token_classes.options import AbsorptionOptions
+    from topk_ortho.inspect.absorption.options import AbsorptionOptions
 
     o = tyro.cli(AbsorptionOptions, args=arguments, prog="topk-ortho absorption")
-    from topk_ortho.experiments.token_classes.command import run_absorption
+    from topk_ortho.inspect.absorption.command import run_absorption
 
     _print(run_absorption(o))
     return 0
 
 
 def _evaluate(arguments: list[str]) -> int:
-    from topk_ortho.experiments.evaluate.options import check_suite, read
+    from topk_ortho.inspect.evaluate.options import check_suite, read
 
     o = read(arguments)
     check_suite(o, names_given(arguments))
     if o.suite == "saebench":
         return _saebench(o, arguments)
-    from topk_ortho.experiments.evaluate.command import run_evaluation
+    from topk_ortho.inspect.evaluate.command import run_evaluation
 
     _print(run_evaluation(o, arguments))
     return 0
 
 
 def _saebench(o: EvaluateOptions, arguments: list[str]) -> int:
-    from topk_ortho.checkpoint import formats
-    from topk_ortho.experiments.evaluate.command import check_out, write
+    from topk_ortho import formats
+    from topk_ortho.inspect.evaluate.command import check_out, write
     from topk_ortho.integrations.saebench import Suite, as_json, as_text, chosen, run_suite
-    from topk_ortho.training.hardware import choose_device
+    from topk_ortho.machine.hardware import choose_device
 
     evals, words = chosen(o.evals), names_given(arguments)
     check_out(o.out)
@@ -207,7 +207,7 @@ def _print(text: str) -> None:
 
 def _ablate(arguments: list[str]) -> int:
     o, base, own, rest = _with_training(arguments, AblateOptions, "topk-ortho ablate")
-    from topk_ortho.experiments.ablation import Request, dry_run, run_ablation, stored_plan
+    from topk_ortho.studies.ablation import Request, dry_run, run_ablation, stored_plan
 
     request = Request(
         base=base,
@@ -237,7 +237,7 @@ def _ablate(arguments: list[str]) -> int:
         return 0
     if o.launcher == "none":
         return run_ablation(request)
-    from topk_ortho.experiments.launch import for_shards, submit
+    from topk_ortho.studies.launch import for_shards, submit
 
     stored_plan(request)
     submitted = submit(
@@ -253,7 +253,7 @@ def _ablate(arguments: list[str]) -> int:
 
 def _calibrate(arguments: list[str]) -> int:
     o, base, _, _ = _with_training(arguments, CalibrateOptions, "topk-ortho calibrate")
-    from topk_ortho.experiments.calibrate import run_calibration
+    from topk_ortho.studies.calibrate import run_calibration
 
     return run_calibration(
         base,
@@ -277,14 +277,14 @@ def _with_training(
 
 
 def _repair(arguments: list[str]) -> int:
-    from topk_ortho.experiments.repair.options import RepairOptions, split_repair
+    from topk_ortho.inspect.repair.options import RepairOptions, split_repair
 
     own, rest = split_repair(arguments)
     positional = (tyro.conf.PositionalRequiredArgs,)
     o = tyro.cli(RepairOptions, args=own, prog="topk-ortho repair", config=positional)
-    from topk_ortho.experiments.repair.command import words_for
-    from topk_ortho.experiments.repair.repair import Stopped, repair
-    from topk_ortho.experiments.repair.text import as_text
+    from topk_ortho.inspect.repair.command import words_for
+    from topk_ortho.inspect.repair.repair import Stopped, repair
+    from topk_ortho.inspect.repair.text import as_text
 
     words, keep_l0 = words_for(o, rest)
     config = parse(words, prog="topk-ortho repair").settings
@@ -315,7 +315,7 @@ def _pull(arguments: list[str]) -> int:
 
 def _report(arguments: list[str]) -> int:
     o = tyro.cli(ReportOptions, args=arguments, prog="topk-ortho report")
-    from topk_ortho.history.figures import history_figures
+    from topk_ortho.constraint.history.figures import history_figures
     from topk_ortho.report.write import write_report
 
     print(f"report: {write_report(o.paths, o.out, history=history_figures)}")

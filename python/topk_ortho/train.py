@@ -12,7 +12,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler's own log; before torch as well
 
-from topk_ortho.command_line import fail, parse
+from topk_ortho.commands.reader import fail, parse
 from topk_ortho.config import ConfigError
 from topk_ortho.terminal import printable
 
@@ -54,7 +54,7 @@ def _stopped(error: Exception) -> int:
     """The exit code of a run that was interrupted, met a NaN, or ran out of memory."""
     from torch import OutOfMemoryError
 
-    from topk_ortho.experiments.pool import Stopped
+    from topk_ortho.studies.pool import Stopped
     from topk_ortho.training import Interrupted
     from topk_ortho.training.finite import NotFiniteError
 
@@ -74,9 +74,9 @@ def _stopped(error: Exception) -> int:
 
 def _run(arguments: list[str], prog: str) -> int:
     options = parse(arguments, prog=prog)
+    from topk_ortho.machine.hardware import keep_freed_memory
     from topk_ortho.report.summary import finish
     from topk_ortho.training import resume, train
-    from topk_ortho.training.hardware import keep_freed_memory
 
     keep_freed_memory()
     how: dict[str, Any] = {"stop_after": options.stop_after, "profile": options.profile}

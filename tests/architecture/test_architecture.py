@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from topk_ortho.checkpoint import dictionary_learning
+from topk_ortho.formats import dictionary_learning
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "python" / "topk_ortho"
@@ -25,19 +25,19 @@ CONFINED = {
     "matplotlib": {"report/plots.py", "report/canvas.py", "report/charts.py"},
     "jinja2": {"report/page.py"},
     "scipy": {"metrics/matching.py", "statistics/differences.py"},
-    "tomli_w": {"config_file.py"},
+    "tomli_w": {"config/toml.py"},
     "tyro": {
-        "command_line.py",
+        "commands/reader.py",
         "cli.py",
-        "cli_options.py",
-        "experiments/evaluate/options.py",
-        "experiments/token_classes/options.py",
+        "commands/options.py",
+        "inspect/evaluate/options.py",
+        "inspect/absorption/options.py",
     },
     "sae_lens": {"integrations/saebench/worker.py"},
     "sae_bench": {"integrations/saebench/worker.py"},
     "dictionary_learning": set(),
     "sparsify": set(),
-    "submitit": {"experiments/launch.py"},
+    "submitit": {"studies/launch.py"},
     "wandb": set(),
     "triton": set(),
     "huggingface_hub": {"integrations/hub.py", "integrations/saebench/worker.py"},
@@ -56,7 +56,7 @@ LAZY = {
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "base", "misc"}
 FORBIDDEN_CALLS = {"torch.load", "torch.save", "eval", "exec", "numpy.load", "np.load"}
 # Another package's format is a pickle: tensors alone, and only where the user says so.
-PICKLED = "checkpoint/dictionary_learning.py"
+PICKLED = "formats/dictionary_learning.py"
 
 
 def name_of(path: Path) -> str:
@@ -97,7 +97,7 @@ def test_the_extension_is_imported_in_one_file_of_a_package():
     for path, tree in TREES.items():
         if any(name == "topk_ortho._core" for name, _ in imports(tree)):
             where[path.parent.name].add(name_of(path))
-    assert set(where) == {"topk_ortho", "pairs", "penalty", "history"}
+    assert set(where) == {"sparse", "selection", "penalty", "history"}
     for package, files in where.items():
         assert len(files) == 1, f"{package} imports topk_ortho._core in {sorted(files)}"
 
@@ -112,9 +112,11 @@ def test_third_party_packages_stay_where_they_belong(package):
 
 
 def test_configuration_and_command_line_import_no_torch():
-    for name in ("__init__.py", "config.py", "config_file.py", "command_line.py", "train.py",
-                 "cli.py", "cli_options.py", "schedules.py", "report/plots.py", "report/table.py",
-                 "report/summary.py"):  # fmt: skip
+    for name in ("__init__.py", "config/__init__.py", "config/schema.py", "config/toml.py",
+                 "config/rules.py", "commands/reader.py", "commands/options.py", "train.py",
+                 "cli.py",
+                 "constraint/__init__.py", "constraint/schedules.py", "report/plots.py",
+                 "report/table.py", "report/summary.py"):  # fmt: skip
         tops = {n.split(".")[0] for n, top in imports(TREES[PACKAGE / name]) if top}
         assert not tops & {"torch", "safetensors", "scipy"}, name
 

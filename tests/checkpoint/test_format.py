@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from topk_ortho.checkpoint import CheckpointError, load
-from topk_ortho.history import PairHistory
+from topk_ortho.constraint.history import PairHistory
 from topk_ortho.training import resume
 
 ROOT = Path(__file__).resolve().parents[2]

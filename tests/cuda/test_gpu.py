@@ -11,9 +11,9 @@ import torch
 from tests.cuda.test_without_a_gpu import evidence, run_steps
 from tests.system.tiny_run import tiny
 from topk_ortho import OrthogonalityPenalty, PairSelector
-from topk_ortho.pairs.selector import CRITERIA
+from topk_ortho.constraint.selection.selector import CRITERIA
+from topk_ortho.machine.forecast import forecast
 from topk_ortho.training import train
-from topk_ortho.training.forecast import forecast
 from topk_ortho.training.step import train_step
 
 pytestmark = pytest.mark.gpu
@@ -90,7 +90,7 @@ def test_the_forecast_is_within_20_percent(tmp_path: Path) -> None:
 def test_memory_that_runs_out_is_tried_again_in_half(monkeypatch: pytest.MonkeyPatch) -> None:
     acts, _ = evidence()
     expected = PairSelector("coactivation", backend="torch")(acts)
-    from topk_ortho.pairs import paths
+    from topk_ortho.constraint.selection import paths
 
     real = paths.coactive
 

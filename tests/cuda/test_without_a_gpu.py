@@ -18,10 +18,10 @@ from tests.cuda.pretend import Pretend, pretend, waits
 from tests.training.states import D_IN, Gaussian
 from topk_ortho import OrthogonalityPenalty, PairSelector
 from topk_ortho.activations import Activations
-from topk_ortho.config_file import from_table
-from topk_ortho.config_rules import check
-from topk_ortho.pairs.selector import CRITERIA
-from topk_ortho.penalty.orthogonality import TAUS
+from topk_ortho.config.rules import check
+from topk_ortho.config.toml import from_table
+from topk_ortho.constraint.penalty.orthogonality import TAUS
+from topk_ortho.constraint.selection.selector import CRITERIA
 from topk_ortho.sae import ARCHITECTURES, build
 from topk_ortho.training import evaluation
 from topk_ortho.training.state import TrainState
@@ -36,44 +36,44 @@ CODES = {
     ("topk_ortho/codes.py:from_entries", "bincount"): 1,
 }
 BEST = {
-    ("pairs/topk.py:push", READ): 1,
-    ("pairs/topk.py:push", "index"): 3,
-    ("pairs/topk.py:_compact", READ): 4,
+    ("constraint/selection/topk.py:push", READ): 1,
+    ("constraint/selection/topk.py:push", "index"): 3,
+    ("constraint/selection/topk.py:_compact", READ): 4,
 }
 COACTIVE = BEST | {
-    ("pairs/paths.py:is_dense", READ): 1,
+    ("constraint/selection/paths.py:is_dense", READ): 1,
     ("topk_ortho/codes.py:counts", "bincount"): 1,
-    ("pairs/coactive.py:coactive_blocks", HOST): 2,
-    ("pairs/coactive.py:_products", "repeat_interleave"): 2,
-    ("pairs/coactive.py:_sorted_block", "unique_consecutive"): 1,
-    ("pairs/paths.py:add", READ): 1,
+    ("constraint/selection/coactive.py:coactive_blocks", HOST): 2,
+    ("constraint/selection/coactive.py:_products", "repeat_interleave"): 2,
+    ("constraint/selection/coactive.py:_sorted_block", "unique_consecutive"): 1,
+    ("constraint/selection/paths.py:add", READ): 1,
 }
 SELECTION: dict[str, dict[tuple[str, str], int]] = {
     "coactivation": CODES | COACTIVE,
     "coactive-cosine": CODES | COACTIVE | {
-        ("pairs/cosine.py:__init__", READ): 1,
-        ("pairs/cosine.py:__call__", READ): 2,
+        ("constraint/criteria/cosine.py:__init__", READ): 1,
+        ("constraint/criteria/cosine.py:__call__", READ): 2,
     },
     "decoder-cosine": CODES | BEST | {
-        ("pairs/cosine.py:__init__", READ): 1,
-        ("pairs/cosine.py:__call__", READ): 2,
-        ("pairs/tiles.py:_candidates", READ): 3,
-        ("pairs/tiles.py:_pairs", "nonzero"): 2,
+        ("constraint/criteria/cosine.py:__init__", READ): 1,
+        ("constraint/criteria/cosine.py:__call__", READ): 2,
+        ("constraint/selection/tiles.py:_candidates", READ): 3,
+        ("constraint/selection/tiles.py:_pairs", "nonzero"): 2,
     },
     "magnitude": CODES | {
-        ("pairs/paths.py:product", READ): 1,
-        ("pairs/native.py:best_products", HOST): 1,
+        ("constraint/selection/paths.py:product", READ): 1,
+        ("constraint/selection/native.py:best_products", HOST): 1,
     },
     "random": CODES,
 }  # fmt: skip
 PENALTY = {
-    ("penalty/orthogonality.py:_check_pairs", "tolist"): 1,
+    ("constraint/penalty/orthogonality.py:_check_pairs", "tolist"): 1,
 }
 STEP = COACTIVE | PENALTY | {
     ("sae/sae.py:forward", "nonzero"): 1,
     ("topk_ortho/codes.py:from_entries", "bincount"): 1,
     ("topk_ortho/codes.py:counts", "bincount"): 2,
-    ("training/firing.py:dead", "nonzero"): 1,
+    ("constraint/firing.py:dead", "nonzero"): 1,
     ("training/finite.py:check_finite", READ): 2,
     ("training/constraint.py:_select", HOST): 2,
 }  # fmt: skip
@@ -212,7 +212,7 @@ def test_fake_tensors_give_bfloat16_products_and_a_float32_penalty(
     For the sampled product of a CSR matrix it has kernels on CPU and CUDA, but no such rules.
     """
     monkeypatch.setattr(
-        "topk_ortho.penalty.cosine.dots", lambda crow, col, a, b: a.new_empty(col.shape)
+        "topk_ortho.constraint.penalty.cosine.dots", lambda crow, col, a, b: a.new_empty(col.shape)
     )
     config = check(from_table({"sae": {"d_sae": 256, "k": 4.0, "kind": "topk"}})).sae
     with FakeTensorMode():

@@ -19,8 +19,8 @@ from tests.conftest import environment
 from tests.system.tiny_run import OPTIONS, assert_same, tiny
 from topk_ortho.activations import prepare
 from topk_ortho.checkpoint import store
+from topk_ortho.checkpoint.locks import Held, claimed, locked
 from topk_ortho.config import ConfigError
-from topk_ortho.locks import Held, claimed, locked
 from topk_ortho.training import Interrupted, loop, resume, train
 from topk_ortho.training.folder import RunFolder
 
@@ -156,7 +156,8 @@ def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path, data) -
     with pytest.raises(Interrupted):
         train(CONFIG, folder, data=data, stop_after=6, progress=False)
     hold = (
-        "import sys, time; from pathlib import Path; from topk_ortho.locks import claimed\n"
+        "import sys, time; from pathlib import Path\n"
+        "from topk_ortho.checkpoint.locks import claimed\n"
         "with claimed(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(600)\n"
     )
     holder = subprocess.Popen(

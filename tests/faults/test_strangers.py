@@ -19,12 +19,14 @@ from tests.conftest import unpickled
 from tests.pickle_watch.sitecustomize import CODE
 from tests.system.tiny_run import SYNTHETIC, tiny
 from tests.training.states import state
+from topk_ortho import formats
 from topk_ortho.activations.files import FilesSource
-from topk_ortho.checkpoint import CheckpointError, formats, load, newest, saelens, save
+from topk_ortho.checkpoint import CheckpointError, load, newest, save
 from topk_ortho.cli import main
 from topk_ortho.config import ConfigError, TrainConfig
-from topk_ortho.config_file import config_hash, read_config, write_config
-from topk_ortho.history import PairHistory
+from topk_ortho.config.toml import config_hash, read_config, write_config
+from topk_ortho.constraint.history import PairHistory
+from topk_ortho.formats import saelens
 from topk_ortho.terminal import printable
 from topk_ortho.training import Interrupted, train
 from topk_ortho.training.events import EventLog

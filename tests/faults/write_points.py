@@ -93,7 +93,8 @@ def serve(library: str) -> None:
     import torch
 
     from topk_ortho.activations import prepare
-    from topk_ortho.training import evaluation, hardware, resume, run, train
+    from topk_ortho.machine import hardware
+    from topk_ortho.training import evaluation, resume, run, train
 
     torch.set_num_threads(1)
     evaluation.CALIBRATION_ROWS = 256

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from tests.stored_saes import D_IN, D_SAE, KINDS, K, codes, reconstruction, rows, stored
-from topk_ortho import load_sae
-from topk_ortho.checkpoint import formats
+from topk_ortho import formats, load_sae
 
 REASON = "dictionary_learning is not installed"
 theirs_utils = pytest.importorskip("dictionary_learning.utils", reason=REASON)

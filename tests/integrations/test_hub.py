@@ -14,7 +14,7 @@ import torch
 from tests.conftest import environment
 from tests.integrations.hub_server import Hub, serving
 from tests.stored_saes import stored
-from topk_ortho.checkpoint import formats
+from topk_ortho import formats
 from topk_ortho.config import ConfigError
 from topk_ortho.integrations.hub import pull, push
 

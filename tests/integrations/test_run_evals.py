@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import torch
 
-from topk_ortho.command_line import parse
-from topk_ortho.experiments.evaluate.command import run_evaluation
-from topk_ortho.experiments.evaluate.data import measurable
-from topk_ortho.experiments.evaluate.options import read, understand
+from topk_ortho.commands.reader import parse
+from topk_ortho.inspect.evaluate.command import run_evaluation
+from topk_ortho.inspect.evaluate.data import measurable
+from topk_ortho.inspect.evaluate.options import read, understand
 from topk_ortho.training import train
 
 pytest.importorskip("sae_lens", reason="SAELens is not installed here; `make test-integrations`")

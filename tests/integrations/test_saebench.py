@@ -19,8 +19,8 @@ import pytest
 import torch
 
 from tests import tiny_llama
-from topk_ortho.checkpoint import saelens
 from topk_ortho.cli import main
+from topk_ortho.formats import saelens
 from topk_ortho.integrations.saebench import worker
 from topk_ortho.integrations.saebench.results import as_json, as_text, read_result
 from topk_ortho.integrations.saebench.suite import EVALS, OPENWEBTEXT, WORKER

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from tests.stored_saes import D_IN, D_SAE, KINDS, K, codes, reconstruction, rows, stored
-from topk_ortho import load_sae
-from topk_ortho.checkpoint import formats
+from topk_ortho import formats, load_sae
 
 sae_lens = pytest.importorskip("sae_lens", reason="SAELens is not installed")
 saes = pytest.importorskip("sae_lens.saes", reason="SAELens is not installed")

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.stored_saes import D_IN, D_SAE, K, codes, reconstruction, rows, stored
-from topk_ortho import load_sae
-from topk_ortho.checkpoint import formats
+from topk_ortho import formats, load_sae
 from topk_ortho.config import ConfigError
 
 os.environ.setdefault("SPARSIFY_DISABLE_TRITON", "1")  # its Triton decoder needs a CUDA device

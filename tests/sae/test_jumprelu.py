@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.sae.test_sparse import BATCH, D_IN, D_SAE, batch, trained
+from tests.sparse.test_products import BATCH, D_IN, D_SAE, batch, trained
 from topk_ortho.config import ConfigError, SAEConfig, TrainConfig
-from topk_ortho.config_rules import check
+from topk_ortho.config.rules import check
 from topk_ortho.sae import build
 from topk_ortho.sae.jumprelu import Jump, JumpReLUSAE
 from topk_ortho.training import losses

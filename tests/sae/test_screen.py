@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.sae.test_sparse import BATCH, D_IN, D_SAE, batch
+from tests.sparse.test_products import BATCH, D_IN, D_SAE, batch
 from topk_ortho.config import SAEConfig
 from topk_ortho.sae import ARCHITECTURES, SAE, build
 from topk_ortho.sae.screen import Screen

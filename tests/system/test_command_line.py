@@ -18,9 +18,9 @@ from tests import tiny_llama
 from tests.conftest import Run
 from tests.system.tiny_run import OPTIONS, SHAPE, tiny, words
 from topk_ortho import cli, training
-from topk_ortho.command_line import parse
+from topk_ortho.commands.reader import parse
 from topk_ortho.config import ConfigError, TrainConfig
-from topk_ortho.config_file import from_table, option_types, read_config, write_config
+from topk_ortho.config.toml import from_table, option_types, read_config, write_config
 
 FILES = [*SHAPE, "--activations", "files", "--data", "shards"]
 HEAVY = ("torch", "transformers", "transformer_lens", "matplotlib", "scipy", "datasets")

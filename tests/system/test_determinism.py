@@ -14,7 +14,8 @@ import torch
 from tests.conftest import environment
 from tests.system.tiny_run import OPTIONS, assert_same, tiny
 from topk_ortho import OrthogonalityPenalty, PairHistory, PairSelector
-from topk_ortho.training import hardware, train
+from topk_ortho.machine import hardware
+from topk_ortho.training import train
 
 KINDS = ("topk", "batch-topk", "matryoshka", "relu", "jumprelu")
 

@@ -10,7 +10,8 @@ import pytest
 
 from tests.system.tiny_run import OPTIONS, tiny
 from topk_ortho import cli
-from topk_ortho.training import doctor, memory, train
+from topk_ortho.machine import doctor, memory
+from topk_ortho.training import train
 
 GB = 10**9
 

@@ -12,8 +12,8 @@ import torch
 
 from tests import tiny_llama
 from tests.system.tiny_run import tiny
-from topk_ortho.checkpoint import saelens
 from topk_ortho.cli import main
+from topk_ortho.formats import saelens
 from topk_ortho.training import train
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,8 +13,8 @@ import torch
 from tests.conftest import environment
 from tests.system.tiny_run import words
 from topk_ortho.checkpoint import store
+from topk_ortho.machine.memory import memory_available
 from topk_ortho.training import evaluation
-from topk_ortho.training.memory import memory_available
 
 GB = 10**9
 RUN = """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from topk_ortho.command_line import parse
+from topk_ortho.commands.reader import parse
 from topk_ortho.training import train
 
 

@@ -19,11 +19,11 @@ from tests.conftest import Run
 from tests.system.tiny_run import OPTIONS, SHAPE, events, tiny
 from topk_ortho import cli, training
 from topk_ortho.activations import prepare
-from topk_ortho.command_line import parse
+from topk_ortho.commands.reader import parse
 from topk_ortho.config import ConfigError, TrainConfig
-from topk_ortho.config_file import config_hash, read_config
-from topk_ortho.config_rules import check
-from topk_ortho.history import PairHistory
+from topk_ortho.config.rules import check
+from topk_ortho.config.toml import config_hash, read_config
+from topk_ortho.constraint.history import PairHistory
 from topk_ortho.training import Interrupted, resume, train
 from topk_ortho.training.folder import new_run_path
 from topk_ortho.training.loop import Loop

@@ -17,9 +17,8 @@ from tests import tiny_llama
 from tests.conftest import environment
 from tests.integrations.hub_server import serving
 from tests.system.tiny_run import SYNTHETIC
-from topk_ortho import cli
-from topk_ortho.checkpoint import formats
-from topk_ortho.checkpoint.stored import StoredSAE
+from topk_ortho import cli, formats
+from topk_ortho.formats.stored import StoredSAE
 from topk_ortho.train import main as train
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"

@@ -11,7 +11,7 @@ import pytest
 
 from tests.system import soak
 from tests.system.tiny_run import tiny
-from topk_ortho.history import PairHistory
+from topk_ortho.constraint.history import PairHistory
 from topk_ortho.training import loop, train
 
 FILES = {

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from topk_ortho.command_line import parse
+from topk_ortho.commands.reader import parse
 from topk_ortho.config import TrainConfig
 
 

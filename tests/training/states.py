@@ -9,8 +9,8 @@ from torch import Tensor
 
 from topk_ortho.activations import Activations
 from topk_ortho.activations.source import Block, GroundTruth, Split
-from topk_ortho.config_file import from_table
-from topk_ortho.config_rules import check
+from topk_ortho.config.rules import check
+from topk_ortho.config.toml import from_table
 from topk_ortho.training.state import TrainState
 
 D_IN, D_SAE, BATCH = 12, 24, 32

@@ -9,8 +9,8 @@ import torch
 
 import topk_ortho
 from tests.system.tiny_run import tiny
-from topk_ortho.checkpoint import saelens
-from topk_ortho.command_line import parse
+from topk_ortho.commands.reader import parse
+from topk_ortho.formats import saelens
 from topk_ortho.sae.jumprelu import JumpReLUSAE
 from topk_ortho.training import train
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tests.training.states import D_IN, D_SAE, state
-from topk_ortho.codes import Codes
 from topk_ortho.sae import Forward
+from topk_ortho.sparse.codes import Codes
 from topk_ortho.training import losses
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.pairs.test_retry import FAILURES
+from tests.constraint.selection.test_retry import FAILURES
 from tests.training.states import state
 from topk_ortho.config import ConfigError
-from topk_ortho.pairs.retry import is_out_of_memory
+from topk_ortho.constraint.selection.retry import is_out_of_memory
 from topk_ortho.training.step import train_step
 
 

@@ -13,15 +13,15 @@ import torch
 
 from tests.stored_saes import D_IN, D_SAE, KINDS, codes, rows, stored
 from tests.system.tiny_run import OPTIONS, assert_same, tiny
+from topk_ortho import formats
 from topk_ortho.activations import prepare
-from topk_ortho.checkpoint import formats
-from topk_ortho.command_line import parse
+from topk_ortho.commands.reader import parse
 from topk_ortho.config import ConfigError, TrainConfig
-from topk_ortho.config_file import config_hash, from_table, read_config
-from topk_ortho.config_rules import check
-from topk_ortho.experiments.reproduce import reproduce
+from topk_ortho.config.rules import check
+from topk_ortho.config.toml import config_hash, from_table, read_config
+from topk_ortho.formats.load import as_module
+from topk_ortho.inspect.reproduce import reproduce
 from topk_ortho.training import Interrupted, losses, resume, train
-from topk_ortho.training.load import as_module
 from topk_ortho.training.state import TrainState
 from topk_ortho.training.warm_start import balanced_weight, fine_tuning, start_from
 

@@ -22,8 +22,8 @@ from torch import Tensor
 from topk_ortho.activations.cache import write_whole
 from topk_ortho.activations.language_model import LanguageModel, LanguageModelSource
 from topk_ortho.activations.source import Block, GroundTruth, Split
+from topk_ortho.checkpoint.locks import locked
 from topk_ortho.config import ConfigError, TrainConfig
-from topk_ortho.locks import locked
 
 VERSION = 1
 DESCRIPTION = "harvest.json"

@@ -12,14 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from topk_ortho.codes import Codes
 from topk_ortho.config import ConfigError
-from topk_ortho.integrations.orthogonality import (
-    Orthogonality,
-    OrthogonalityConfig,
-    decided_by,
-)
+from topk_ortho.constraint.orthogonality import Orthogonality, OrthogonalityConfig, decided_by
 from topk_ortho.integrations.watch import watching
+from topk_ortho.sparse.codes import Codes
 
 
 def with_orthogonality(trainer: Any, config: OrthogonalityConfig | None = None) -> type:

@@ -1,6 +1,6 @@
 """Trained SAEs to and from the Hugging Face hub, through its own client.
 
-What travels is the two files of a layout (`checkpoint/formats.py`), under a subfolder of the
+What travels is the two files of a layout (`formats/__init__.py`), under a subfolder of the
 repository where one is named; whatever else lies there is left alone. Address and token are the
 client's own business (`HF_ENDPOINT`, `hf auth login`).
 """
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from topk_ortho.checkpoint import formats
+from topk_ortho import formats
 from topk_ortho.checkpoint.folders import write_folder
 from topk_ortho.config import ConfigError
 

@@ -10,14 +10,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from topk_ortho.codes import Codes
 from topk_ortho.config import ConfigError
-from topk_ortho.integrations.orthogonality import (
-    Orthogonality,
-    OrthogonalityConfig,
-    decided_by,
-)
+from topk_ortho.constraint.orthogonality import Orthogonality, OrthogonalityConfig, decided_by
 from topk_ortho.integrations.watch import watching
+from topk_ortho.sparse.codes import Codes
 
 
 def attach(trainer: Any, config: OrthogonalityConfig | None = None) -> dict[str, Orthogonality]:

@@ -14,7 +14,7 @@ from topk_ortho.report.drawings import MOST_CURVES, Sketch
 from topk_ortho.report.typeset import number
 
 Remembered = Mapping[str, Any]
-"""A run's history as plain numbers, see `topk_ortho.history.figures`: `observations`, `ema`
+"""A run's history as plain numbers, see `constraint/history/figures.py`: `observations`, `ema`
 (counts in equal bins from 0 to 1), `survival` (lag: [kept, anchored]), `lifetimes` (`bins` and
 `counts`), `hubs` ([feature, degree]) and `top` ([i, j, lower end, upper end, hits])."""
 

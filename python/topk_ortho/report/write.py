@@ -28,8 +28,8 @@ def write_report(
         paths: run folders, folders of `topk-ortho bars`, ablations, or folders around them.
         out: where `index.html` and `plots/` go; `report` in the first of the folders unless given.
             A report that is there already is written anew.
-        history: reads the pair history of a run folder (`topk_ortho.history.figures`); without it
-            the page has no figures of single pairs.
+        history: reads the pair history of a run folder (`constraint/history/figures.py`); without
+            it the page has no figures of single pairs.
 
     Returns:
         The page.

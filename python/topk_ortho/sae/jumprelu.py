@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from topk_ortho.codes import Codes
 from topk_ortho.config import SAEConfig
 from topk_ortho.sae.sae import SAE, Forward
+from topk_ortho.sparse.codes import Codes
 
 SURPLUS = 1.5
 MOST_AT_START = 0.4  # of the features; a threshold is above 0

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from topk_ortho.codes import Codes
 from topk_ortho.config import SAEConfig
-from topk_ortho.csr import row_starts
 from topk_ortho.sae.batch_topk import BatchTopKSAE
-from topk_ortho.sae.sparse import Decode
+from topk_ortho.sparse.codes import Codes
+from topk_ortho.sparse.csr import row_starts
+from topk_ortho.sparse.products import Decode
 
 
 class MatryoshkaSAE(BatchTopKSAE):

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from topk_ortho.codes import Codes
 from topk_ortho.config import SAEConfig
 from topk_ortho.sae.screen import Screen
-from topk_ortho.sae.sparse import Decode, Encode
+from topk_ortho.sparse.codes import Codes
+from topk_ortho.sparse.products import Decode, Encode
 
 
 class Forward(NamedTuple):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from topk_ortho.csr import dots, row_starts
+from topk_ortho.sparse.csr import dots, row_starts
 
 UNIT = 2.0**-8  # rounding to bfloat16, relative
 FLOAT_UNIT = 2.0**-24

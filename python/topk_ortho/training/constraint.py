@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from topk_ortho import schedules
-from topk_ortho.codes import Codes
 from topk_ortho.config import TrainConfig
-from topk_ortho.history import HistoryRecorder, PairHistory
-from topk_ortho.pairs import PairSelection, PairSelector
-from topk_ortho.penalty import OrthogonalityPenalty
+from topk_ortho.constraint import schedules
+from topk_ortho.constraint.history import HistoryRecorder, PairHistory
+from topk_ortho.constraint.penalty import OrthogonalityPenalty
+from topk_ortho.constraint.selection import PairSelection, PairSelector
+from topk_ortho.sparse.codes import Codes
 
 LEAST_CAPACITY = 1 << 20
 PAIRS_PER_ENTRY = 32

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from topk_ortho.codes import Codes
+from topk_ortho.constraint.firing import Firing
 from topk_ortho.sae import SAE, Forward
-from topk_ortho.training.firing import Firing
+from topk_ortho.sparse.codes import Codes
 
 
 def step_evidence(

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from topk_ortho.checkpoint import atomic
+from topk_ortho.checkpoint.locks import Held, claimed
 from topk_ortho.config import ConfigError, TrainConfig
-from topk_ortho.config_file import config_hash, config_text, read_config
-from topk_ortho.config_rules import check
-from topk_ortho.locks import Held, claimed
+from topk_ortho.config.rules import check
+from topk_ortho.config.toml import config_hash, config_text, read_config
 
 
 @dataclass(frozen=True)

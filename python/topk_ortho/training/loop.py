@@ -11,15 +11,16 @@ from typing import Any
 
 import torch
 
-from topk_ortho.checkpoint import saelens, store
-from topk_ortho.history.figures import stability_figures
+from topk_ortho.checkpoint import store
+from topk_ortho.constraint.history.figures import stability_figures
+from topk_ortho.formats import saelens
+from topk_ortho.machine.memory import memory_in_use
+from topk_ortho.machine.profile import StepProfile
 from topk_ortho.training import evaluation
 from topk_ortho.training.events import EventLog
 from topk_ortho.training.finite import NotFiniteError, check_storable
 from topk_ortho.training.folder import RunFolder
 from topk_ortho.training.interrupt import Interrupted, SignalWatch
-from topk_ortho.training.memory import memory_in_use
-from topk_ortho.training.profile import StepProfile
 from topk_ortho.training.progress import Progress
 from topk_ortho.training.state import TrainState
 from topk_ortho.training.step import Step, train_step

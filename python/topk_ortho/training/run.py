@@ -13,10 +13,10 @@ import torch
 from topk_ortho.activations import Activations, prepare
 from topk_ortho.activations.fingerprint import fingerprint
 from topk_ortho.config import TrainConfig
-from topk_ortho.config_file import config_hash
-from topk_ortho.config_rules import check
-from topk_ortho.training import hardware
-from topk_ortho.training.doctor import announce, cached_blocks, in_short
+from topk_ortho.config.rules import check
+from topk_ortho.config.toml import config_hash
+from topk_ortho.machine import hardware
+from topk_ortho.machine.doctor import announce, cached_blocks, in_short
 from topk_ortho.training.folder import RunFolder, new_run_path
 from topk_ortho.training.interrupt import Interrupted
 from topk_ortho.training.loop import Loop

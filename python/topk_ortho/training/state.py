@@ -11,14 +11,14 @@ from torch import Tensor
 
 from topk_ortho.activations import Activations, ShuffleBuffer
 from topk_ortho.config import ConfigError, TrainConfig
-from topk_ortho.history import PairHistory
-from topk_ortho.pairs import PairSelection
-from topk_ortho.pairs.retry import is_out_of_memory
+from topk_ortho.constraint.firing import Firing
+from topk_ortho.constraint.history import PairHistory
+from topk_ortho.constraint.selection import PairSelection
+from topk_ortho.constraint.selection.retry import is_out_of_memory
 from topk_ortho.sae import SAE, build
 from topk_ortho.sae.jumprelu import JumpReLUSAE
 from topk_ortho.sae.sae import SPARSE_DENSITY
 from topk_ortho.training.constraint import Constraint
-from topk_ortho.training.firing import Firing
 from topk_ortho.training.optimizer import Adam
 
 # Before it is steered: of L1 in standard deviations of the data, of L0 in variances.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from topk_ortho import schedules
+from topk_ortho.constraint import schedules
 from topk_ortho.sae import Forward
 from topk_ortho.training import losses
 from topk_ortho.training.evidence import step_evidence

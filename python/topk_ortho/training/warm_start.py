@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from topk_ortho import formats
 from topk_ortho.activations.scaling import first_rows
-from topk_ortho.checkpoint import formats
-from topk_ortho.checkpoint.stored import StoredSAE
 from topk_ortho.config import ConfigError, SAEConfig, TrainConfig
+from topk_ortho.formats.load import fill
+from topk_ortho.formats.stored import StoredSAE
 from topk_ortho.sae import SAE
-from topk_ortho.training.load import fill
 from topk_ortho.training.state import TrainState
 
 ROWS = 8192

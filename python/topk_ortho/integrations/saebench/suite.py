@@ -17,10 +17,10 @@ from typing import Any
 from tqdm import tqdm
 
 from topk_ortho.activations.text import text_documents
-from topk_ortho.checkpoint import saelens
-from topk_ortho.checkpoint.stored import StoredSAE
 from topk_ortho.config import ConfigError
-from topk_ortho.config_file import nearest
+from topk_ortho.config.toml import nearest
+from topk_ortho.formats import saelens
+from topk_ortho.formats.stored import StoredSAE
 from topk_ortho.integrations.saebench.results import Outcome, read_result
 
 EVALS = ("core", "absorption", "sparse_probing", "scr", "tpp", "unlearning")

@@ -1,0 +1,1 @@
+"""The method: which pairs, what they cost, what is remembered of them. Knows no trainer."""

@@ -1,0 +1,1 @@
+"""Scores of pairs: what a criterion ranks by, and what it has to look at for that."""

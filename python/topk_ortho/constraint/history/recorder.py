@@ -1,0 +1,76 @@
+"""Feeds a history off the step's path: one background thread and a bounded queue.
+
+The queue waits when it is full and never drops, and one thread observes in order: what was observed
+is the same on every run.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from typing import Any
+
+from numpy.typing import NDArray
+
+from topk_ortho.constraint.history.history import PairHistory
+
+
+class HistoryRecorder:
+    """Queues selections for a `PairHistory`.
+
+    An error of the background thread is raised by the next call from the caller's thread.
+    """
+
+    def __init__(self, history: PairHistory, *, queue_size: int = 8):
+        self._history = history
+        self._queue: queue.Queue[tuple[int, Any, Any] | None] = queue.Queue(queue_size)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="pair-history", daemon=True)
+        self._thread.start()
+
+    def record(self, step: int, i: Any, j: Any) -> None:
+        """Hand one selection over; waits while the queue is full. Do not change `i`, `j` after.
+
+        Raises:
+            RuntimeError: the recorder was closed.
+        """
+        self._raise()
+        if not self._thread.is_alive():
+            raise RuntimeError(
+                f"the selection of step {step} was given to a recorder that is closed, but nothing "
+                "observes there any more; make a new HistoryRecorder of the history."
+            )
+        self._queue.put((step, i, j))
+
+    def settled(self) -> PairHistory:
+        """The history with everything recorded so far observed."""
+        self._queue.join()
+        self._raise()
+        return self._history
+
+    def ema(self, i: Any, j: Any) -> NDArray[Any]:
+        """Moving averages as of exactly the observation before, whatever the timing."""
+        return self.settled().ema(i, j)
+
+    def close(self) -> PairHistory:
+        """Observe what is queued, end the thread, and return the history."""
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join()
+        self._raise()
+        return self._history
+
+    def _work(self) -> None:
+        while (item := self._queue.get()) is not None:
+            try:
+                if self._error is None:
+                    self._history.observe(*item)
+            except BaseException as error:
+                self._error = error
+            finally:
+                self._queue.task_done()
+        self._queue.task_done()
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error

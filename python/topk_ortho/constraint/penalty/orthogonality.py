@@ -1,0 +1,206 @@
+"""The penalty: `(1/n) Σ w_ij relu(c_ij - τ_ij)²` over the chosen pairs (method 3)."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from topk_ortho.constraint.penalty import native
+from topk_ortho.constraint.penalty import tau as policies
+from topk_ortho.constraint.penalty.cosine import PairCosine
+
+TAUS = ("fixed", "mean-std", "mean-std-all", "strength", "strength-threshold", "stability")
+
+
+class Pairs(Protocol):
+    """Index tensors of the chosen pairs: `i`, `j` `[k]` int64 and `score` `[k]` float."""
+
+    @property
+    def i(self) -> Tensor: ...
+    @property
+    def j(self) -> Tensor: ...
+    @property
+    def score(self) -> Tensor: ...
+
+
+class OrthogonalityPenalty:
+    """Prices the overlap of the decoder rows of given pairs.
+
+    Args:
+        tau: a number, the `fixed` threshold on the cosine; or the name of a policy, one of `TAUS`.
+        threshold: τ of `fixed` and `stability`, τ0 of `strength-threshold`, when `tau` is a name.
+        sign: `"positive"`: overlap is a positive cosine; `"both"`: its absolute value.
+        gradient: `"child_only"`: only the rarer feature's row moves; `"symmetric"`: both.
+        n: `"d_sae"`: the sum is divided by the number of features; `"k"`: of pairs.
+        seed: of the sample behind `mean-std-all`.
+        backend: `"auto"`: Rust for float32 rows on CPU; `"torch"`: never.
+
+    Hyphens and underscores are the same in every name.
+
+    Example:
+        >>> penalty = OrthogonalityPenalty(gradient="child_only")
+        >>> loss = loss + coefficient * penalty(W_dec, pairs, firing_rate=rates)
+    """
+
+    def __init__(
+        self,
+        tau: float | str = 0.05,
+        *,
+        threshold: float = 0.05,
+        sign: str = "positive",
+        gradient: str = "child_only",
+        n: str = "d_sae",
+        seed: int = 0,
+        backend: str = "auto",
+    ):
+        self.tau = _one_of("tau", tau, TAUS) if isinstance(tau, str) else "fixed"
+        self.threshold = threshold if isinstance(tau, str) else float(tau)
+        self.sign = _one_of("sign", sign, ("positive", "both"))
+        self.gradient = _one_of("gradient", gradient, ("child-only", "symmetric"))
+        self.n = _one_of("n", n, ("d-sae", "k"))
+        self.seed = seed
+        self.backend = _one_of("backend", backend, ("auto", "torch"))
+        self._sample: tuple[Tensor, Tensor] | None = None
+        self._sample_of: tuple[int, torch.device] | None = None
+
+    def __call__(
+        self,
+        W_dec: Tensor,
+        pairs: Pairs,
+        *,
+        firing_rate: Tensor | None = None,
+        ema: Tensor | None = None,
+        coefficient: float = 1.0,
+    ) -> Tensor:
+        """The penalty as a scalar to add to a loss.
+
+        Args:
+            W_dec: `[d_sae, d_out]`, any floating dtype, rows of any norm; a zero row overlaps
+                with nothing.
+            pairs: `i`, `j`, `score`, all `[k]`; k = 0 costs 0.
+            firing_rate: `[d_sae]`, for `child_only`; at equal rates the larger index is the child.
+            ema: `[k]` moving averages of "selected", the present selection counted, for
+                `stability`.
+            coefficient: factor before the penalty; given here, the gradient has it from the start.
+
+        Raises:
+            ValueError: indices outside `W_dec`, lengths that differ, or what the chosen options
+                need is missing.
+        """
+        d_sae = W_dec.shape[0]
+        k = pairs.i.numel()
+        _check_pairs(pairs.i, pairs.j, d_sae)
+        with torch.autocast(W_dec.device.type, enabled=False):
+            W_dec = W_dec.float() if W_dec.dtype.itemsize < 4 else W_dec
+            if k == 0:
+                return W_dec[:0].sum()  # part of the graph, so that `backward` finds a gradient
+            scale = coefficient / (d_sae if self.n == "d-sae" else k)
+            i_is_child = self._i_is_child(pairs.i, pairs.j, firing_rate, d_sae)
+            score = pairs.score.detach()
+            if i_is_child is not None and self._in_one_pass(W_dec):
+                tau, weight = self._price(W_dec.detach(), W_dec.new_empty(k), score, ema)
+                weight = (weight * scale).contiguous()
+                return native.NativePairPenalty.apply(
+                    W_dec, pairs.i, pairs.j, tau, weight, i_is_child, self.sign == "both"
+                )
+            cosine = self._cosines(W_dec, pairs.i, pairs.j, i_is_child)
+            overlap = cosine.abs() if self.sign == "both" else cosine
+            tau, weight = self._price(W_dec.detach(), overlap.detach(), score, ema)
+            return scale * (weight * torch.relu(overlap - tau) ** 2).sum()
+
+    def _in_one_pass(self, W_dec: Tensor) -> bool:
+        """Whether Rust can price the pairs as it meets them: τ has to be known before."""
+        asked = torch.is_grad_enabled() and W_dec.requires_grad
+        return asked and self.tau != "mean-std" and self._native(W_dec)
+
+    def _native(self, W_dec: Tensor) -> bool:
+        return self.backend == "auto" and native.takes(W_dec)
+
+    def _cosines(self, W_dec: Tensor, i: Tensor, j: Tensor, i_is_child: Tensor | None) -> Tensor:
+        function = native.NativePairCosine if self._native(W_dec) else PairCosine
+        return function.apply(W_dec, i, j, i_is_child)
+
+    def _i_is_child(
+        self, i: Tensor, j: Tensor, firing_rate: Tensor | None, d_sae: int
+    ) -> Tensor | None:
+        """`[k]`: whether `i` is the rarer and moves; None where both move."""
+        if self.gradient == "symmetric":
+            return None
+        if firing_rate is None:
+            raise ValueError(
+                "no firing_rate was given, but gradient='child_only' moves the rarer feature of a "
+                "pair; pass firing_rate [d_sae], or take gradient='symmetric'."
+            )
+        _check_length("firing_rate", firing_rate, d_sae, "one rate per feature")
+        return firing_rate[i] < firing_rate[j]
+
+    def _price(
+        self, W_dec: Tensor, overlap: Tensor, score: Tensor, ema: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """`(τ, w)`, both `[k]`; only `mean-std` looks at the overlaps themselves."""
+        k = overlap.numel()
+        if self.tau.startswith("strength"):
+            _check_length("score", score, k, "one score per pair")
+        match self.tau:
+            case "mean-std":
+                return policies.mean_std(overlap)
+            case "mean-std-all":
+                return policies.mean_std_all(overlap, self._sampled_cosines(W_dec))
+            case "strength":
+                return policies.strength(overlap, score)
+            case "strength-threshold":
+                return policies.strength_threshold(self.threshold, overlap, score)
+            case "stability":
+                if ema is None:
+                    raise ValueError(
+                        "no ema was given, but tau='stability' weighs pairs by their history; "
+                        "pass ema [k] from a PairHistory."
+                    )
+                _check_length("ema", ema, k, "one average per pair")
+                return policies.stability(self.threshold, overlap, ema.detach())
+        return policies.fixed(self.threshold, overlap)
+
+    def _sampled_cosines(self, W_dec: Tensor) -> Tensor:
+        of = (W_dec.shape[0], W_dec.device)
+        if self._sample is None or self._sample_of != of:
+            self._sample = policies.sample_pairs(of[0], seed=self.seed, device=of[1])
+            self._sample_of = of
+        return self._cosines(W_dec, *self._sample, None)
+
+
+def _check_pairs(i: Tensor, j: Tensor, d_sae: int) -> None:
+    if i.dim() != 1 or i.shape != j.shape:
+        raise ValueError(
+            f"i and j of shapes {list(i.shape)} and {list(j.shape)} were given, but two columns "
+            "[k] were expected; give one entry of each per pair."
+        )
+    if i.numel() == 0:
+        return
+    if i.numel() > d_sae * (d_sae - 1) // 2:
+        raise ValueError(
+            f"{i.numel()} pairs were given, but {d_sae} features have {d_sae * (d_sae - 1) // 2}; "
+            "give every pair once."
+        )
+    for index in torch.stack([*i.aminmax(), *j.aminmax()]).tolist():
+        if not 0 <= index < d_sae:
+            raise ValueError(
+                f"a pair with feature {index} was given, but W_dec has {d_sae} rows; select the "
+                "pairs on the codes of this decoder."
+            )
+
+
+def _check_length(name: str, given: Tensor, length: int, meaning: str) -> None:
+    if given.shape != (length,):
+        raise ValueError(
+            f"{name} of shape {list(given.shape)} was given, but [{length}] was expected; "
+            f"give {meaning}."
+        )
+
+
+def _one_of(name: str, given: str, names: tuple[str, ...]) -> str:
+    canonical = given.replace("_", "-")
+    if canonical not in names:
+        raise ValueError(f"{name}={given!r} was given, but one of {', '.join(names)} was expected.")
+    return canonical

@@ -1,0 +1,92 @@
+"""A host's decoder as the method has it: one row per feature, and codes of unit rows (method 1)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from topk_ortho.config import ConfigError
+from topk_ortho.sparse.codes import Codes
+
+Orientation = Literal["auto", "rows", "columns"]
+
+# What is left where a trainer normalises rows, in bfloat16 too.
+UNIT_WITHIN = 0.01
+
+
+def decoder_rows(W_dec: Tensor, d_sae: int, orientation: Orientation) -> Tensor:
+    """`[d_sae, d_out]`, row after row in memory; gradients go to `W_dec`.
+
+    Args:
+        W_dec: `[d_sae, d_out]` or `[d_out, d_sae]`.
+        d_sae: the number of features in the codes.
+        orientation: `auto` goes by the shape, which has to tell.
+
+    Raises:
+        ConfigError: the shape fits neither or both, or not what `orientation` says.
+    """
+    shape = list(W_dec.shape)
+    fits = {"rows": shape[:1] == [d_sae], "columns": shape[1:] == [d_sae]}
+    if W_dec.dim() != 2 or not any(fits.values()):
+        raise ConfigError(
+            f"a decoder of shape {shape} was given with codes of {d_sae} features, but "
+            f"[{d_sae}, d_out] or [d_out, {d_sae}] was expected; pass the decoder of these codes."
+        )
+    if orientation == "auto":
+        if all(fits.values()):
+            raise ConfigError(
+                f"a decoder of shape {shape} was given, which does not tell whether features are "
+                'its rows or its columns; say it: OrthogonalityConfig(decoder="rows") or "columns".'
+            )
+        orientation = "rows" if fits["rows"] else "columns"
+    if not fits[orientation]:
+        raise ConfigError(
+            f"a decoder of shape {shape} was given with {d_sae} features as its {orientation}, "
+            "which they are not; leave `decoder` out, or correct it."
+        )
+    return W_dec.contiguous() if orientation == "rows" else _Transposed.apply(W_dec)
+
+
+class _Transposed(torch.autograd.Function):
+    """The transpose, and that of its gradient, laid out anew: optimisers are slow on views."""
+
+    @staticmethod
+    def forward(ctx, W_dec: Tensor):
+        return W_dec.T.contiguous()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        return grad.T.contiguous()
+
+
+@torch.no_grad()
+def codes_of_unit_rows(codes: Codes, W_dec: Tensor) -> Codes:
+    """The codes that decode to the same with `W_dec` `[d_sae, d_out]` brought to unit rows.
+
+    Rows that are unit already, but for rounding, leave the codes as they are, bit for bit.
+
+    Raises:
+        ValueError: a row holds NaN.
+    """
+    norm = torch.linalg.vector_norm(W_dec, dim=1, dtype=torch.float32)
+    low, high = torch.stack(norm.aminmax()).tolist()
+    if max(1 - low, high - 1) <= UNIT_WITHIN:  # False if both are NaN
+        return codes
+    value = codes.value.float() * norm[codes.col]
+    if low > 0:
+        return replace(codes, value=value)
+    if math.isnan(low):
+        raise ValueError(
+            f"the decoder row of feature {int(norm.isnan().nonzero()[0])} holds NaN, but numbers "
+            "were expected; look at the last optimiser step."
+        )
+    left = value > 0  # a zero row decodes to nothing
+    return Codes.from_entries(
+        codes.row[left], codes.col[left], value[left], batch=codes.batch, d_sae=codes.d_sae
+    )

@@ -1,0 +1,156 @@
+"""The ways to a selection: each takes one batch's evidence and k, and returns the k best pairs.
+
+All give the same set where more than one can compute a criterion; they differ in what they cost.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from topk_ortho.constraint.criteria.criteria import (
+    COACTIVE,
+    PRODUCT,
+    Coactive,
+    decoder_cosine,
+    the_sum,
+)
+from topk_ortho.constraint.criteria.evidence import Evidence
+from topk_ortho.constraint.criteria.uniform import random_pairs
+from topk_ortho.constraint.selection.coactive import Block, coactive_blocks
+from topk_ortho.constraint.selection.native import Coactivation, best_products
+from topk_ortho.constraint.selection.selection import PairSelection, n_pairs
+from topk_ortho.constraint.selection.tiles import TILED, Tiles, tile_blocks, tile_side
+from topk_ortho.constraint.selection.topk import Collector, collector
+from topk_ortho.sparse.codes import Codes
+
+BYTES_PER_PAIR = 64  # in the collector, and once more in its answer
+# A product of two active entries costs about as much as so many multiply-adds of a dense tile.
+DENSE_OPERATIONS_PER_PRODUCT = 400
+
+
+def is_dense(codes: Codes) -> bool:
+    """Whether dense tiles are cheaper than the products of the active entries."""
+    per_row = codes.crow.diff()
+    products = int((per_row * (per_row - 1) // 2).sum())
+    tiles = codes.batch * n_pairs(codes.d_sae)
+    return products * DENSE_OPERATIONS_PER_PRODUCT > tiles
+
+
+def coactive(name: str, e: Evidence, k: int, *, min_support: int) -> PairSelection:
+    """Pairs that fire together, from the active entries alone."""
+    criterion = COACTIVE[name]
+    tally = _Tally(criterion, e, k, min_support)
+    for block in coactive_blocks(e.codes, criterion.value(e), memory_budget=_room(e, k)):
+        tally.add(block)
+    return tally.selection("coactive")
+
+
+def native(
+    name: str, e: Evidence, k: int, *, min_support: int, rust: Coactivation
+) -> PairSelection:
+    """The same on CPU, in Rust: plain sums and cosines as a whole, other scores from its sums."""
+    criterion = COACTIVE[name]
+    if criterion.score is the_sum:
+        i, j, score, positive = rust.best(e.codes, criterion.value(e), k)
+        return PairSelection(i, j, score, k, positive, path="native")
+    if criterion.score is decoder_cosine:
+        W_dec = e.need("W_dec", (e.codes.d_sae, None))
+        if W_dec.dtype == torch.float32:
+            i, j, score, positive = rust.best_cosines(e.codes, W_dec, k)
+            return PairSelection(i, j, score, k, positive, path="native")
+    tally = _Tally(criterion, e, k, min_support)
+    for block in rust.blocks(e.codes, criterion.value(e), memory_budget=e.memory_budget):
+        tally.add(block)
+    return tally.selection("native")
+
+
+def dense(name: str, e: Evidence, k: int, *, min_support: int) -> PairSelection:
+    """The same from dense tiles, for codes that are hardly sparse."""
+    criterion = COACTIVE[name]
+    value = criterion.value(e).double()
+    tally = _Tally(criterion, e, k, min_support)
+    gram = Tiles(
+        lambda rows, columns: e.codes.dense(rows, value).T @ e.codes.dense(columns, value),
+        width=2 * e.codes.batch,
+    )
+    room, d_sae = _room(e, k), e.codes.d_sae
+    for i, j, sums, _ in tile_blocks(gram, lambda: None, d_sae=d_sae, k=k, memory_budget=room):
+        tally.add((i, j, sums))
+    side = tile_side(d_sae=d_sae, width=gram.width, memory_budget=room)
+    tally.largest_block = side**2
+    return tally.selection("dense tiles")
+
+
+def tiled(name: str, e: Evidence, k: int) -> PairSelection:
+    """All pairs, tile by tile."""
+    best = collector(k, e.codes.device)
+    positive = count = 0
+    tiles, room, d_sae = TILED[name](e), _room(e, k), e.codes.d_sae
+    for i, j, score, above in tile_blocks(
+        tiles, best.threshold, d_sae=d_sae, k=k, memory_budget=room
+    ):
+        best.push(i, j, score.float())
+        positive += above
+        count += 1
+    side = tile_side(d_sae=d_sae, width=tiles.width, memory_budget=room)
+    return PairSelection(
+        *best.finish(), k, positive, path="tiles", blocks=count, largest_block=side**2
+    )
+
+
+def product(name: str, e: Evidence, k: int) -> PairSelection:
+    """Products of one value per feature, best first, without a matrix."""
+    vector = PRODUCT[name](e)
+    active = int((vector > 0).sum())
+    i, j, score = best_products(vector, k)
+    return PairSelection(i, j, score, k, n_pairs(active), path="product")
+
+
+def uniform(e: Evidence, k: int, *, seed: int) -> PairSelection:
+    """Random pairs."""
+    i, j, score = random_pairs(e.codes.d_sae, k, seed=seed, device=e.codes.device)
+    return PairSelection(i, j, score, k, n_pairs(e.codes.d_sae), path="uniform")
+
+
+def _room(e: Evidence, k: int) -> int:
+    """What the budget leaves for blocks beside the k pairs that are kept."""
+    return max(e.memory_budget // 4, e.memory_budget - BYTES_PER_PAIR * k)
+
+
+class _Tally:
+    """Scores blocks of sums and keeps the best."""
+
+    def __init__(self, criterion: Coactive, e: Evidence, k: int, min_support: int):
+        self.k = k
+        self.score = criterion.score(e)
+        self.counts = e.codes.counts() if criterion.supported else None
+        self.min_support = min_support
+        self.best: Collector = collector(k, e.codes.device)
+        self.positive = self.unsupported = self.blocks = self.largest_block = 0
+
+    def add(self, block: Block) -> None:
+        i, j, sums = block
+        self.blocks += 1
+        self.largest_block = max(self.largest_block, i.numel())
+        if self.counts is not None:
+            supported = torch.minimum(self.counts[i], self.counts[j]) >= self.min_support
+            self.unsupported += int((~supported).sum())
+            i, j, sums = i[supported], j[supported], sums[supported]
+        score = self.score(i, j, sums).float()
+        self.positive += int((score > 0).sum())
+        threshold = self.best.threshold()
+        if threshold is not None:
+            keep = ~(score < threshold)
+            i, j, score = i[keep], j[keep], score[keep]
+        self.best.push(i, j, score)
+
+    def selection(self, path: str) -> PairSelection:
+        return PairSelection(
+            *self.best.finish(),
+            self.k,
+            self.positive,
+            self.unsupported,
+            path,
+            blocks=self.blocks,
+            largest_block=self.largest_block,
+        )

@@ -1,0 +1,44 @@
+"""The total variance of a host's data, measured from the batches that pass by."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+ESTIMATION_ROWS = 32_768  # as many as a run's own scale and variance are measured on
+
+
+class RunningVariance:
+    """Variance summed over dimensions, over all rows so far; it stands after `ESTIMATION_ROWS`.
+
+    Means and squares are summed in float64, so that it does not matter how rows are cut into
+    batches.
+    """
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.value: float | None = None
+        self._sum: Tensor | None = None
+        self._squares: Tensor | None = None
+
+    @torch.no_grad()
+    def update(self, x: Tensor) -> None:
+        """Take in `x` `[batch, d]`.
+
+        Raises:
+            ValueError: a number that is not finite; nothing of the batch is taken in.
+        """
+        if self.rows >= ESTIMATION_ROWS or not len(x):
+            return
+        x = x.double()
+        total, squares = x.sum(0), x.pow(2).sum()
+        if not bool(squares.isfinite()):
+            raise ValueError(
+                "target has a number that is not finite, or too large to be squared, but the "
+                "activations that are reconstructed were expected; look at them."
+            )
+        self._sum = total if self._sum is None else self._sum + total
+        self._squares = squares if self._squares is None else self._squares + squares
+        self.rows += len(x)
+        mean = self._sum / self.rows
+        self.value = float(self._squares / self.rows - mean.pow(2).sum())

@@ -1,6 +1,0 @@
-"""A finished run trained again, and every figure compared bit for bit."""
-
-from topk_ortho.experiments.reproduce.comparison import Differing, compare_folders
-from topk_ortho.experiments.reproduce.reproduction import Reproduction, as_text, reproduce
-
-__all__ = ["Differing", "Reproduction", "as_text", "compare_folders", "reproduce"]

@@ -1,0 +1,1 @@
+"""One SAE or one run, looked at: measured, repaired, trained again."""

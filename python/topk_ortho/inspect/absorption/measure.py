@@ -1,0 +1,193 @@
+"""From an SAE, a language model, a text and a file of classes to their absorption.
+
+The text is cut in two halves. On the first, probes are fit and features are matched; on the second,
+probes are scored, absorption is counted and the SAE's health is measured, so that no figure is of
+the tokens that it was chosen on. Activations of both halves are kept, and once more as the
+probes take them: `8 * tokens * d_in` bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from topk_ortho.activations.language_model import CPU_TOKENS, LanguageModel
+from topk_ortho.activations.source import Split
+from topk_ortho.activations.text import pack_contexts, text_documents
+from topk_ortho.config import ConfigError
+from topk_ortho.formats.load import load_sae
+from topk_ortho.inspect.absorption.classes import TokenClasses, read_classes
+from topk_ortho.inspect.absorption.gate import HALVES, ClassVerdict, ProbedText, judge
+from topk_ortho.inspect.absorption.options import AbsorptionOptions
+from topk_ortho.machine.hardware import choose_device
+from topk_ortho.metrics.absorption import (
+    AbsorptionMeter,
+    AbsorptionResult,
+    LabelMatcher,
+    Matching,
+)
+from topk_ortho.metrics.behaviour import behaviour
+from topk_ortho.metrics.probe import LinearProbe
+from topk_ortho.metrics.reconstruction import Reconstruction
+from topk_ortho.report.table import health
+from topk_ortho.sae import SAE
+from topk_ortho.training.evaluation import BEHAVIOUR_CONTEXTS, reconstructor, rows_at_once
+
+
+@dataclass(frozen=True)
+class TokenAbsorption:
+    """What `topk-ortho absorption` measured.
+
+    Attributes:
+        sae: the folder; `model`, `hook` and `classes_file` as they were given.
+        tokens: by half, tokens that are not BOS.
+        draws: random classes that each class had to beat.
+        classes: the gate's verdict on each class.
+        features: the matched feature of each class, None for none.
+        absorption: every edge, and the summary over those that are eligible.
+        figures: explained variance, L0, dead features, CE score, ... on the second half.
+        invalid: why absorption of this SAE means nothing, None where it may be read.
+    """
+
+    sae: str
+    model: str
+    hook: str
+    classes_file: str
+    tokens: dict[str, int]
+    draws: int
+    classes: tuple[ClassVerdict, ...]
+    features: tuple[int | None, ...]
+    absorption: AbsorptionResult
+    figures: dict[str, Any]
+    invalid: str | None
+
+    @property
+    def measurable(self) -> bool:
+        """Whether some edge could be measured."""
+        return any(edge.eligible for edge in self.absorption.edges)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain lists, dicts, numbers and None; edges carry the names of their classes."""
+        names = [verdict.name for verdict in self.classes]
+        out = asdict(self) | {"absorption": self.absorption.as_json()}
+        for edge in out["absorption"]["edges"]:
+            edge |= {"parent_name": names[edge["parent"]], "child_name": names[edge["child"]]}
+        return out | {"measurable": self.measurable}
+
+
+def measure(options: AbsorptionOptions) -> TokenAbsorption:
+    """Measure what the command's options ask for.
+
+    Raises:
+        ConfigError: an option, file, model or SAE that cannot be used.
+    """
+    _check(options)
+    device = choose_device(options.device)
+    sae = load_sae(options.sae, allow_pickle=options.allow_pickle).to(device)
+    documents = text_documents(options.text)
+    documents = chain([next(documents, "")], documents)  # a missing file is told before loading
+    model = LanguageModel.load(options.model, device=device)
+    classes = read_classes(options.classes, model.tokenizer, d_vocab=model.d_vocab)
+    contexts = pack_contexts(model.tokenizer, documents, options.context, max_tokens=options.tokens)
+    halves = _halves(contexts, model)
+    x = {half: _activations(model, halves[half], options.hook, sae) for half in HALVES}
+    text = ProbedText(halves, model.bos, LinearProbe(x["train"], x["eval"]))
+    verdicts = judge(classes, text, draws=options.draws, seed=options.seed)
+    judged = tuple(tqdm(verdicts, total=len(classes.names), desc="probes", disable=None))
+    matching = _match(sae, x["train"], _labels(classes, text, "train"), options)
+    measured, figures = _count(
+        sae, x["eval"], _labels(classes, text, "eval"), classes, judged, matching
+    )
+    spliced = halves["eval"][:BEHAVIOUR_CONTEXTS]
+    figures |= behaviour(model, spliced, options.hook, reconstructor(sae))
+    return TokenAbsorption(
+        sae=str(options.sae),
+        model=options.model,
+        hook=options.hook,
+        classes_file=str(options.classes),
+        tokens={half: len(x[half]) for half in HALVES},
+        draws=options.draws,
+        classes=judged,
+        features=tuple(None if f < 0 else f for f in matching.feature.tolist()),
+        absorption=measured,
+        figures=figures,
+        invalid=health(figures),
+    )
+
+
+def _check(options: AbsorptionOptions) -> None:
+    for name, value in (("--draws", options.draws), ("--tokens", options.tokens)):
+        if value < 1:
+            raise ConfigError(f"{name} {value} was given, but at least 1 was expected; raise it.")
+    if options.context < 3:
+        raise ConfigError(
+            f"--context {options.context} was given, but at least 3 was expected: BOS, a token, "
+            "and the one that it predicts."
+        )
+    if not options.text:
+        raise ConfigError("--text was given no file, but at least one was expected; add it.")
+
+
+def _halves(contexts: Tensor, model: LanguageModel) -> dict[Split, Tensor]:
+    if len(contexts) < 2 or contexts.shape[1] > model.max_context:
+        raise ConfigError(
+            f"the text gives contexts of shape {list(contexts.shape)}; expected at least 2, of at "
+            f"most {model.max_context} tokens: add text, or lower --context."
+        )
+    cut = len(contexts) // 2
+    return {"train": contexts[:cut], "eval": contexts[cut:]}
+
+
+@torch.no_grad()
+def _activations(model: LanguageModel, contexts: Tensor, hook: str, sae: SAE) -> Tensor:
+    """`[rows, d_in]` float32 at the positions that are not BOS, on the model's device."""
+    parts = []
+    for tokens in contexts.split(max(1, CPU_TOKENS // contexts.shape[1])):
+        x = model.activations(tokens, hook)
+        parts.append(x[(tokens != model.bos).to(x.device)])
+        if parts[0].shape[1] != sae.d_in:
+            raise ConfigError(
+                f"--hook {hook} of {model.name!r} has width {parts[0].shape[1]}, but the SAE has "
+                f"d_in {sae.d_in}; give the model and hook point that it was trained on."
+            )
+    return torch.cat(parts)
+
+
+def _labels(classes: TokenClasses, text: ProbedText, half: Split) -> Tensor:
+    """`[rows, n_classes]` bool."""
+    return torch.stack([text.on(members, half) for members in classes.members], dim=1)
+
+
+@torch.no_grad()
+def _match(sae: SAE, x: Tensor, labels: Tensor, options: AbsorptionOptions) -> Matching:
+    matcher = LabelMatcher(labels.shape[1], sae.d_sae)
+    rows = rows_at_once(sae.d_sae)
+    for part, on in zip(x.split(rows), labels.split(rows), strict=True):
+        matcher.update(sae.encode(part), on)
+    return matcher.result(score=options.match)
+
+
+@torch.no_grad()
+def _count(
+    sae: SAE,
+    x: Tensor,
+    labels: Tensor,
+    classes: TokenClasses,
+    verdicts: tuple[ClassVerdict, ...],
+    matching: Matching,
+) -> tuple[AbsorptionResult, dict[str, Any]]:
+    """Absorption, and the figures of the reconstruction."""
+    measurable = [verdicts[p].counts and verdicts[c].counts_as_child for p, c in classes.edges]
+    meter = AbsorptionMeter(classes.edges, matching, measurable=measurable)
+    reconstruction = Reconstruction(sae.d_in, sae.d_sae)
+    rows = rows_at_once(sae.d_sae)
+    for part, on in zip(x.split(rows), labels.split(rows), strict=True):
+        acts = sae.encode(part)
+        meter.update(acts, on)
+        reconstruction.update(part, sae.decode(acts), acts)
+    return meter.result(), reconstruction.result()

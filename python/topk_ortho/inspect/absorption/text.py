@@ -1,0 +1,97 @@
+"""What `topk-ortho absorption` prints; names from the file are escaped."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from topk_ortho import terminal
+from topk_ortho.inspect.absorption.gate import NOT_MEASURABLE, ClassVerdict
+from topk_ortho.inspect.absorption.measure import TokenAbsorption
+from topk_ortho.inspect.pairs.text import printable
+from topk_ortho.metrics.absorption import AbsorptionEdge
+
+
+def as_text(found: TokenAbsorption) -> str:
+    """Classes, edges and the summary, without a newline at the end."""
+    names = [printable(verdict.name) for verdict in found.classes]
+    rows = zip(names, found.classes, found.features, strict=True)
+    lines = [
+        f"{terminal.printable(f'{found.sae} at {found.hook} of {found.model}')}: probes and "
+        f"matching on {found.tokens['train']} tokens, figures of {found.tokens['eval']} others",
+        "",
+        *terminal.aligned([_CLASS_HEADER, *(_class_row(*row) for row in rows)]),
+        *(f"{n}: {v.why}" for n, v in zip(names, found.classes, strict=True) if v.why),
+        "",
+        *terminal.aligned(
+            [_EDGE_HEADER, *(_edge_row(names, edge) for edge in found.absorption.edges)]
+        ),
+        "",
+        _summary(found),
+        _health(found),
+    ]
+    return "\n".join(lines)
+
+
+_CLASS_HEADER = (
+    "class", "members", "frequency", "probe F1", "random: largest", "median", "feature", "verdict",
+)  # fmt: skip
+_EDGE_HEADER = (
+    "parent > child", "parent's feature", "F1", "with child", "fires", "without", "fires",
+    "recall with", "without", "gap",
+)  # fmt: skip
+
+
+def _class_row(name: str, verdict: ClassVerdict, feature: int | None) -> tuple[str, ...]:
+    random = verdict.random_f1
+    return (
+        name,
+        str(verdict.members),
+        f"{verdict.frequency:.4f}",
+        _figure(verdict.probe_f1),
+        _figure(max(random) if random else None),
+        _figure(statistics.median(random) if random else None),
+        _count(feature),
+        verdict.verdict,
+    )
+
+
+def _edge_row(names: Sequence[str], edge: AbsorptionEdge) -> tuple[str, ...]:
+    return (
+        f"{names[edge.parent]} > {names[edge.child]}",
+        _count(edge.parent_feature),
+        _figure(edge.parent_f1),
+        str(edge.n_with_child),
+        _count(edge.fires_with_child),
+        str(edge.n_without_child),
+        _count(edge.fires_without_child),
+        _figure(edge.recall_with_child),
+        _figure(edge.recall_without_child),
+        "-" if edge.gap is None else f"{edge.gap:+.3f}",
+    )
+
+
+def _summary(found: TokenAbsorption) -> str:
+    summary = found.absorption.summary()
+    edges = f"{summary['edges_eligible']} of {summary['edges_total']} edges eligible"
+    if not found.measurable:
+        return f"absorption: {NOT_MEASURABLE} ({edges})"
+    mark = "" if found.invalid is None else "*"
+    figures = "  ".join(
+        f"{name} {_figure(summary[name])}{mark}" for name in ("absorption_rate", "base_miss", "gap")
+    )
+    return f"{figures}  (mean over edges; {edges})"
+
+
+def _health(found: TokenAbsorption) -> str:
+    names = ("explained_variance", "ce_score", "l0", "dead_features")
+    figures = "  ".join(f"{name} {_figure(found.figures[name])}" for name in names)
+    return figures if found.invalid is None else f"{figures}\n* invalid: {found.invalid}"
+
+
+def _figure(value: float | int | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _count(value: int | None) -> str:
+    return "-" if value is None else str(value)

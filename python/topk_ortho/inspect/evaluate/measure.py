@@ -1,0 +1,121 @@
+"""Every figure of one SAE on the data at hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from topk_ortho.config import ConfigError
+from topk_ortho.inspect.evaluate.data import Measurable
+from topk_ortho.metrics.behaviour import behaviour
+from topk_ortho.metrics.edges import GroundTruthResult
+from topk_ortho.metrics.reconstruction import frequency_histogram
+from topk_ortho.metrics.saelens import PROMPTS, RunEvalsLosses, RunEvalsRows
+from topk_ortho.sae import SAE
+from topk_ortho.training.evaluation import Meters, reconstructor, rows_at_once
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured.
+
+    Attributes:
+        figures: flat, by our names.
+        counts: what rates were counted from, by the same names.
+        histogram: of firing frequencies (`frequency_histogram`).
+        saelens: by the groups and names of SAELens' `run_evals`; None without a language model.
+        contexts: how many contexts of a language model, None elsewhere.
+        truth: every edge and true feature, None without ground truth.
+    """
+
+    figures: dict[str, Any]
+    counts: dict[str, Any]
+    histogram: dict[str, Any]
+    saelens: dict[str, dict[str, float | None]] | None
+    contexts: int | None
+    truth: GroundTruthResult | None
+
+
+def measure(sae: SAE, data: Measurable, *, samples: int, progress: bool = True) -> Measured:
+    """Measure on about `samples` activations; a bar for each pass over them on stderr.
+
+    Raises:
+        ConfigError: the SAE is for activations of another width.
+    """
+    if sae.d_in != data.source.d_in:
+        raise ConfigError(
+            f"the SAE reads activations of width {sae.d_in}, but the data has "
+            f"{data.source.d_in}; give the model and hook point (or files) it was trained on."
+        )
+    meters = Meters(sae, data.source.truth)
+    losses: dict[str, Any] = {}
+    saelens = contexts = None
+    if data.language is None:
+        _over_blocks(meters, data, samples=samples, shown=progress)
+    else:
+        contexts = data.contexts(samples)
+        rows = _over_contexts(meters, data, contexts, shown=progress)
+        losses, theirs = _losses(sae, data, contexts, shown=progress)
+        saelens = {**theirs, **rows.result(meters.reconstruction.result())}
+    found = meters.result()
+    counts = found.figures.pop("counts")
+    return Measured(
+        figures=found.figures | losses,
+        counts=counts,
+        histogram=frequency_histogram(meters.reconstruction.fired, meters.reconstruction.rows),
+        saelens=saelens,
+        contexts=None if contexts is None else len(contexts),
+        truth=found.truth,
+    )
+
+
+def _over_blocks(meters: Meters, data: Measurable, *, samples: int, shown: bool) -> None:
+    with bar("reconstruction", samples, unit="row", shown=shown) as progress:
+        for block in data.blocks(samples, rows=rows_at_once(meters.sae.d_sae)):
+            meters.add(block.x, block.fired)
+            progress.update(len(block.x))
+
+
+def _over_contexts(
+    meters: Meters, data: Measurable, contexts: Tensor, *, shown: bool
+) -> RunEvalsRows:
+    """Reconstruction of the tokens that are not BOS, and what SAELens takes batch by batch."""
+    language, theirs = data.language, RunEvalsRows()
+    assert language is not None
+    with bar("reconstruction", len(contexts), unit="context", shown=shown) as progress:
+        for tokens in contexts.split(PROMPTS):
+            x = language.model.activations(tokens, language.hook)
+            x = x[(tokens != language.model.bos).to(x.device)]
+            pieces = x.split(rows_at_once(meters.sae.d_sae))
+            x_hat = torch.cat([meters.add(piece) for piece in pieces])
+            theirs.update(x, x_hat.to(x.device))
+            progress.update(len(tokens))
+    return theirs
+
+
+def _losses(
+    sae: SAE, data: Measurable, contexts: Tensor, *, shown: bool
+) -> tuple[dict[str, float | None], dict[str, dict[str, float | None]]]:
+    """Our losses and scores, and those of SAELens."""
+    language, theirs = data.language, RunEvalsLosses()
+    assert language is not None
+    with bar("model behaviour", len(contexts), unit="context", shown=shown) as progress:
+        ours = behaviour(
+            language.model,
+            contexts,
+            language.hook,
+            reconstructor(sae),
+            batch=PROMPTS,
+            beside=theirs,
+            progress=progress.update,
+        )
+    return ours, theirs.result()
+
+
+def bar(name: str, total: int, *, unit: str, shown: bool) -> Any:
+    """A progress bar on stderr."""
+    return tqdm(total=total, desc=name, unit=unit, disable=not shown, dynamic_ncols=True)

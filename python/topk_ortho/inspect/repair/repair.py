@@ -1,0 +1,136 @@
+"""Measure, fine-tune, measure again, and write the SAE in the layout that it came in."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from topk_ortho import formats
+from topk_ortho.activations import prepare
+from topk_ortho.config import TrainConfig
+from topk_ortho.config.rules import check
+from topk_ortho.config.toml import config_hash
+from topk_ortho.formats.stored import StoredSAE
+from topk_ortho.inspect.repair.measure import figures, mean_l0
+from topk_ortho.machine.hardware import choose_device
+from topk_ortho.training import Interrupted, resume, train
+from topk_ortho.training.folder import RunFolder, new_run_path
+from topk_ortho.training.warm_start import check_width, fine_tuning
+
+REPAIRED, RECORD = "repaired", "repair.json"
+
+
+class Stopped(Exception):
+    """A repair that was interrupted: its run folder, and the exit code of the command."""
+
+    def __init__(self, run: Path, exit_code: int) -> None:
+        super().__init__(f"stopped; the same command with --out {run} goes on where it was.")
+        self.exit_code = exit_code
+
+
+@dataclass(frozen=True)
+class Repair:
+    """The answer of `topk-ortho repair`.
+
+    Attributes:
+        sae: the folder that was given.
+        layout: which package's it is.
+        run: the run folder of the fine-tuning.
+        repaired: the folder of the repaired SAE, in the same layout.
+        steps, criterion, coefficient: what was done.
+        before, after: figures of both on the same held-out activations, by name.
+    """
+
+    sae: str
+    layout: str
+    run: str
+    repaired: str
+    steps: int
+    criterion: str
+    coefficient: float
+    before: dict[str, Any]
+    after: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain dicts and numbers, and after - before where both have a figure."""
+        return {**asdict(self), "difference": self.difference()}
+
+    def difference(self) -> dict[str, float]:
+        """after - before."""
+        both = {k: (v, self.before.get(k)) for k, v in self.after.items() if k != "rows"}
+        return {
+            name: now - then
+            for name, (now, then) in both.items()
+            if isinstance(now, (int, float)) and isinstance(then, (int, float))
+        }
+
+
+def repair(config: TrainConfig, out: str | Path | None = None, *, keep_l0: bool = False) -> Repair:
+    """Fine-tune the SAE of `config.init_from` and compare.
+
+    Args:
+        config: what to train; the few-step defaults are the command's (`options.py`).
+        out: run folder; one with the same configuration is gone on with.
+        keep_l0: `k` becomes the mean L0 that the SAE has on the data, for files that do not say it.
+
+    Raises:
+        ConfigError: a setting, file or model that cannot be used, or `out` is in use.
+        Stopped: interrupted; the same call with the run folder that it names as `out` goes on.
+    """
+    assert config.init_from is not None
+    stored = formats.read(config.init_from, allow_pickle=config.allow_pickle)
+    device = choose_device(config.device)
+    data = prepare(check(config), device=str(device))
+    check_width(config, stored, d_in=data.source.d_in)
+    if keep_l0:
+        l0 = mean_l0(stored, data, samples=config.eval_samples)
+        config = replace(config, sae=replace(config.sae, k=l0))
+    config = check(fine_tuning(config, given={"sae.k"} if keep_l0 else ()))
+    path = new_run_path(config) if out is None else Path(out)
+    goes_on = path.exists() and _is_this_run(path, config)
+    if path.exists() and not goes_on:
+        RunFolder.create(path, config)  # refuses it before anything is measured
+
+    def measured(sae: StoredSAE) -> dict[str, Any]:
+        return figures(sae, data, samples=config.eval_samples, device=device)
+
+    before = measured(stored)
+    try:
+        run = resume(path, data=data) if goes_on else train(config, path, data=data)
+    except Interrupted as error:
+        raise Stopped(path, error.exit_code) from None
+    repaired = as_it_came(formats.read(run["folder"]), stored)
+    formats.write(repaired, path / REPAIRED)
+    after = formats.read(path / REPAIRED, allow_pickle=True)
+    done = Repair(
+        sae=str(config.init_from),
+        layout=stored.layout,
+        run=str(path),
+        repaired=str(path / REPAIRED),
+        steps=run["steps"],
+        criterion=run["criterion"],
+        coefficient=run["coefficient"],
+        before=before,
+        after=measured(after),
+    )
+    RunFolder(path).write_json(RECORD, done.as_json())
+    return done
+
+
+def as_it_came(trained: StoredSAE, stored: StoredSAE) -> StoredSAE:
+    """The weights of `trained` with the layout, settings and precision of `stored`."""
+    return replace(
+        trained,
+        layout=stored.layout,
+        settings=stored.settings,
+        hook=stored.hook or trained.hook,
+        model=stored.model or trained.model,
+        W_enc=trained.W_enc.to(stored.W_enc.dtype),
+    )
+
+
+def _is_this_run(path: Path, config: TrainConfig) -> bool:
+    if not (path / "config.toml").is_file():
+        return False
+    return config_hash(RunFolder.open(path)[1]) == config_hash(config)

@@ -1,0 +1,6 @@
+"""A finished run trained again, and every figure compared bit for bit."""
+
+from topk_ortho.inspect.reproduce.comparison import Differing, compare_folders
+from topk_ortho.inspect.reproduce.reproduction import Reproduction, as_text, reproduce
+
+__all__ = ["Differing", "Reproduction", "as_text", "compare_folders", "reproduce"]

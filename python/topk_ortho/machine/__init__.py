@@ -1,0 +1,1 @@
+"""The machine a run is on: its hardware and memory, and what a run takes of them."""

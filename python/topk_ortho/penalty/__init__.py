@@ -1,8 +1,0 @@
-"""What a pair costs: threshold policies and the penalty on overlapping decoder rows.
-
-Receives index tensors and knows no selector, so that any choice of pairs can be priced.
-"""
-
-from topk_ortho.penalty.orthogonality import OrthogonalityPenalty
-
-__all__ = ["OrthogonalityPenalty"]

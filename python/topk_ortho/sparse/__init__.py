@@ -1,0 +1,1 @@
+"""A batch of codes by its active entries, and products with it."""

@@ -1,0 +1,104 @@
+"""Every run of the source documents, one after the other, each in a process of its own.
+
+So each has a peak of memory of its own; what a recipe takes beyond `baseline` is held against the
+budget of its selection. What is finished is not run again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from topk_ortho.config import ConfigError, TrainConfig
+from topk_ortho.config.toml import config_hash, read_config
+from topk_ortho.report.table import comparison_table
+from topk_ortho.studies.recipes import RECIPES
+
+COLUMNS = (
+    "steps",
+    "explained_variance",
+    "l0",
+    "dead_features",
+    "absorption_rate",
+    "excess",
+    "mcc",
+    "step_ms",
+    "selection_budget",
+    "selection_blocks",
+    "selection_largest_block",
+    "extra_mb",
+)
+
+
+def run_recipes(options: Sequence[str], out: Path, *, settings: Mapping[str, TrainConfig]) -> int:
+    """Train what is missing, print the table; 1 where a recipe failed or executed no step.
+
+    Args:
+        options: of `train`, for every recipe alike.
+        settings: what each recipe comes to with them.
+        out: a run folder per recipe, and `peaks.json`.
+
+    Raises:
+        ConfigError: a folder in it holds another run.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    for name in RECIPES:
+        _check(out / name, settings[name])
+    failed = [name for name in RECIPES if not _finished(name, options, out)]
+    peaks = _peaks(out)
+    rows = []
+    for name in RECIPES:
+        result = out / name / "result.json"
+        if name not in failed and result.exists():
+            figures: dict[str, Any] = json.loads(result.read_text())
+            if {name, "baseline"} <= peaks.keys():
+                figures["extra_mb"] = (peaks[name] - peaks["baseline"]) / 1e6
+            rows.append((name, figures))
+    if rows:
+        print(comparison_table(rows, COLUMNS))
+    for name in failed:
+        print(f"{name} failed; its folder is {out / name}, and what it said stands above.")
+    return 1 if failed else 0
+
+
+def _check(folder: Path, asked: TrainConfig) -> None:
+    path = folder / "config.toml"
+    if path.exists() and config_hash(asked) != config_hash(read_config(path)):
+        raise ConfigError(
+            f"--out {folder.parent} was given, but {folder} holds a run with other settings; take "
+            "another folder, or the settings it was begun with."
+        )
+
+
+def _finished(name: str, options: Sequence[str], out: Path) -> bool:
+    """Run a recipe to its end, unless that was done; whether it got there."""
+    folder = out / name
+    if (folder / "result.json").exists():
+        return True
+    command = [sys.executable, "-m", "topk_ortho.train"]
+    begun = (folder / "config.toml").exists()
+    command += ["--resume", str(folder)] if begun else ["--recipe", name, *options]
+    command += [] if begun else ["--out", str(folder)]
+    print(f"{name}: {' '.join(command[1:])}", file=sys.stderr, flush=True)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode == 0:
+        kibibytes = 1 if sys.platform == "darwin" else 1024
+        (out / "peaks.json").write_text(
+            json.dumps(_peaks(out) | {name: usage.ru_maxrss * kibibytes}, indent=2) + "\n"
+        )
+    elif process.returncode in (130, 143, -2, -15):
+        raise KeyboardInterrupt
+    return process.returncode == 0 and (folder / "result.json").exists()
+
+
+def _peaks(out: Path) -> dict[str, int]:
+    """Peak resident set of each recipe's process, bytes."""
+    path = out / "peaks.json"
+    return json.loads(path.read_text()) if path.exists() else {}

@@ -1,0 +1,158 @@
+"""`--profile N`: phases that add up to the step, nothing left behind, nothing changed."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.system.tiny_run import assert_same, tiny
+from tests.training.states import state
+from topk_ortho.machine import profile
+from topk_ortho.machine.profile import PHASES, Clock, StepProfile, spans, table
+from topk_ortho.training import train
+from topk_ortho.training.folder import RunFolder
+
+WIDE = ("--sae.d-sae", "1024")  # sparse enough for the Rust path
+
+
+def profiled(folder: Path, *options: str, steps: int = 8) -> dict:
+    train(tiny(*options), folder, profile=steps, progress=False)
+    return json.loads((folder / "profile.json").read_text())
+
+
+def test_the_phases_of_a_run_add_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = profiled(tmp_path / "run", *WIDE)
+    phases = summary["phases_ms"]
+    assert set(phases) == {*PHASES, "other"}
+    assert sum(phases.values()) == pytest.approx(summary["step_ms"])
+    for name in PHASES:
+        assert phases[name] > 0 or name == "selection", name
+    assert phases["selection"] == 0 and summary["path"] == "native"
+    assert phases["other"] < 0.4 * summary["step_ms"]
+    assert (summary["first_step"], summary["steps"]) == (4, 6)
+    said = capsys.readouterr().out
+    assert said.startswith("profile: 6 steps from step 4, ")
+    assert "in one pass with the scores" in said and "trace.json.gz" in said
+
+
+def test_scores_and_selection_are_told_apart_where_they_are_apart(tmp_path: Path) -> None:
+    phases = profiled(tmp_path / "run", "--pairs.criterion", "decoder-cosine")["phases_ms"]
+    assert phases["selection"] > 0 and phases["scores"] > 0
+
+
+def test_the_trace_holds_the_phases(tmp_path: Path) -> None:
+    profiled(tmp_path / "run")
+    with gzip.open(tmp_path / "run" / "trace.json.gz") as file:
+        events = json.load(file)["traceEvents"]
+    names = {event.get("name") for event in events}
+    for phase in ("data", "forward", "backward", "scores", "penalty", "optimiser", "history"):
+        assert f"topk_ortho: {phase}" in names
+    assert any(str(name).startswith("aten::") for name in names)
+
+
+def test_watching_changes_nothing_of_the_run(tmp_path: Path) -> None:
+    train(tiny(), tmp_path / "plain", progress=False)
+    train(tiny(), tmp_path / "watched", profile=10, progress=False)
+    assert_same(tmp_path / "watched", tmp_path / "plain")
+
+
+def test_nothing_is_left_in_place_of_a_function(tmp_path: Path) -> None:
+    s = state()
+    before = [vars(owner).get(name) for owner, name, _ in spans(s)]
+    watch = StepProfile(s, steps=2, folder=RunFolder(tmp_path))
+    s.step = 1
+    watch.warm_up = 0
+    watch.step(lambda: s.buffer.next())
+    during = [vars(owner).get(name) for owner, name, _ in spans(s)]
+    assert all(now is not then for now, then in zip(during, before, strict=True))
+    with pytest.raises(ZeroDivisionError):
+        watch.step(lambda: 1 / 0)
+    watch.close()
+    assert [vars(owner).get(name) for owner, name, _ in spans(s)] == before
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_a_run_of_few_steps_is_still_watched(steps: int, tmp_path: Path) -> None:
+    summary = profiled(tmp_path / "run", "--steps", str(steps), "--warmup-steps", "0")
+    assert 1 <= summary["steps"] <= steps and summary["step_ms"] > 0
+    assert (tmp_path / "run" / "trace.json.gz").exists()
+
+
+def test_a_run_that_stops_early_writes_what_it_saw(tmp_path: Path) -> None:
+    from topk_ortho.training import Interrupted
+
+    with pytest.raises(Interrupted):
+        train(tiny(), tmp_path / "run", profile=50, stop_after=6, progress=False)
+    assert json.loads((tmp_path / "run" / "profile.json").read_text())["steps"] >= 1
+
+
+def test_without_it_there_is_no_trace(tmp_path: Path) -> None:
+    train(tiny(), tmp_path / "run", progress=False)
+    assert not {"profile.json", "trace.json.gz"} & {p.name for p in (tmp_path / "run").iterdir()}
+
+
+def test_a_span_counts_without_what_it_calls() -> None:
+    clock = Clock(torch.device("cpu"))
+    inner = clock.watch("inner", lambda: time.sleep(0.05))
+
+    def outer() -> None:
+        time.sleep(0.01)
+        inner()
+        inner()
+
+    clock.watch("outer", outer)()
+    spent = clock.read()
+    assert 0.1 <= spent["inner"] < 0.2
+    assert 0.01 <= spent["outer"] < 0.05
+
+
+def test_a_span_in_another_thread_is_taken_from_the_one_that_waits() -> None:
+    import threading
+
+    clock = Clock(torch.device("cpu"))
+
+    def backward() -> None:
+        thread = threading.Thread(target=clock.watch("penalty", lambda: time.sleep(0.05)))
+        thread.start()
+        thread.join()
+
+    clock.watch("backward", backward)()
+    spent = clock.read()
+    assert spent["penalty"] >= 0.05 > spent["backward"]
+
+
+def test_the_history_thread_is_taken_from_nobody() -> None:
+    import threading
+
+    clock = Clock(torch.device("cpu"))
+
+    def main() -> None:
+        work = clock.watch(profile.BACKGROUND, lambda: time.sleep(0.02))
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+
+    clock.watch("other", main)()
+    assert clock.read()["other"] >= 0.02
+
+
+def test_table() -> None:
+    lines = table(
+        {
+            "first_step": 4,
+            "steps": 10,
+            "step_ms": 10.0,
+            "phases_ms": {"data": 1.0, "selection": 0.0, "history": 0.5, "other": 8.5},
+            "history_thread_ms": 2.0,
+            "path": "native",
+        }
+    ).splitlines()
+    assert lines[0] == "profile: 10 steps from step 4, 10.000 ms each"
+    assert lines[1] == "  data           1.000 ms   10.0 %"
+    assert lines[2].endswith("(in one pass with the scores, in Rust)")
+    assert lines[3].endswith("5.0 %  (waiting; 2.000 ms in its own thread)")

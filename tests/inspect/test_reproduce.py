@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.studies.conftest import SHORT, language_model
+from tests.inspect.conftest import SHORT, language_model
 from tests.system.tiny_run import tiny
 from topk_ortho import cli
 from topk_ortho.inspect.reproduce import compare_folders, reproduce

@@ -248,7 +248,7 @@ def test_the_command_prints_a_table_and_writes_the_same_as_json(tmp_path, capsys
     assert "vowel > e" in printed
     assert "invalid" not in printed
     if found["measurable"]:
-        assert f"gap {found['absorption']['summary']['gap']:.3f}" in printed
+        assert f"excess {found['absorption']['summary']['excess']:.3f}" in printed
     else:
         assert f"absorption: {NOT_MEASURABLE} (0 of 2 edges eligible)" in printed
 

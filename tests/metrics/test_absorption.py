@@ -19,7 +19,7 @@ from topk_ortho.sae import build
 SAME = {
     "absorption_rate": "absorption_rate",
     "base_miss": "base_miss",
-    "excess": "gap",
+    "excess": "excess",
     "n_child": "n_with_child",
     "n_parent_alone": "n_without_child",
     "parent_feature": "parent_feature",
@@ -66,7 +66,7 @@ def test_it_is_the_ground_truth_rate_with_the_truth_as_labels():
         assert ours.fires_with_child == theirs.n_child - (theirs.n_silent or 0)
     summary, expected = measured.summary(), known.summary()
     assert summary["absorption_rate"] == expected["absorption_rate"] > 0.01
-    assert summary["gap"] == expected["excess"]
+    assert summary["excess"] == expected["excess"]
     for name in ("edges_eligible", "edges_total"):
         assert summary[name] == expected[name] > 0
 
@@ -132,8 +132,8 @@ def test_equals_the_plain_twin(seed: int, n: int, d_sae: int, rows: int) -> None
     assert result.rows == rows
     for edge, expected in zip(result.edges, plain(fires, on, edges, feature), strict=True):
         assert {name: getattr(edge, name) for name in expected} == expected
-        if edge.gap is not None:
-            assert edge.gap == pytest.approx(edge.recall_without_child - edge.recall_with_child)
+        if edge.excess is not None:
+            assert edge.excess == pytest.approx(edge.recall_without_child - edge.recall_with_child)
 
 
 LAYOUTS = {
@@ -179,7 +179,7 @@ def test_an_absorbed_child_shows_and_the_other_does_not():
     matching = absorption.match_by_labels(acts, on)
     assert matching.feature.tolist() == [2, 5, 4]
     first, second = absorption.measure(acts, on, edges, matching).edges
-    assert (second.absorption_rate, second.base_miss, second.gap) == (1.0, 0.0, 1.0)
+    assert (second.absorption_rate, second.base_miss, second.excess) == (1.0, 0.0, 1.0)
     assert (second.recall_with_child, second.recall_without_child) == (0.0, 1.0)
     both = (on[:, 1] & on[:, 2]).sum().item()
     assert first.fires_with_child == first.n_with_child - both
@@ -205,7 +205,7 @@ def test_what_is_not_available_is_none_and_not_nought():
     assert result.edges[0].n_with_child > 0
     assert result.edges[0].recall_with_child is None
     summary = result.summary()
-    assert (summary["gap"], summary["edges_eligible"], summary["edges_total"]) == (None, 0, 2)
+    assert (summary["excess"], summary["edges_eligible"], summary["edges_total"]) == (None, 0, 2)
     unmatched = absorption.measure(acts, on, edges, Matching.given(torch.tensor([-1, 5, 4])))
     assert all(edge.eligible for edge in unmatched.edges)
     assert unmatched.edges[0].fires_with_child is None
@@ -221,8 +221,8 @@ def test_edges_that_are_not_measurable_keep_their_counts_alone():
     meter = AbsorptionMeter(edges, absorption.match_by_labels(acts, on), measurable=[True, False])
     meter.update(acts, on)
     first, second = meter.result().edges
-    assert first.gap is not None
-    assert (second.gap, second.eligible, second.n_with_child > 20) == (None, False, True)
+    assert first.excess is not None
+    assert (second.excess, second.eligible, second.n_with_child > 20) == (None, False, True)
     assert meter.result().summary()["edges_eligible"] == 1
 
 
@@ -232,7 +232,7 @@ def test_json_holds_everything():
     made = result.as_json()
     assert made["matching"] == "f1"
     assert made["summary"]["edges_total"] == len(made["edges"]) == 2
-    assert made["edges"][1]["gap"] == 1.0
+    assert made["edges"][1]["excess"] == 1.0
     assert made["min_child_tokens"] == absorption.MIN_CHILD_TOKENS
 
 

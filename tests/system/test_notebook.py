@@ -44,8 +44,8 @@ def test_some_pairs_are_parents_and_children(after):
 
 
 def test_the_meter_sees_the_same_in_codes_made_by_hand(after):
-    gap = {name: result.summary()["gap"] for name, result in after["measured"].items()}
-    assert gap["coactivation"] < 0.6 * gap["none"]
+    excess = {name: result.summary()["excess"] for name, result in after["measured"].items()}
+    assert excess["coactivation"] < 0.6 * excess["none"]
     edges = after["measured"]["none"].edges
     assert len(edges) == 24
     assert sum(edge.eligible for edge in edges) >= 20

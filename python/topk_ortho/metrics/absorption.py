@@ -12,8 +12,8 @@ the truth as labels the rates are those of `GroundTruthMeter`.
         meter.update(acts, on)
     print(meter.result().summary())
 
-A figure means nothing for an SAE that hardly trained, which absorbs nothing because nothing fires:
-show it beside explained variance, and as invalid where `topk_ortho.report.health` gives a reason.
+A metric means nothing for an SAE that hardly trained, which absorbs nothing because nothing fires:
+show it beside explained variance, and as invalid where `topk_ortho.metrics.health` gives a reason.
 A batch costs a few `[rows, n_classes]` masks; the codes may be dense or sparse, on any device.
 """
 
@@ -50,7 +50,7 @@ __all__ = [
     "measure",
 ]
 
-RATES = ("absorption_rate", "base_miss", "gap", "recall_with_child", "recall_without_child")
+RATES = ("absorption_rate", "base_miss", "excess", "recall_with_child", "recall_without_child")
 """The figures of an edge that `AbsorptionResult.summary` averages."""
 
 
@@ -74,7 +74,7 @@ class AbsorptionEdge:
         recall_with_child: `fires_with_child / n_with_child`; so is `recall_without_child`.
         absorption_rate: share of the tokens with the child on which the parent's feature is silent.
         base_miss: the same share of the tokens without a child.
-        gap: `absorption_rate - base_miss`, which is the recall that the child costs its parent:
+        excess: `absorption_rate - base_miss`, which is the recall that the child costs its parent:
             above 0 the parent's feature is missing just where the child is on.
         eligible: measurable, and at least `MIN_CHILD_TOKENS` tokens with the child.
     """
@@ -95,7 +95,7 @@ class AbsorptionEdge:
     recall_without_child: float | None
     absorption_rate: float | None
     base_miss: float | None
-    gap: float | None
+    excess: float | None
     eligible: bool
 
 
@@ -115,11 +115,11 @@ class AbsorptionResult:
 
     def summary(self) -> dict[str, float | int | None]:
         """`RATES` as macro averages over the eligible edges, None without any; `edges_eligible`,
-        `edges_total`, and `edges_with_gap`: the eligible ones whose gap is available."""
+        `edges_total`, and `edges_with_excess`: the eligible ones whose excess is available."""
         eligible = [edge for edge in self.edges if edge.eligible]
         means = {name: mean(getattr(edge, name) for edge in eligible) for name in RATES}
         return means | {
-            "edges_with_gap": sum(edge.gap is not None for edge in eligible),
+            "edges_with_excess": sum(edge.excess is not None for edge in eligible),
             "edges_eligible": len(eligible),
             "edges_total": len(self.edges),
         }
@@ -249,7 +249,7 @@ def _edge(row: dict[str, Any], measurable: bool) -> AbsorptionEdge:
         recall_without_child=_quotient(fires_alone, row["n_parent_alone"]) if eligible else None,
         absorption_rate=row["absorption_rate"] if eligible else None,
         base_miss=row["base_miss"] if eligible else None,
-        gap=row["excess"] if eligible else None,
+        excess=row["excess"] if eligible else None,
         eligible=eligible,
     )
 

@@ -1,4 +1,4 @@
-"""What is printed on a terminal: columns, and strings of strangers that must not act on it."""
+"""What is printed on a terminal: tables, and untrusted strings that must not act on it."""
 
 from __future__ import annotations
 
@@ -11,20 +11,36 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def aligned(rows: Sequence[Sequence[str]], *, left: int = 0) -> list[str]:
-    """Lines of a table, a rule below the first one: columns as wide as they need.
+def aligned(
+    rows: Sequence[Sequence[str]],
+    *,
+    sides: str = "<>",
+    rule: bool = True,
+    gap: int = 2,
+    indent: int = 0,
+) -> list[str]:
+    """Returns the lines of a table whose columns are as wide as they need; none without rows.
 
     Args:
-        rows: all of the same length; the first one names the columns.
-        left: the column that is flush left, -1 for the last; the others are flush right.
+        rows: all of the same length; with a rule, the first one names the columns.
+        sides: `<` or `>` for each column, flush left or right; the last one holds for all that
+            follow.
+        rule: whether a line is drawn below the first row.
+        gap: blanks between columns.
+        indent: blanks before each line.
     """
+    if not rows:
+        return []
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    left %= len(widths)
+    sides = sides.ljust(len(widths), sides[-1])
     lines = [
-        "  ".join(
-            cell.ljust(width) if n == left else cell.rjust(width)
-            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
+        " " * indent
+        + (" " * gap)
+        .join(
+            cell.ljust(width) if side == "<" else cell.rjust(width)
+            for cell, width, side in zip(row, widths, sides, strict=False)
+        )
+        .rstrip()
         for row in rows
     ]
-    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
+    return [lines[0], "-" * max(map(len, lines)), *lines[1:]] if rule else lines

@@ -10,8 +10,8 @@ import pytest
 from tests.report.folders import BETTER, FIGURES, ablation, arm_folders, run_folder
 from topk_ortho.report.collect import collect
 from topk_ortho.report.compare import compare
+from topk_ortho.report.findings import findings
 from topk_ortho.report.tables import comparison_rows, health_table
-from topk_ortho.report.words import findings
 
 
 def said(folder: Path) -> list[str]:

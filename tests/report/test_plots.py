@@ -1,4 +1,4 @@
-"""The three figures are drawn from whatever a run left behind, torn logs included."""
+"""The three sheets are drawn from whatever a run left behind, torn logs included."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import pytest
 
 from topk_ortho.config import ConfigError
 from topk_ortho.report import draw, plots
+from topk_ortho.report.canvas import GREY, SERIES
+from topk_ortho.report.charts import LABEL
 from topk_ortho.report.reading import read_log
 
 NAMES = ["final_stats.png", "memory_usage.png", "training_metrics.png"]
@@ -66,14 +68,20 @@ def test_the_three_files_are_written_1200_pixels_wide(baseline: bool, tmp_path: 
 def test_memory_is_in_megabytes_solid_and_dashed_one_colour_for_each_run(tmp_path: Path) -> None:
     folder = run(tmp_path / "run", [line(50), line(100)], device="NVIDIA H100", criterion="random")
     run(folder / "baseline", [line(50), line(100)])
-    runs = [plots._read(folder, label="random", colour="#0072B2")]
-    runs.append(plots._read(folder / "baseline", label="baseline", colour="#D55E00"))
-    lines = plots._memory_usage(runs).axes[0].get_lines()
-    assert [(ln.get_label(), ln.get_linestyle(), ln.get_color()) for ln in lines] == [
-        ("random: allocated", "-", "#0072B2"),
-        ("random: reserved", "--", "#0072B2"),
-        ("baseline: resident", "-", "#D55E00"),
-        ("baseline: peak resident", "--", "#D55E00"),
+    sheet = plots.memory_sheet(plots.read_runs(folder))
+    lines = sheet.axes[0].get_lines()
+    labels = [text for text in texts(sheet) if ": " in text]
+    assert labels == [
+        "random: allocated",
+        "random: reserved",
+        "baseline: resident",
+        "baseline: peak resident",
+    ]
+    assert [(ln.get_linestyle(), ln.get_color()) for ln in lines] == [
+        ("-", SERIES[0]),
+        ("--", SERIES[0]),
+        ("-", GREY),
+        ("--", GREY),
     ]
     assert [list(ln.get_ydata()) for ln in lines[:2]] == [[400.0, 400.0], [500.0, 500.0]]
 
@@ -82,17 +90,17 @@ def test_bars_carry_their_values(tmp_path: Path) -> None:
     losses = [5.0] * 18 + [1.0, 3.0]
     lines = [line(i + 1, loss=v, sparsity_penalty=0.0125) for i, v in enumerate(losses)]
     folder = run(tmp_path / "run", lines, steps=12345)
-    one = plots._read(folder, label="run", colour="#0072B2")
-    assert {"12,345", "2", "0.005", "0.0125"} <= set(texts(plots._final_stats([one])))
-    means, spreads = plots._final_loss([one])
-    assert means == [2.0]
-    assert spreads == [pytest.approx(2**0.5)]
+    (one,) = plots.read_runs(folder)
+    assert {"12,345", "2", "0.005", "0.0125"} <= set(texts(plots.final_sheet([one])))
+    mean, spread = plots.final_loss(one)
+    assert mean == 2.0
+    assert spread == pytest.approx(2**0.5)
 
 
 def test_training_has_a_curve_for_each_run_in_each_panel(tmp_path: Path) -> None:
     folder = run(tmp_path / "run", [line(50), line(100, l2=None), line(150, l2=float("nan"))])
-    one = plots._read(folder, label="run", colour="#0072B2")
-    figure = plots._training_metrics([one, one])
+    (one,) = plots.read_runs(folder)
+    figure = plots.training_sheet([one, one])
     assert [axes.get_title(loc="left") for axes in figure.axes] == [
         "L2 loss",
         "Sparsity",
@@ -124,10 +132,13 @@ def test_a_step_logged_twice_counts_as_the_later(tmp_path: Path) -> None:
 def test_what_was_not_logged_is_said_so(tmp_path: Path) -> None:
     folder = run(tmp_path / "a$b$" / ("x" * 99), [{"step": 50}])
     assert len(draw(folder)) == 3
-    one = plots._read(folder, label=plots._label(folder), colour="#0072B2")
-    assert "not logged" in texts(plots._memory_usage([one]))
-    assert texts(plots._final_stats([one])).count("not logged") == 3
-    assert len(one.label) <= 20
+    (one,) = plots.read_runs(folder)
+    assert "not logged" in texts(plots.memory_sheet([one]))
+    final = texts(plots.final_sheet([one]))
+    assert final.count("not logged") == 3
+    shown = [text for text in final if "x…x" in text]
+    assert len(shown) >= 4
+    assert all(len(text) <= LABEL for text in shown)
 
 
 def test_a_run_without_a_log_is_an_error(tmp_path: Path) -> None:

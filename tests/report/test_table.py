@@ -69,7 +69,7 @@ def test_every_absorption_figure_is_marked(name: str) -> None:
     ("name", "value", "text"),
     [
         ("x", None, "-"), ("x", 3, "3"), ("x", 0.0, "0.000"), ("x", 1e-5, "1e-05"),
-        ("x", 123456.0, "1.23e+05"), ("x", float("nan"), "nan"), ("l0", 1234.5, "1234.50"),
+        ("x", 123456.0, "1.23e+05"), ("x", float("nan"), "-"), ("l0", 1234.5, "1234.50"),
         ("seconds", 0.04, "0.0"), ("x", "text", "text"),
     ],
 )  # fmt: skip

@@ -21,6 +21,7 @@ from topk_ortho.config import TrainConfig
 from topk_ortho.machine import hardware
 from topk_ortho.machine.forecast import Forecast, Place, forecast, readable
 from topk_ortho.machine.memory import memory_available, memory_in_use, release_freed
+from topk_ortho.terminal import aligned
 
 LOADED = 210 * 10**6
 """What a process grows by when optimiser, matching and products are used for the first time."""
@@ -124,20 +125,16 @@ def _data(config: TrainConfig, device: torch.device) -> tuple[int, int]:
     return language.d_in, cached_blocks(language)
 
 
-def _table(expected: Forecast, place: Place, where: torch.device) -> Iterator[str]:
-    yield f"memory on {where.type}, at its peak, in {expected.moment(place)}"
+def _table(expected: Forecast, place: Place, where: torch.device) -> list[str]:
     used = memory_in_use(where)[0]
-    yield _row("in use already", used, "")
-    for part in expected.at_peak(place):
-        yield _row(part.name, part.bytes, part.setting)
-    yield _row("peak", used + expected.peak(place), "")
+    parts = [(part.name, part.bytes, part.setting) for part in expected.at_peak(place)]
+    rows = [("in use already", used, ""), *parts, ("peak", used + expected.peak(place), "")]
     available = memory_available(where)
     if available is not None:
-        yield _row("available", used + available, "")
-
-
-def _row(name: str, bytes_: int, note: str) -> str:
-    return f"  {name:<32}{readable(bytes_):>10}  {note}".rstrip()
+        rows.append(("available", used + available, ""))
+    cells = [(name, readable(bytes_), setting) for name, bytes_, setting in rows]
+    head = f"memory on {where.type}, at its peak, in {expected.moment(place)}"
+    return [head, *aligned(cells, sides="<><", rule=False, indent=2)]
 
 
 def _fits(expected: Forecast, place: Place, where: torch.device) -> bool:

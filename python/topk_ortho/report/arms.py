@@ -9,9 +9,7 @@ from typing import Any
 
 from topk_ortho.config import ConfigError
 from topk_ortho.report.reading import Run, Settings, flat_settings
-
-NONE = "none"
-"""The arm without the constraint."""
+from topk_ortho.report.words import NONE
 
 NO_MATTER = {
     "seed",
@@ -35,7 +33,7 @@ class Arm:
     runs: tuple[Run, ...]
 
     def values(self, key: str) -> dict[Any, float | None]:
-        """A figure by seed; runs without figures are left out."""
+        """Returns a metric by seed; runs without a result are left out."""
         return {run.seed: run.value(key) for run in self.runs if run.result}
 
     @property

@@ -1,8 +1,9 @@
-"""One drawing: a small figure that stays legible on a phone, as PNG, as SVG, and within a page.
+"""The one way to draw: a chart alone as PNG and SVG, on a page, or with others on a sheet.
 
-Drawings are made in fixed colours, each of which has a role. In the page every colour becomes a CSS
-variable of its role, so that one drawing serves light and dark; alone it stands on white. Colours
-are those of Okabe and Ito, which stay apart for the colour-blind, darkened to 3:1 on white.
+Drawings stay legible on a phone. They are made in fixed colours, each of which has a role. In the
+page every colour becomes a CSS variable of its role, so that one drawing serves light and dark;
+alone it stands on white. Colours are those of Okabe and Ito, which stay apart for the
+colour-blind, darkened to 3:1 on white.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import io
 import os
 import re
 import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,17 +37,69 @@ ROLES = {
 
 WIDTH, HEIGHT = 4.6, 3.0  # inches; at the width of a phone the text is about 10 pixels high
 _DPI = 200
+_SHEET = 12.0  # inches, of 100 dots: 1,200 pixels
+_SHEET_DPI = 100
 _NO_DATE = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 
 @dataclass(frozen=True)
+class Words:
+    """What is written on and about a chart: its files' name, its title, its axes."""
+
+    name: str
+    title: str
+    description: str
+    x: str = ""
+    y: str = ""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """What is drawn on one pair of axes.
+
+    Attributes:
+        words: on it and about it.
+        paint: draws everything but the words along the axes.
+        height: inches, of `WIDTH` inches across.
+        grid: `x`, `y` or `both`.
+    """
+
+    words: Words
+    paint: Callable[[Axes], None]
+    height: float = HEIGHT
+    grid: str = "both"
+
+    def draw(self) -> Drawing:
+        """Returns the chart alone, as PNG and SVG."""
+        figure = _figure((WIDTH, self.height), dpi=_DPI)
+        figure.patch.set_alpha(0)
+        self.put(figure.add_subplot())
+        return _rendered(figure, self.words)
+
+    def put(self, axes: Axes) -> None:
+        """Draw on axes, in the style of all charts."""
+        axes.patch.set_alpha(0)
+        axes.spines[["top", "right"]].set_visible(False)
+        for side in ("left", "bottom"):
+            axes.spines[side].set_color(MUTED)
+            axes.spines[side].set_linewidth(0.8)
+        axes.tick_params(labelsize=9.5, color=MUTED, labelcolor=INK, width=0.8)
+        axes.tick_params(which="minor", color=MUTED, labelcolor=INK, labelsize=9.5)
+        axes.grid(visible=True, axis=self.grid, color=GRID, linewidth=0.7)  # type: ignore[arg-type]
+        axes.set_axisbelow(True)
+        axes.set_xlabel(self.words.x, fontsize=10, color=INK)
+        axes.set_ylabel(self.words.y, fontsize=10, color=INK)
+        self.paint(axes)
+
+
+@dataclass(frozen=True)
 class Drawing:
-    """A figure with its words.
+    """A chart that was drawn, with its words.
 
     Attributes:
         name: of the files, without an ending.
         title: above it.
-        description: for those who cannot see it: what is drawn, with its main figures.
+        description: for those who cannot see it: what is drawn, with its main values.
         svg: the drawing on nothing, in the colours of `ROLES`.
         png: on white.
     """
@@ -90,47 +145,68 @@ def write_whole(path: Path, data: bytes) -> Path:
     return path
 
 
-def new_axes(*, height: float = HEIGHT, grid: str = "both") -> tuple[Figure, Axes]:
-    """A figure with one pair of axes in the page's style."""
+def sheet(title: str, charts: Sequence[Chart], *, columns: int = 1, note: str = "") -> Figure:
+    """Returns charts beside each other below one title, 1,200 pixels wide, on white.
+
+    Args:
+        title: of the sheet; each chart has its own above it where there are several.
+        charts: row by row.
+        columns: charts in a row.
+        note: small print below.
+    """
+    rows = [charts[start : start + columns] for start in range(0, len(charts), columns)]
+    heights = [max(chart.height for chart in row) + 0.3 for row in rows]
+    figure = _figure((_SHEET, sum(heights) + 0.7), dpi=_SHEET_DPI)
+    figure.patch.set_facecolor("white")
+    figure.suptitle(title, fontsize=16, fontweight="bold", x=0.01, ha="left", color=INK)
+    grid = figure.add_gridspec(len(rows), columns, height_ratios=heights)
+    for n, chart in enumerate(charts):
+        axes = figure.add_subplot(grid[divmod(n, columns)])
+        chart.put(axes)
+        if len(charts) > 1:
+            axes.set_title(chart.words.title, fontsize=12, loc="left", color=INK)
+    if note:
+        figure.supxlabel(note, fontsize=10, color=MUTED)
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    """Returns a sheet as a PNG file."""
+    raw = io.BytesIO()
+    with _no_glyph_warnings():
+        figure.savefig(raw, format="png", dpi=figure.dpi, metadata={"Software": None})
+    return raw.getvalue()
+
+
+def _figure(size: tuple[float, float], *, dpi: int) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06)
-    figure = Figure(figsize=(WIDTH, height), dpi=_DPI, layout=layout)
+    figure = Figure(figsize=size, dpi=dpi, layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06))
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    figure.patch.set_alpha(0)
-    axes.patch.set_alpha(0)
-    axes.spines[["top", "right"]].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(MUTED)
-        axes.spines[side].set_linewidth(0.8)
-    axes.tick_params(labelsize=9.5, color=MUTED, labelcolor=INK, width=0.8)
-    axes.tick_params(which="minor", color=MUTED, labelcolor=INK, labelsize=9.5)
-    axes.grid(visible=True, axis=grid, color=GRID, linewidth=0.7)  # type: ignore[arg-type]
-    axes.set_axisbelow(True)
-    return figure, axes
+    return figure
 
 
-def name_axes(axes: Axes, *, x: str = "", y: str = "") -> None:
-    """Words along the axes."""
-    axes.set_xlabel(x, fontsize=10, color=INK)
-    axes.set_ylabel(y, fontsize=10, color=INK)
-
-
-def finish(figure: Figure, *, name: str, title: str, description: str) -> Drawing:
-    """The drawing of a figure that is complete."""
+def _rendered(figure: Figure, words: Words) -> Drawing:
     import matplotlib as mpl
 
-    svg, png = io.StringIO(), io.BytesIO()
+    svg, raster = io.StringIO(), io.BytesIO()
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # laid out once, not again for each format
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": words.name}), _no_glyph_warnings():
         figure.savefig(svg, format="svg", metadata=_NO_DATE)
-        figure.savefig(png, format="png", dpi=_DPI, facecolor="white", metadata={"Software": None})
-    return Drawing(name, title, description, _plain(svg.getvalue()), png.getvalue())
+        figure.savefig(raster, format="png", dpi=_DPI, facecolor="white",
+                       metadata={"Software": None})  # fmt: skip
+    plain = _plain(svg.getvalue())
+    return Drawing(words.name, words.title, words.description, plain, raster.getvalue())
+
+
+@contextmanager
+def _no_glyph_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
 
 
 def _plain(svg: str) -> str:

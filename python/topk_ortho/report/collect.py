@@ -17,7 +17,6 @@ from typing import Any
 from topk_ortho.config import ConfigError
 from topk_ortho.report.arms import (
     NO_MATTER,
-    NONE,
     Arm,
     Comparison,
     describe,
@@ -25,15 +24,18 @@ from topk_ortho.report.arms import (
     plain_value,
     short,
 )
-from topk_ortho.report.plans import PLAN, places, planned
-from topk_ortho.report.reading import Run, Settings, read_run
+from topk_ortho.report.reading import Run, Settings, objects, read_json, read_run
+from topk_ortho.report.typeset import plain
+from topk_ortho.report.words import DEFAULT_ARMS, NONE, VARIED
 
-_FIRST = (NONE, "coactivation")
+_FIRST = (NONE, *DEFAULT_ARMS)
 """Arms that come before all others."""
 
 _OF_A_PENALTY = re.compile(r"(pairs|penalty|history)\.")
 _OF_AN_ARM = re.compile(r"(pairs|penalty|history)\.|sae\.(kind|prefixes|bandwidth)")
 _SEED_FOLDER = re.compile(r"seed-\d+(-[0-9a-f]+)?")
+PLAN = "ablation.json"
+_LONGEST_NAME = 100
 _NOT_SEARCHED = {"checkpoints", "sae", "plots", "report"}
 
 
@@ -151,3 +153,66 @@ def _arms(runs: Iterable[tuple[str, Run]]) -> tuple[tuple[Arm, ...], list[str]]:
             )
     order = sorted(by_name, key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST))
     return tuple(Arm(name, tuple(by_name[name].values())) for name in order), notes
+
+
+def planned(folder: Path) -> Comparison:
+    """The runs of an ablation's plan, those that failed or were not run included."""
+    plan = read_json(folder / PLAN)
+    by_name: dict[str, list[Run]] = {}
+    plain = set()
+    for entry in objects(plan.get("runs")):
+        run = _planned_run(folder, entry)
+        name = str(entry.get("label") or run.arm)
+        plain |= {name} if run.arm == NONE else set()
+        by_name.setdefault(name, []).append(run)
+    order = sorted(by_name, key=lambda name: 0 if name in plain else 1)
+    arms = tuple(
+        Arm(name, tuple(by_name[long])) for long, name in zip(order, _shortened(order), strict=True)
+    )
+    names = plan.get("left_out_arms")
+    left = ", ".join(map(str, names)) if isinstance(names, list) else ""
+    notes = (f"Left out of every comparison on request: {left}.",) if left else ()
+    return Comparison(folder.resolve().name, folder, arms, plan, notes)
+
+
+def places(folder: Path) -> set[Path]:
+    """Where all runs of a plan lie, those of its tuning included."""
+    plan = read_json(folder / PLAN)
+    tuning = plan.get("tuning")
+    entries = objects(plan.get("runs"))
+    if isinstance(tuning, dict):
+        entries += objects(tuning.get("runs"))
+    return {_place(folder, entry).resolve() for entry in entries}
+
+
+def _place(folder: Path, entry: dict[str, Any]) -> Path:
+    name = Path(str(entry.get("folder") or entry.get("hash"))).name
+    return folder / "runs" / plain(name, longest=_LONGEST_NAME)
+
+
+def _shortened(names: Sequence[str]) -> list[str]:
+    """`penalty.tau=fixed` as `tau=fixed`, where the names stay apart."""
+    short = [re.sub(r"\b[a-z]+\.([a-z_-]+=)", r"\1", name) for name in names]
+    return short if len(set(short)) == len(set(names)) else list(names)
+
+
+def _planned_run(folder: Path, entry: dict[str, Any]) -> Run:
+    place = _place(folder, entry)
+    arm, seed = str(entry.get("arm", VARIED)), entry.get("seed")
+    seed = seed if isinstance(seed, int) else None
+    varied = entry.get("axis")
+    axis = {str(key).replace("-", "_"): value for key, value in varied.items()} \
+        if isinstance(varied, dict) else {}  # fmt: skip
+    failed = place.with_name(f"{place.name}.failed.json")
+    if place.is_dir():
+        run = read_run(place, arm=arm, axis=axis)
+        run = run if run.seed is not None else replace(run, seed=seed)
+    else:
+        run = Run(lines=[], folder=place, arm=arm, seed=seed, axis=axis, problem="not run yet")
+    if failed.exists() and not run.result:
+        try:
+            reason = str(read_json(failed).get("reason") or "no reason was stored")
+        except ConfigError as error:
+            reason = str(error)
+        run = replace(run, problem=f"failed: {reason}", failed=True)
+    return run

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from topk_ortho import statistics
+from topk_ortho.metrics.health import health, is_absorption
 from topk_ortho.report.arms import Arm, Comparison
 from topk_ortho.report.reading import Run
-from topk_ortho.report.table import health, is_absorption
 
 COSTS = ("mcc", "f1_child", "explained_variance")
 """Figures that are read beside the reduction; higher is better."""

@@ -4,43 +4,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from topk_ortho import statistics
 from topk_ortho.report import charts
 from topk_ortho.report.arms import Arm, Comparison, differences
-from topk_ortho.report.canvas import Drawing
-from topk_ortho.report.charts import Bar, Look, Series, Words
+from topk_ortho.report.canvas import Chart, Words
+from topk_ortho.report.charts import Bar, Look, Series
 from topk_ortho.report.compare import Row, readable
 from topk_ortho.report.reading import Run
 from topk_ortho.report.typeset import number, signed, significant
+from topk_ortho.report.words import CURVES, LABELS
 
+MEGABYTE = 1e6  # bytes
 MOST_CURVES = 12
 """Curves of one drawing; arms beyond are left out of it and named in the text."""
 
 _MOST_POINTS = 100  # of a curve
-_MEGABYTE = 1e6
 TAU = ("penalty.tau", "penalty.threshold")
 FRACTION = ("pairs.fraction", "pairs.per_feature", "pairs.final_fraction")
-_CURVES = (
-    ("l2", "L2 loss", "squared error per activation"),
-    ("l1", "Sparsity", "L1 of the activations"),
-    ("loss", "Total loss", "what the optimiser sees"),
-    ("orthogonality", "Orthogonality loss", "before its weight"),
-)
-_FINAL = (
-    ("steps", "Training steps", 0),
-    ("loss", "Final loss", 3),
-    ("lr", "Learning rate at the end", None),
-    ("sparsity_penalty", "Sparsity penalty at the end", 4),
-    ("absorption_rate", "Absorption", 3),
-    ("excess", "Excess", 3),
-    ("mcc", "MCC", 3),
-    ("f1_child", "Child F1", 3),
-    ("explained_variance", "Explained variance", 3),
-    ("ce_score", "CE score", 3),
-)
-_LOGGED = {"loss", "lr", "sparsity_penalty"}
+_LOGGED = ("loss", "lr", "sparsity_penalty")
+_FINAL = ("steps", *_LOGGED, "absorption_rate", "excess", "mcc", "f1_child", "explained_variance",
+          "ce_score")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -93,9 +78,9 @@ def _thinned(steps: list[int]) -> list[int]:
     return steps[::-1][::every][::-1]
 
 
-def tradeoffs(sketch: Sketch, key: str, name: str) -> list[Drawing]:
-    """Absorption against another figure: every seed a faint dot, the mean with its interval."""
-    series = []
+def tradeoffs(sketch: Sketch, key: str) -> list[Chart]:
+    """Absorption against another metric: every seed a faint dot, the mean with its interval."""
+    series, name = [], LABELS[key].name
     for arm in sketch.comparison.arms:
         rates, others = readable(arm, "absorption_rate"), arm.values(key)
         both = [(others[seed], rate) for seed, rate in rates.items() if rate is not None]
@@ -115,20 +100,18 @@ def tradeoffs(sketch: Sketch, key: str, name: str) -> list[Drawing]:
     return [charts.against(words, series)]
 
 
-def effects(
-    sketch: Sketch, arms: Sequence[Arm], keys: Mapping[str, str], name: str
-) -> list[Drawing]:
+def effects(sketch: Sketch, arms: Sequence[Arm], keys: Sequence[str], name: str) -> list[Chart]:
     """Differences to `none`, paired by seed, with intervals."""
     wanted = {arm.name for arm in arms}
-    drawings = []
-    for key, title in keys.items():
+    drawn = []
+    for key in keys:
         rows = [_effect(row, key, sketch) for row in sketch.rows if row.arm.name in wanted]
         known = [row for row in rows if row.value is not None]
         if known:
             said = "; ".join(f"{row.name}: {signed(row.value or 0.0)}" for row in known)
-            words = sketch.words(f"{name}_{key}", title, said, x="difference to none")
-            drawings.append(charts.bars(words, rows, signs=True))
-    return drawings
+            words = sketch.words(f"{name}_{key}", LABELS[key].title, said, x="difference to none")
+            drawn.append(charts.bars(words, rows, signs=True))
+    return drawn
 
 
 def _effect(row: Row, key: str, sketch: Sketch) -> Bar:
@@ -153,11 +136,12 @@ def families(sketch: Sketch, keys: Sequence[str]) -> list[list[Arm]]:
     ]
 
 
-def fractions(sketch: Sketch) -> list[Drawing]:
+def fractions(sketch: Sketch) -> list[Chart]:
     """Excess and explained variance against the share of all pairs that was selected."""
     found = families(sketch, FRACTION)
-    drawings = []
-    for key, title in (("excess", "Excess"), ("explained_variance", "Explained variance")):
+    drawn = []
+    for key in ("excess", "explained_variance"):
+        label = LABELS[key]
         series = [s for arms in found if (s := _by_fraction(sketch, arms, key)) is not None]
         if series:
             series += _levels(sketch, found, key, [x for s in series for x in s.x])
@@ -167,11 +151,11 @@ def fractions(sketch: Sketch) -> list[Drawing]:
                 for x, y in zip(s.x, s.y, strict=True)
             )
             words = sketch.words(
-                f"fraction_{key}", f"{title} by share of pairs", said,
-                x="pairs selected, share of all pairs", y=title.lower(),
+                f"fraction_{key}", f"{label.title} by share of pairs", said,
+                x="pairs selected, share of all pairs", y=label.name,
             )  # fmt: skip
-            drawings.append(charts.against(words, series, log_x=True))
-    return drawings
+            drawn.append(charts.against(words, series, log_x=True))
+    return drawn
 
 
 def _levels(
@@ -206,13 +190,13 @@ def selected_share(run: Run) -> float | None:
     return taken / every if taken and every else None
 
 
-def schedules(sketch: Sketch) -> list[Drawing]:
+def schedules(sketch: Sketch) -> list[Chart]:
     """How the selection grew, and the orthogonality loss with it."""
     if not any(
         arm.settings.get("pairs.schedule", "constant") != "constant" for arm in sketch.constrained
     ):
         return []
-    drawings = []
+    drawn = []
     for key, title, y in (
         ("pairs", "Pairs selected", "pairs of a batch"),
         ("orthogonality", "Orthogonality as the selection grows", "before its weight"),
@@ -220,53 +204,55 @@ def schedules(sketch: Sketch) -> list[Drawing]:
         series = sketch.curves(sketch.constrained, key)
         if series:
             said = "At the end: " + _ends(series)
-            drawings.append(
-                charts.curves(sketch.words(f"schedule_{key}", title, said, y=y), series)
-            )
-    return drawings
+            drawn.append(charts.curves(sketch.words(f"schedule_{key}", title, said, y=y), series))
+    return drawn
 
 
 def _ends(series: Sequence[Series], decimals: int = 3) -> str:
-    return "; ".join(f"{s.name} {number(s.y[-1], decimals)}" for s in series if not s.dashed)
+    return "; ".join(f"{s.name} {number(s.y[-1], decimals)}" for s in series)
 
 
-def memory(sketch: Sketch) -> list[Drawing]:
+def memory(sketch: Sketch) -> list[Chart]:
     """Allocated solid, reserved dashed."""
     arms = [arm for arm in sketch.comparison.arms if arm.logged]
-    allocated = sketch.curves(arms, "memory_allocated", unit=_MEGABYTE)
-    reserved = sketch.curves(arms, "memory_reserved", unit=_MEGABYTE)
+    allocated = sketch.curves(arms, "memory_allocated", unit=MEGABYTE)
+    reserved = sketch.curves(arms, "memory_reserved", unit=MEGABYTE)
     if not allocated:
         return []
-    gpu = any(run.on_gpu for run in sketch.comparison.runs)
-    kinds = ("allocated", "reserved") if gpu else ("resident", "peak resident")
-    dashed = [Series(s.name, s.look, s.x, s.y, s.spread, dashed=True) for s in reserved]
-    said = f"{kinds[0]} solid, {kinds[1]} dashed; at the end: {_ends(allocated, 0)} MB"
+    solid, dashed = memory_kinds(on_gpu=any(run.on_gpu for run in sketch.comparison.runs))
+    second = [replace(series, name="", dashed=True) for series in reserved]
+    said = f"{solid} solid, {dashed} dashed; at the end: {_ends(allocated, 0)} MB"
     words = sketch.words("memory_usage", "Memory", said, y="MB, solid and dashed")
-    return [charts.curves(words, [*allocated, *dashed], from_zero=True)]
+    return [charts.curves(words, [*allocated, *second], from_zero=True)]
 
 
-def training(sketch: Sketch) -> list[Drawing]:
+def memory_kinds(*, on_gpu: bool) -> tuple[str, str]:
+    """Returns what `memory_allocated` and `memory_reserved` of a log are."""
+    return ("allocated", "reserved") if on_gpu else ("resident", "peak resident")
+
+
+def training(sketch: Sketch) -> list[Chart]:
     """The losses over the steps."""
-    drawings = []
-    for key, title, y in _CURVES:
+    drawn = []
+    for key, (title, y) in CURVES.items():
         arms = sketch.constrained if key == "orthogonality" else sketch.comparison.arms
         series = sketch.curves(arms, key)
         if series:
             words = sketch.words(f"training_{key}", title, f"At the end: {_ends(series)}", y=y)
-            drawings.append(charts.curves(words, series))
-    return drawings
+            drawn.append(charts.curves(words, series))
+    return drawn
 
 
-def final(sketch: Sketch) -> list[Drawing]:
+def final(sketch: Sketch) -> list[Chart]:
     """Bars of the end of training, error bars over seeds."""
-    drawings = []
-    for key, title, decimals in _FINAL:
+    drawn = []
+    for key in _FINAL:
         rows = [_final_bar(sketch, arm, key) for arm in sketch.comparison.arms]
         if any(row.value is not None and (row.value or key != "sparsity_penalty") for row in rows):
             said = "; ".join(f"{row.name}: {significant(row.value)}" for row in rows)
-            words = sketch.words(f"final_{key}", title, said)
-            drawings.append(charts.bars(words, rows, decimals=decimals))
-    return drawings
+            words = sketch.words(f"final_{key}", LABELS[key].title, said)
+            drawn.append(charts.bars(words, rows, decimals=LABELS[key].decimals))
+    return drawn
 
 
 def _final_bar(sketch: Sketch, arm: Arm, key: str) -> Bar:

@@ -1,4 +1,4 @@
-"""What was found, in three plain sentences that say no more than the figures do."""
+"""What was found, in three plain sentences that say no more than the metrics do."""
 
 from __future__ import annotations
 
@@ -15,15 +15,13 @@ from topk_ortho.report.typeset import (
     signed,
     signed_percent,
 )
+from topk_ortho.report.words import DEFAULT_ARMS, LABELS, VARIED
 
 HARDLY_ANY_EXCESS = 0.02
 """Below this much excess in `none` there is nothing to cure; at L0 12 of the planted data, where
 the constraint has next to nothing to remove, it is about .01 (docs/method.md 7)."""
 
-VARIED = "variant"
-"""What the plan of an ablation calls the arm that it varies."""
-DEFAULT_ARMS = ("coactivation", "default")
-_COSTS = {"mcc": "MCC", "f1_child": "child F1", "explained_variance": "explained variance"}
+_COSTS = ("mcc", "f1_child", "explained_variance")
 
 
 def findings(comparison: Comparison, rows: Sequence[Row]) -> list[str]:
@@ -33,7 +31,7 @@ def findings(comparison: Comparison, rows: Sequence[Row]) -> list[str]:
 
 
 def _subject(rows: Sequence[Row]) -> tuple[Row | None, bool]:
-    """The arm that is spoken of, and whether it was picked for its figures."""
+    """The arm that is spoken of, and whether it was picked for its metrics."""
     compared = [row for row in rows if row.control is not None and row.arm.finished]
     default = [row for row in compared if row.arm.name in DEFAULT_ARMS]
     constrained = [row for row in compared if row.arm.runs[0].constrained]
@@ -96,8 +94,8 @@ def _share(row: Row) -> str:
 def _costs(row: Row) -> str:
     """What the arm cost beside its reduction."""
     parts = []
-    for key, name in _COSTS.items():
-        difference = row.costs.get(key)
+    for key in _COSTS:
+        name, difference = LABELS[key].name, row.costs.get(key)
         value = difference.mean if difference else row.single.get(key)
         if value is not None:
             sure = difference is not None and not difference.detectable

@@ -1,4 +1,4 @@
-"""Comparisons as Markdown: the same figures as on the page, for a document in a repository."""
+"""Comparisons as Markdown: the same metrics as on the page, for a document in a repository."""
 
 from __future__ import annotations
 
@@ -8,39 +8,23 @@ from typing import Any
 from topk_ortho import statistics
 from topk_ortho.report.arms import Arm, Comparison
 from topk_ortho.report.compare import COSTS, Row, compare, readable
+from topk_ortho.report.findings import findings
+from topk_ortho.report.reading import objects
 from topk_ortho.report.typeset import (
     UNAVAILABLE,
-    interval,
     listed,
+    metric,
     number,
     percent,
     plain,
-    signed,
     signed_percent,
+    with_interval,
 )
-from topk_ortho.report.words import DEFAULT_ARMS, findings
-from topk_ortho.statistics.claims import Better
+from topk_ortho.report.words import DEFAULT_ARMS, LABELS, NONE
 
-_MEANS = {
-    "absorption_rate": ("absorption", 3),
-    "excess": ("excess", 3),
-    "f1_parent": ("parent F1", 3),
-    "f1_child": ("child F1", 3),
-    "mcc": ("MCC", 3),
-    "explained_variance": ("EV", 3),
-    "ce_score": ("CE score", 4),
-    "kl_score": ("KL score", 4),
-    "l0": ("L0", 2),
-    "dead_features": ("dead", 3),
-    "step_ms": ("step, ms", 1),
-}
-_BETTER: dict[str, Better] = {
-    "excess": "lower",
-    "mcc": "higher",
-    "f1_child": "higher",
-    "explained_variance": "higher",
-}
-_SHORT = {"excess": "excess", "mcc": "MCC", "f1_child": "child F1", "explained_variance": "EV"}
+_MEANS = ("absorption_rate", "excess", "f1_parent", "f1_child", "mcc", "explained_variance",
+          "ce_score", "kl_score", "l0", "dead_features", "step_ms")  # fmt: skip
+_COMPARED = ("excess", *COSTS)
 
 
 def comparison_markdown(comparison: Comparison) -> str:
@@ -63,13 +47,13 @@ def means(comparison: Comparison) -> str:
         [
             plain(arm.name),
             _coefficient(arm),
-            *(number(_mean(arm, key), _MEANS[key][1]) for key in keys),
+            *(number(_mean(arm, key), LABELS[key].decimals or 0) for key in keys),
         ]
         for arm in arms
     ]
     seeds = sorted({run.seed for run in comparison.runs if run.seed is not None})
     head = f"Means over seeds {', '.join(map(str, seeds))}:"
-    return f"{head}\n\n{table(['arm', 'weight', *(_MEANS[key][0] for key in keys)], lines)}"
+    return f"{head}\n\n{table(['arm', 'weight', *(LABELS[key].short for key in keys)], lines)}"
 
 
 def against_none(rows: Sequence[Row]) -> str:
@@ -81,25 +65,17 @@ def against_none(rows: Sequence[Row]) -> str:
         kept = {"holds": ", kept"}.get(row.variance_kept, "")
         lines.append([
             plain(row.arm.name),
-            _difference(row.excess),
+            with_interval(row.excess),
             percent(row.relative.mean) if row.relative else UNAVAILABLE,
             f"invalid: {row.invalid}" if row.invalid else row.verdict,
-            *(_difference(row.costs[key]) + (kept if key == "explained_variance" else "")
+            *(with_interval(row.costs[key]) + (kept if key == "explained_variance" else "")
               for key in COSTS),
-            f"{signed_percent(row.time.mean)}" if row.time else UNAVAILABLE,
+            signed_percent(row.time.mean) if row.time else UNAVAILABLE,
         ])  # fmt: skip
     if not lines:
         return ""
-    header = [
-        "against none",
-        "excess",
-        "removed",
-        "excess is",
-        "MCC",
-        "child F1",
-        "EV",
-        "step time",
-    ]
+    costs = [LABELS[key].short for key in COSTS]
+    header = [f"against {NONE}", "excess", "removed", "excess is", *costs, "step time"]
     return table(header, lines)
 
 
@@ -111,55 +87,60 @@ def against_others(comparison: Comparison) -> str:
         return ""
     found = {
         key: {arm.name: statistics.paired(readable(own, key), readable(arm, key)) for arm in others}
-        for key in _BETTER
+        for key in _COMPARED
     }
     adjusted = {
         key: statistics.holm({name: d.p if d else None for name, d in differences.items()})
         for key, differences in found.items()
     }
     lines = [
-        [plain(arm.name), *(_against(found, adjusted, key, arm.name) for key in _BETTER)]
+        [plain(arm.name), *(_against(found, adjusted, key, arm.name) for key in _COMPARED)]
         for arm in others
     ]
-    return table([f"{own.name} minus", *(_SHORT[key] for key in _BETTER)], lines)
+    return table([f"{own.name} minus", *(LABELS[key].short for key in _COMPARED)], lines)
 
 
 def _against(found: dict[str, Any], adjusted: dict[str, Any], key: str, name: str) -> str:
-    difference = found[key][name]
-    said = statistics.verdict(difference, better=_BETTER[key], adjusted_p=adjusted[key][name])
+    difference, better = found[key][name], LABELS[key].better
+    assert better is not None, "what is compared has a better direction"
+    said = statistics.verdict(difference, better=better, adjusted_p=adjusted[key][name])
     word = {"better": " (better)", "worse": " (worse)"}.get(said, "")
-    return f"{_difference(difference)}{word}"
+    return f"{with_interval(difference)}{word}"
 
 
 def tried(plan: dict[str, Any]) -> str:
     """The coefficients that tuning tried: excess and explained variance of each."""
     tuning = plan.get("tuning")
-    chosen = tuning.get("chosen") if isinstance(tuning, dict) else None
+    chosen = objects(tuning.get("chosen")) if isinstance(tuning, dict) else []
     if not isinstance(tuning, dict) or not chosen:
         return ""
     lines = []
     for entry in chosen:
-        cells = []
-        for one in entry["tried"]:
-            text = f"{one['coefficient']:g}: {number(one['excess'])} / " \
-                   f"{number(one['explained_variance'])}"  # fmt: skip
-            cells.append(f"**{text}**" if one["coefficient"] == entry["coefficient"] else text)
-        lines.append([plain(entry["label"]), *cells])
+        tries = [_try(one, taken=entry.get("coefficient")) for one in objects(entry.get("tried"))]
+        lines.append([plain(entry.get("label")), *tries])
     columns = max(map(len, lines)) - 1
     lines = [line + [""] * (columns + 1 - len(line)) for line in lines]
     if not columns:
         return "On the tuning seeds there is no excess to remove: every arm keeps its own weight."
     none = number(chosen[0].get("explained_variance_none"))
-    seeds = listed([str(seed) for seed in tuning["seeds"]])
+    seeds = tuning.get("seeds")
+    shown = listed([str(seed) for seed in seeds]) if isinstance(seeds, list) else UNAVAILABLE
     head = (
-        f"Weights tried on seeds {seeds}, each with its excess and explained variance (none: {none}"
+        f"Weights tried on seeds {shown}, each with its excess and explained variance (none: {none}"
         "), the one taken in bold:"
     )
     return f"{head}\n\n{table(['arm', *(f'try {n}' for n in range(1, columns + 1))], lines)}"
 
 
+def _try(one: dict[str, Any], *, taken: Any) -> str:
+    coefficient = one.get("coefficient")
+    text = f"{metric(coefficient, 'g')}: {number(one.get('excess'))} / " \
+           f"{number(one.get('explained_variance'))}"  # fmt: skip
+    return f"**{text}**" if coefficient == taken and taken is not None else text
+
+
 def problems(comparison: Comparison) -> str:
-    """Runs without figures, with their reasons, and what was left out."""
+    """Runs without a result, with their reasons, and what was left out."""
     lines = [f"- {plain(arm.name)}, seed {run.seed}: {plain(run.problem)}"
              for arm in comparison.arms for run in arm.runs if run.problem]  # fmt: skip
     return "\n".join([*lines, *(f"- {note}" for note in comparison.notes)])
@@ -181,9 +162,3 @@ def _mean(arm: Arm, key: str) -> float | None:
 def _coefficient(arm: Arm) -> str:
     value = arm.finished[0].value("coefficient")
     return f"{value:g}" if value else ""
-
-
-def _difference(difference: statistics.Difference | None) -> str:
-    if difference is None:
-        return UNAVAILABLE
-    return f"{signed(difference.mean)} {interval(difference)}"

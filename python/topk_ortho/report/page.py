@@ -6,24 +6,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 
+from topk_ortho.metrics.health import MIN_CE_SCORE, MIN_EXPLAINED_VARIANCE
 from topk_ortho.report import drawings, stability, tables
 from topk_ortho.report.arms import Comparison
-from topk_ortho.report.canvas import Drawing
+from topk_ortho.report.canvas import Chart, Drawing
 from topk_ortho.report.compare import compare
 from topk_ortho.report.drawings import TAU, Sketch
+from topk_ortho.report.findings import findings
 from topk_ortho.report.stability import Reader
-from topk_ortho.report.table import MIN_CE_SCORE, MIN_EXPLAINED_VARIANCE
 from topk_ortho.report.tables import Table
 from topk_ortho.report.typeset import plain
-from topk_ortho.report.words import findings
 from topk_ortho.statistics import MARGIN_EXPLAINED_VARIANCE
 
 GENERATOR = "topk-ortho report"
-_DIFFERENCES = {
-    "excess": "Excess",
-    "explained_variance": "Explained variance",
-    "f1_child": "Child F1",
-}
+_DIFFERENCES = ("excess", "explained_variance", "f1_child")
 
 
 @dataclass(frozen=True)
@@ -136,14 +132,14 @@ def _stability(material: _Material) -> Block:
     )
 
 
-def _tradeoffs(sketch: Sketch) -> list[Drawing]:
+def _tradeoffs(sketch: Sketch) -> list[Chart]:
     return [
-        *drawings.tradeoffs(sketch, "explained_variance", "explained variance"),
-        *drawings.tradeoffs(sketch, "l0", "L0"),
+        *drawings.tradeoffs(sketch, "explained_variance"),
+        *drawings.tradeoffs(sketch, "l0"),
     ]
 
 
-def _drawn(make: Callable[[Sketch], list[Drawing]]) -> Callable[[_Material], Block]:
+def _drawn(make: Callable[[Sketch], list[Chart]]) -> Callable[[_Material], Block]:
     return lambda material: _block(material, drawn=make(material.sketch))
 
 
@@ -152,10 +148,10 @@ def _block(
     paragraphs: Sequence[str] = (),
     *,
     made: Sequence[Table | None] = (),
-    drawn: Sequence[Drawing] = (),
+    drawn: Sequence[Chart] = (),
 ) -> Block:
     there = [table for table in made if table is not None]
-    return Block(material.comparison.title, paragraphs, there, drawn)
+    return Block(material.comparison.title, paragraphs, there, [chart.draw() for chart in drawn])
 
 
 _READING = (

@@ -1,4 +1,4 @@
-"""What a run folder says, read as it stands: settings, log, figures, and what is wrong with it.
+"""What a run folder says, read as it stands: settings, log, metrics, and what is wrong with it.
 
 Runs that are unfinished, torn or damaged are read as far as they go; `Run.problem` says what is
 missing. Settings are flat, by the names of the command line's tables (`penalty.tau`).
@@ -7,22 +7,20 @@ missing. Settings are flat, by the names of the command line's tables (`penalty.
 from __future__ import annotations
 
 import json
-import math
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from topk_ortho.config import ConfigError
+from topk_ortho.statistics import finite
 
 Settings = dict[str, Any]
 
 
-def finite(value: Any) -> float | None:
-    """A finite number as it is, None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
+def objects(value: Any) -> list[dict[str, Any]]:
+    """Returns the objects of a JSON list; none where it is anything else."""
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ class Run(Logged):
     failed: bool = False
 
     def value(self, key: str) -> float | None:
-        """A figure of the result, None where it is unavailable."""
+        """Returns a metric of the result, None where it is unavailable."""
         return finite(self.result.get(key))
 
     @property
@@ -189,8 +187,9 @@ def read_log(path: Path) -> list[dict[str, Any]]:
             continue
         try:
             line = json.loads(text)
-            by_step[int(line["step"])] = line
-        except (ValueError, KeyError, TypeError) as error:
+            step = int(line["step"])
+            by_step[step] = line | {"step": step}
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             if number == len(raw):
                 break
             raise ConfigError(

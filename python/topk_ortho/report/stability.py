@@ -8,13 +8,13 @@ from typing import Any
 
 from topk_ortho.report import charts
 from topk_ortho.report.arms import Arm
-from topk_ortho.report.canvas import Drawing
+from topk_ortho.report.canvas import Chart
 from topk_ortho.report.charts import Series
 from topk_ortho.report.drawings import MOST_CURVES, Sketch
 from topk_ortho.report.typeset import number
 
 Remembered = Mapping[str, Any]
-"""A run's history as plain numbers, see `constraint/history/figures.py`: `observations`, `ema`
+"""A run's history as plain numbers, as its caller reads it: `observations`, `ema`
 (counts in equal bins from 0 to 1), `survival` (lag: [kept, anchored]), `lifetimes` (`bins` and
 `counts`), `hubs` ([feature, degree]) and `top` ([i, j, lower end, upper end, hits])."""
 
@@ -27,7 +27,7 @@ def remembered(arm: Arm, read: Reader) -> list[Remembered]:
     return [each for each in found if each]
 
 
-def drawings(sketch: Sketch, histories: Mapping[str, list[Remembered]]) -> list[Drawing]:
+def drawings(sketch: Sketch, histories: Mapping[str, list[Remembered]]) -> list[Chart]:
     """Jaccard over steps, the histogram of averages, survival, and lifetimes."""
     return [
         *_jaccard(sketch),
@@ -37,7 +37,7 @@ def drawings(sketch: Sketch, histories: Mapping[str, list[Remembered]]) -> list[
     ]
 
 
-def _jaccard(sketch: Sketch) -> list[Drawing]:
+def _jaccard(sketch: Sketch) -> list[Chart]:
     series = sketch.curves(sketch.constrained, "jaccard")
     if not series:
         return []
@@ -48,12 +48,13 @@ def _jaccard(sketch: Sketch) -> list[Drawing]:
     return [charts.curves(words, series, from_zero=True)]
 
 
-def _averages(sketch: Sketch, histories: Mapping[str, list[Remembered]]) -> list[Drawing]:
+def _averages(sketch: Sketch, histories: Mapping[str, list[Remembered]]) -> list[Chart]:
     series, edges = [], []
     for name, found in list(histories.items())[:MOST_CURVES]:
-        counts = [
-            sum(column) / len(found) for column in zip(*(h["ema"] for h in found), strict=True)
-        ]
+        averages = [h["ema"] for h in found if h.get("ema")]
+        if not averages:
+            continue
+        counts = [sum(column) / len(averages) for column in zip(*averages, strict=True)]
         edges = [n / len(counts) for n in range(len(counts) + 1)]
         series.append(Series(name, sketch.looks[name], [], counts))
     if not series:
@@ -68,13 +69,13 @@ def _averages(sketch: Sketch, histories: Mapping[str, list[Remembered]]) -> list
     return [charts.columns(words, edges, series, log_y=True)]
 
 
-def _survival(sketch: Sketch, histories: Mapping[str, list[Remembered]]) -> list[Drawing]:
+def _survival(sketch: Sketch, histories: Mapping[str, list[Remembered]]) -> list[Chart]:
     series = []
     for name, found in list(histories.items())[:MOST_CURVES]:
         kept: dict[int, int] = {}
         anchored: dict[int, int] = {}
         for history in found:
-            for lag, (still, all_) in history["survival"].items():
+            for lag, (still, all_) in (history.get("survival") or {}).items():
                 kept[lag] = kept.get(lag, 0) + still
                 anchored[lag] = anchored.get(lag, 0) + all_
         lags = sorted(lag for lag, all_ in anchored.items() if all_)
@@ -94,13 +95,15 @@ def _survival(sketch: Sketch, histories: Mapping[str, list[Remembered]]) -> list
     return [charts.against(words, series, log_x=True)]
 
 
-def _lifetimes(sketch: Sketch, histories: Mapping[str, list[Remembered]]) -> list[Drawing]:
+def _lifetimes(sketch: Sketch, histories: Mapping[str, list[Remembered]]) -> list[Chart]:
     series = []
     for name, found in list(histories.items())[:MOST_CURVES]:
         by_length: dict[int, int] = {}
         for history in found:
-            lifetimes = history["lifetimes"]
-            for least, count in zip(lifetimes["bins"], lifetimes["counts"], strict=True):
+            lifetimes = history.get("lifetimes") or {}
+            for least, count in zip(
+                lifetimes.get("bins") or [], lifetimes.get("counts") or [], strict=False
+            ):
                 by_length[least] = by_length.get(least, 0) + count
         lengths = sorted(least for least, count in by_length.items() if count)
         total = sum(by_length.values())

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from topk_ortho.metrics.health import health
 from topk_ortho.report.plots import draw
-from topk_ortho.report.table import COLUMNS, comparison_table, health
+from topk_ortho.report.table import COLUMNS, comparison_table
 from topk_ortho.terminal import printable
 
 MEASURED = ("absorption_rate", "excess")

@@ -8,17 +8,20 @@ from typing import Any
 
 from topk_ortho import statistics
 from topk_ortho.report.arms import Arm, Comparison, base_settings, describe
-from topk_ortho.report.compare import Row, readable, unhealthy
+from topk_ortho.report.compare import COSTS, Row, readable, unhealthy
+from topk_ortho.report.reading import objects
 from topk_ortho.report.typeset import (
     UNAVAILABLE,
-    interval,
     interval_percent,
     listed,
     number,
     percent,
     signed,
     signed_percent,
+    with_interval,
 )
+from topk_ortho.report.words import LABELS
+from topk_ortho.statistics import finite
 
 TUNED_ON = tuple(range(10))
 """Seeds that the defaults were chosen on."""
@@ -50,12 +53,12 @@ def what_was_run(comparison: Comparison) -> Table:
     """Data, dictionary, steps, arms, seeds."""
     settings = base_settings(comparison)
     seeds = sorted({run.seed for run in comparison.runs if run.seed is not None})
-    steps, batch = settings.get("steps"), settings.get("batch_size")
+    steps, batch = finite(settings.get("steps")), finite(settings.get("batch_size"))
     facts = {
         "folder": str(comparison.source),
         "data": describe(settings),
         "dictionary": settings.get("sae.kind"),
-        "training": f"{steps:,} steps of {batch:,}" if isinstance(steps, int) and batch else None,
+        "training": f"{steps:,.0f} steps of {batch:,.0f}" if steps and batch else None,
         "arms": listed([arm.name for arm in comparison.arms]),
         "varied": _varied(comparison),
         "tuning": _tuning(comparison),
@@ -80,8 +83,8 @@ def _tuning(comparison: Comparison) -> str:
     tuning = comparison.plan.get("tuning")
     if not isinstance(tuning, dict):
         return ""
-    tried, chosen = tuning.get("runs"), tuning.get("chosen", [])
-    if chosen and not any(entry.get("tried") for entry in chosen):
+    tried, chosen = objects(tuning.get("runs")), objects(tuning.get("chosen"))
+    if chosen and not any(objects(entry.get("tried")) for entry in chosen):
         return "on other seeds there was nothing to remove: coefficients are the arms' own"
     return f"{len(tried)} runs on other seeds chose the coefficients" if tried else ""
 
@@ -111,7 +114,7 @@ def _counts(comparison: Comparison) -> str:
 
 
 def not_finished(comparison: Comparison) -> Table | None:
-    """Runs without figures, with their reasons."""
+    """Runs without a result, with their reasons."""
     rows = [
         [
             Cell(arm.name),
@@ -122,7 +125,7 @@ def not_finished(comparison: Comparison) -> Table | None:
         for run in arm.runs
         if run.problem
     ]
-    return Table("Without figures", ("arm", "seed", "why"), rows) if rows else None
+    return Table("Without a result", ("arm", "seed", "why"), rows) if rows else None
 
 
 def health_table(comparison: Comparison) -> Table | None:
@@ -130,22 +133,20 @@ def health_table(comparison: Comparison) -> Table | None:
     arms = [arm for arm in comparison.arms if arm.finished]
     if not arms:
         return None
-    keys = {"explained_variance": ("explained variance", 3), "ce_score": ("CE score", 3),
-            "dead_features": ("dead", 3), "l0": ("L0", 2)}  # fmt: skip
-    measured = {
-        key: shown
-        for key, shown in keys.items()
+    keys = [
+        key
+        for key in ("explained_variance", "ce_score", "dead_features", "l0")
         if key != "ce_score" or any(run.value(key) is not None for a in arms for run in a.finished)
-    }
+    ]
     rows = [
         [
             Cell(arm.name, _count(arm)),
             _state(arm),
-            *(_range(arm.values(key), decimals) for key, (_, decimals) in measured.items()),
+            *(_range(arm.values(key), LABELS[key].decimals or 0) for key in keys),
         ]
         for arm in arms
     ]
-    header = ("arm", "state", *(name for name, _ in measured.values()))
+    header = ("arm", "state", *(LABELS[key].name for key in keys))
     return Table("Health of the SAEs: means over seeds, ranges below", header, rows)
 
 
@@ -178,15 +179,15 @@ def comparison_rows(rows: Sequence[Row]) -> Table | None:
     shown = [row for row in rows if row.arm.finished]
     if not any(row.control for row in shown):
         return None
-    header = ("arm", "reduction in excess", "excess", "absorption", "MCC", "child F1",
-              "explained variance", "L0", "step time")  # fmt: skip
+    levels = ("excess", "absorption_rate", *COSTS, "l0", "step_ms")
+    header = ("arm", "reduction in excess", *(LABELS[key].name for key in levels))
     body = [
         [
             Cell(row.arm.name, _n(row)),
             _removed(row),
             _level(row.arm, "excess"),
             _level(row.arm, "absorption_rate"),
-            *(_cost(row, key) for key in ("mcc", "f1_child", "explained_variance")),
+            *(_cost(row, key) for key in COSTS),
             _l0(row),
             _time(row),
         ]
@@ -232,7 +233,7 @@ def _cost(row: Row, key: str) -> Cell:
         one = row.single.get(key)
         under = "" if one is None or row.control is None else f"{signed(one)}, one seed"
         return Cell(number(mean.mean), under)
-    under = f"{signed(difference.mean)} {interval(difference)}"
+    under = with_interval(difference)
     if key == "explained_variance" and row.variance_kept == "holds":
         under += ", kept"
     tone = ("bad" if difference.mean < 0 else "good") if difference.detectable else ""
@@ -264,8 +265,9 @@ def persistent(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table | 
     """Hubs and the most persistent pairs of each arm's first seed."""
     rows = []
     for name, found in histories.items():
-        hubs = ", ".join(f"{feature} ({degree})" for feature, degree in found[0]["hubs"])
-        pairs = ", ".join(f"{i}–{j} ({number(low, 2)})" for i, j, low, *_ in found[0]["top"])
+        hubs = ", ".join(f"{feature} ({degree})" for feature, degree in found[0].get("hubs") or [])
+        top = found[0].get("top") or []
+        pairs = ", ".join(f"{i}–{j} ({number(low, 2)})" for i, j, low, *_ in top)
         long = [Cell(text or UNAVAILABLE, tone="long") for text in (hubs, pairs)]
         rows.append([Cell(name), *long])
     header = ("arm", "hubs: feature (pairs)", "most persistent pairs (moving average)")

@@ -1,6 +1,6 @@
 """Statistics of arms that are paired by seed: intervals, margins, corrections, verdicts.
 
-Every function takes the figures of an arm as `{seed: value}`; pairs are the seeds that both arms
+Every function takes a metric of an arm as `{seed: value}`; pairs are the seeds that both arms
 have a finite value for. What cannot be said is None (or "unavailable"), never 0 or NaN: a value
 that is missing, None or not finite drops its pair, and fewer than two pairs give no interval.
 """
@@ -13,7 +13,15 @@ from topk_ortho.statistics.claims import (
     reduction_per_percent,
     verdict,
 )
-from topk_ortho.statistics.differences import CONFIDENCE, Difference, Mean, mean, paired
+from topk_ortho.statistics.differences import (
+    CONFIDENCE,
+    Difference,
+    Mean,
+    finite,
+    mean,
+    mean_of_all,
+    paired,
+)
 from topk_ortho.statistics.ratios import (
     L0_TOLERANCE,
     l0_matched,
@@ -28,9 +36,11 @@ __all__ = [
     "Difference",
     "Mean",
     "NonInferiority",
+    "finite",
     "holm",
     "l0_matched",
     "mean",
+    "mean_of_all",
     "non_inferior",
     "paired",
     "reduction_per_percent",

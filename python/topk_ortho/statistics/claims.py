@@ -31,7 +31,7 @@ class NonInferiority:
 
     Attributes:
         verdict: `holds` where the bound lies within the margin.
-        margin: in the figure's own units, above 0.
+        margin: in the metric's own units, above 0.
         loss: mean loss, positive where the arm is worse; None where unavailable, as what follows.
         bound: the one-sided upper confidence bound of the loss.
         p: of a loss of `margin` or more.
@@ -62,9 +62,9 @@ def non_inferior(
     loss: with few or scattered seeds the bound is wide.
 
     Args:
-        arm, control: figures by seed.
-        margin: the loss that would be accepted, in the figure's units.
-        better: whether higher or lower figures are better.
+        arm, control: a metric by seed.
+        margin: the loss that would be accepted, in the metric's units.
+        better: whether higher or lower is better.
         confidence: of the one-sided bound.
 
     Raises:

@@ -7,7 +7,7 @@ would be too narrow.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from scipy.special import stdtr, stdtrit
 CONFIDENCE = 0.95
 
 Values = Mapping[Any, float | None]
-"""Figures of one arm by seed."""
+"""A metric of one arm by seed."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,27 @@ class Difference:
         return self.low > 0 or self.high < 0
 
 
+def finite(value: Any) -> float | None:
+    """Returns a finite number as it is, None for anything else: a metric that is unavailable."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # an integer of more digits than a float takes
+        return None
+
+
 def known(values: Values) -> dict[Any, float]:
-    """The seeds with a finite number."""
-    return {
-        seed: float(value)
-        for seed, value in values.items()
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    }
+    """Returns the seeds with a finite number."""
+    found = {seed: finite(value) for seed, value in values.items()}
+    return {seed: value for seed, value in found.items() if value is not None}
+
+
+def mean_of_all(values: Iterable[Any]) -> float | None:
+    """Returns the mean of numbers; None where one of them is unavailable, or without any."""
+    numbers = [finite(value) for value in values]
+    there = [value for value in numbers if value is not None]
+    return sum(there) / len(there) if there and len(there) == len(numbers) else None
 
 
 def mean(values: Values, *, confidence: float = CONFIDENCE) -> Mean | None:

@@ -17,6 +17,7 @@ from typing import Any
 from topk_ortho.activations.same_data import other_data
 from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.config.toml import config_hash
+from topk_ortho.report.typeset import count, metric
 from topk_ortho.studies import tuning
 from topk_ortho.studies.comparison import tables
 from topk_ortho.studies.grid import choose
@@ -257,9 +258,9 @@ class Computation:
 
     def _figures(self, run: Run) -> str:
         figures = result_of(self._root, run.hash) or {}
-        parts = [f"{name.replace('_', ' ')} {figures[name]:.3f}" for name in SHOWN
+        parts = [f"{name.replace('_', ' ')} {metric(figures[name])}" for name in SHOWN
                  if isinstance(figures.get(name), float)]  # fmt: skip
-        return ", ".join([*parts, f"{figures.get('seconds', 0):.0f} s"])
+        return ", ".join([*parts, f"{count(figures.get('seconds'))} s"])
 
 
 def finish(plan: Plan, request: Request, shard: Shard) -> int:

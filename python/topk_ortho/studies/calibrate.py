@@ -6,7 +6,6 @@ small grid of coefficient x L0 is trained on them, over paired seeds, as an abla
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,14 +14,18 @@ from typing import Any
 from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.config.rules import check
 from topk_ortho.config.toml import write_config
-from topk_ortho.report.table import comparison_table, health
-from topk_ortho.report.typeset import listed
-from topk_ortho.statistics import Difference, paired
+from topk_ortho.metrics.health import health
+from topk_ortho.report.reading import objects, read_json
+from topk_ortho.report.table import comparison_table
+from topk_ortho.report.typeset import change, listed, metric
+from topk_ortho.report.words import LABELS
+from topk_ortho.statistics import Difference, finite, paired
 from topk_ortho.studies.ablation import Computation, Request, failures, unique
 from topk_ortho.studies.grid import Axis
 from topk_ortho.studies.outcome import result_of
 from topk_ortho.studies.plan import Plan, Run, runs_of, seeds_of, store, subjects
 from topk_ortho.studies.tuning import MAY_LOSE, Tried, mean_of, weigh
+from topk_ortho.terminal import aligned
 
 COEFFICIENT_FACTORS = (1 / 3, 1.0, 3.0)
 L0_FACTORS = (0.5, 1.0, 2.0)
@@ -174,24 +177,21 @@ def _by_l0(settings: Sequence[Setting], seeds: Sequence[int]) -> str:
     for setting in settings:
         if setting.coefficient:
             none = next(s for s in settings if s.k == setting.k and not s.coefficient)
-            lines.append(f"L0 {setting.k:g}, {setting.label}: {_change(setting, none)}")
+            lines.append(f"L0 {setting.k:g}, {setting.label}: {_against(setting, none)}")
     return "\n".join(lines)
 
 
-def _change(setting: Setting, none: Setting) -> str:
+def _against(setting: Setting, none: Setting) -> str:
     parts = []
-    for key, name in (("excess", "excess"), ("explained_variance", "explained variance"),
-                      ("f1_child", "child F1"), ("mcc", "MCC")):  # fmt: skip
-        parts.append(f"{name} {_shown(paired(setting.values(key), none.values(key)))}")
+    for key in ("excess", "explained_variance", "f1_child", "mcc"):
+        name = LABELS[key].name
+        parts.append(f"{name} {_change(paired(setting.values(key), none.values(key)))}")
     return ", ".join(parts)
 
 
-def _shown(difference: Difference | None) -> str:
-    if difference is None:
-        return "unavailable"
-    d = difference
-    covers = "" if d.detectable else ", no detectable change"
-    return f"{d.mean:+.3f} [{d.low:+.3f}, {d.high:+.3f}{covers}]"
+def _change(difference: Difference | None) -> str:
+    covers = difference is not None and not difference.detectable
+    return change(difference, ", no detectable change" if covers else "")
 
 
 def choose(none: Setting, tried: Sequence[Setting]) -> tuple[Setting | None, str]:
@@ -205,12 +205,15 @@ def choose(none: Setting, tried: Sequence[Setting]) -> tuple[Setting | None, str
         return None, f"the SAE itself is not fit to be read: {why}. Train it longer or wider first."
     if excess < LEAST_EXCESS:
         return None, (
-            f"no constraint is needed: parents are silent on {means['absorption_rate']:.3f} of "
-            f"their children's tokens and on {means['base_miss']:.3f} of their own, so the excess "
-            f"is {excess:.3f}, below {LEAST_EXCESS:g}."
+            "no constraint is needed: parents are silent on "
+            f"{metric(means.get('absorption_rate'))} of their children's tokens and on "
+            f"{metric(means.get('base_miss'))} of their own, so the excess is {excess:.3f}, below "
+            f"{LEAST_EXCESS:g}."
         )
     pairs = [(s.coefficient, list(s.by_seed.values())) for s in tried]
     _, best = weigh(pairs, none=means["explained_variance"])
+    if best is not None and best.allowed and best.excess is None:
+        return None, "what a coefficient removes could not be measured, so nothing can be advised."
     if best is None or not best.allowed:
         return None, (
             "none of the coefficients is worth it: each costs more than "
@@ -220,14 +223,15 @@ def choose(none: Setting, tried: Sequence[Setting]) -> tuple[Setting | None, str
 
 
 def _worth(none: Setting, setting: Setting, best: Tried) -> tuple[Setting | None, str]:
-    excess, change = none.means()["excess"], paired(setting.values("excess"), none.values("excess"))
+    excess = none.means()["excess"]
+    difference = paired(setting.values("excess"), none.values("excess"))
     removed = excess - (best.excess or 0.0)
     if removed < LEAST_SHARE * excess:
         return None, (
             f"no constraint is advised: of an excess of {excess:.3f} the best setting "
             f"({setting.label}) removes only {removed:.3f}."
         )
-    seeds = "one seed has no interval" if change is None else f"change {_shown(change)}"
+    seeds = "one seed has no interval" if difference is None else f"change {_change(difference)}"
     return setting, (
         f"{setting.label} removes {removed / excess:.0%} of the excess, {excess:.3f} -> "
         f"{best.excess:.3f} ({seeds}); of the settings that lose at most {MAY_LOSE:g} of "
@@ -258,27 +262,22 @@ def _by_root(plan: Plan, out: Path, settings: Sequence[Setting]) -> str:
         row: Figures = {"rate": p.rate_high * ratio ** (root / max(1, p.roots - 1))}
         for setting in settings:
             edges = [e for run in setting.runs for e in _edges(out / run.folder)
-                     if e["parent"] == root]  # fmt: skip
+                     if e.get("parent") == root]  # fmt: skip
             for key in ("absorption_rate", "excess"):
-                values = [e[key] for e in edges if e[key] is not None]
+                values = [value for e in edges if (value := finite(e.get(key))) is not None]
                 row[f"{key}, {setting.label}"] = sum(values) / len(values) if values else None
         rows.append((f"parent {root}", row))
     if all(value is None for _, row in rows for name, value in row.items() if name != "rate"):
         return ""
     header = list(rows[0][1])
-    lines = [["", *header]] + [
-        [name, *("-" if v is None else f"{v:.3f}" for v in row.values())] for name, row in rows
-    ]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    table = "\n".join(
-        "  ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=True)) for line in lines
-    )
-    return f"\nwhere, at L0 {settings[0].k:g}, means over each parent's children:\n{table}"
+    lines = [["", *header], *([name, *map(metric, row.values())] for name, row in rows)]
+    head = f"\nwhere, at L0 {settings[0].k:g}, means over each parent's children:"
+    return "\n".join([head, *aligned(lines, rule=False)])
 
 
 def _edges(folder: Path) -> list[Figures]:
     path = folder / "ground_truth.json"
-    return json.loads(path.read_text(encoding="utf-8"))["edges"] if path.exists() else []
+    return objects(read_json(path).get("edges"))
 
 
 def _without_planting(base: TrainConfig, chosen: Setting | None) -> TrainConfig:

@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from topk_ortho.report.table import comparison_table, health
+from topk_ortho.metrics.health import health
+from topk_ortho.report.table import comparison_table
+from topk_ortho.report.typeset import UNAVAILABLE, change, change_percent
+from topk_ortho.report.words import NONE, short
 from topk_ortho.statistics import (
     CONFIDENCE,
     MARGIN_EXPLAINED_VARIANCE,
@@ -14,6 +17,7 @@ from topk_ortho.statistics import (
     holm,
     l0_matched,
     mean,
+    mean_of_all,
     non_inferior,
     paired,
     relative_change,
@@ -21,6 +25,7 @@ from topk_ortho.statistics import (
 )
 from topk_ortho.studies.grid import shown_value
 from topk_ortho.studies.plan import VARIANT, Plan, Run, control
+from topk_ortho.terminal import aligned
 
 Figures = Mapping[str, Any]
 Result = Callable[[Run], "Figures | None"]
@@ -36,8 +41,6 @@ COLUMNS = (
     "dead_features",
     "step_ms",
 )
-SHORT = {"explained_variance": "EV", "f1_child": "child F1", "mcc": "MCC", "ce_score": "CE score"}
-NONE = "none"
 
 
 @dataclass(frozen=True)
@@ -96,14 +99,8 @@ def _row(name: str, cells: Sequence[Sequence[Run]], result: Result) -> Row:
         figures = [result(run) for runs in cells for run in runs if run.seed == seed]
         there = [f for f in figures if f is not None]
         if len(there) == len(figures):
-            by_seed[seed] = {key: _mean_over(there, key) for key in COLUMNS}
+            by_seed[seed] = {key: mean_of_all(f.get(key) for f in there) for key in COLUMNS}
     return Row(name, by_seed)
-
-
-def _mean_over(figures: Sequence[Figures], key: str) -> float | None:
-    values = [f.get(key) for f in figures]
-    known = [float(v) for v in values if isinstance(v, (int, float))]
-    return sum(known) / len(known) if known and len(known) == len(values) else None
 
 
 def _beside(
@@ -140,13 +137,13 @@ def _block(title: str, pairs: Sequence[tuple[Row, Row]]) -> list[str]:
         {key: paired(row.values(key), beside.values(key)) for key in keys} for row, beside in pairs
     ]
     adjusted = holm({str(n): _p(d.get("excess")) for n, d in enumerate(differences)})
-    lines = [["", *(SHORT.get(key, key) for key in keys), "step time", "excess is", "EV"]]
+    lines = [["", *(short(key) for key in keys), "step time", "excess is", "EV"]]
     for n, ((row, beside), found) in enumerate(zip(pairs, differences, strict=True)):
         time = relative_change(row.values("step_ms"), beside.values("step_ms"))
         lines.append([
             row.name,
-            *(_interval(found[key]) for key in keys),
-            _interval(time, percent=True),
+            *(change(found[key]) for key in keys),
+            change_percent(time),
             _verdict(row, beside, found.get("excess"), adjusted[str(n)]),
             _within(row, beside),
         ])  # fmt: skip
@@ -155,20 +152,11 @@ def _block(title: str, pairs: Sequence[tuple[Row, Row]]) -> list[str]:
         "explained variance; what is said of excess is corrected for the table's "
         f"{len(pairs)} comparison{'s' if len(pairs) > 1 else ''} (Holm)"
     )
-    return [f"{note}\n{_aligned(lines)}"]
+    return ["\n".join([note, *aligned(lines, sides="<", rule=False)])]
 
 
 def _p(difference: Difference | None) -> float | None:
     return None if difference is None else difference.p
-
-
-def _interval(difference: Difference | None, *, percent: bool = False) -> str:
-    if difference is None:
-        return "unavailable"
-    d = difference
-    if percent:
-        return f"{100 * d.mean:+.0f} % [{100 * d.low:+.0f}, {100 * d.high:+.0f}]"
-    return f"{d.mean:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
 
 
 def _verdict(row: Row, beside: Row, excess: Difference | None, adjusted: float | None) -> str:
@@ -187,13 +175,5 @@ def _within(row: Row, beside: Row) -> str:
     return {
         "holds": f"loses < {test.margin:g}",
         "does not hold": f"may lose {test.margin:g}",
-        "unavailable": "unavailable",
+        "unavailable": UNAVAILABLE,
     }[test.verdict]
-
-
-def _aligned(lines: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )

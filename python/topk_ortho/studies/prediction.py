@@ -23,6 +23,7 @@ from topk_ortho.machine import hardware
 from topk_ortho.machine.doctor import LOADED, cached_blocks, places
 from topk_ortho.machine.forecast import forecast, readable
 from topk_ortho.report.table import comparison_table
+from topk_ortho.statistics import finite
 from topk_ortho.studies.outcome import result_of
 from topk_ortho.studies.plan import Run
 from topk_ortho.training.state import TrainState
@@ -60,7 +61,8 @@ def predict(runs: Sequence[Run], root: Path) -> Iterator[Prediction]:
     timed: dict[str, tuple[float, int]] = {}
     for label, group in rows.items():
         config = group[0].config
-        stored = [f["seconds"] for r in group if (f := result_of(root, r.hash)) is not None]
+        results = [f for r in group if (f := result_of(root, r.hash)) is not None]
+        stored = [s for f in results if (s := finite(f.get("seconds"))) is not None]
         key = config_hash(config)
         if key not in timed:
             beside = replace(config, pairs=TrainConfig().pairs, penalty=TrainConfig().penalty,
@@ -75,7 +77,7 @@ def predict(runs: Sequence[Run], root: Path) -> Iterator[Prediction]:
         yield Prediction(
             label,
             len(group),
-            len(group) - len(stored),
+            len(group) - len(results),
             statistics.median(stored) if stored else seconds * config.steps,
             "stored" if stored else "timed",
             peak,

@@ -21,6 +21,7 @@ from topk_ortho.config import (
     TrainConfig,
 )
 from topk_ortho.config.toml import nearest
+from topk_ortho.terminal import aligned
 
 WEIGHT, THRESHOLD = 0.1, 0.1
 FRACTION, FINAL_FRACTION, SCHEDULE_STEPS = 0.001, 0.005, 10_000
@@ -203,6 +204,5 @@ def recipe(name: str) -> Recipe:
 
 def listing() -> str:
     """A line for every recipe: name, the documents' run, what it is."""
-    lines = [f"{r.name:<22}{r.run:<10}{r.summary}" for r in RECIPES.values()]
-    head = f"{'recipe':<22}{'run':<10}what it is"
-    return "\n".join([head, *lines])
+    rows = [(r.name, r.run, r.summary) for r in RECIPES.values()]
+    return "\n".join(aligned([("recipe", "run", "what it is"), *rows], sides="<", rule=False))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from topk_ortho.config import ConfigError
+from topk_ortho.statistics import mean_of_all
 from topk_ortho.statistics.differences import centre_of
 from topk_ortho.studies.grid import FACTORS
 from topk_ortho.studies.plan import Run, Subject, plain, runs_of
@@ -120,9 +121,7 @@ def _beside(subject: Subject, nones: Sequence[Run]) -> list[Run]:
 
 def mean_of(figures: Sequence[Figures | None], key: str) -> float | None:
     """Mean over seeds, None unless every seed has the figure."""
-    values = [None if f is None else f.get(key) for f in figures]
-    known = [float(v) for v in values if isinstance(v, (int, float))]
-    return sum(known) / len(known) if known and len(known) == len(values) else None
+    return mean_of_all(None if f is None else f.get(key) for f in figures)
 
 
 def weigh(tries: Sequence[tuple[float, Sequence[Figures | None]]], *, none: float | None

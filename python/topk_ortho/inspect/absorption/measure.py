@@ -32,9 +32,9 @@ from topk_ortho.metrics.absorption import (
     Matching,
 )
 from topk_ortho.metrics.behaviour import behaviour
+from topk_ortho.metrics.health import health
 from topk_ortho.metrics.probe import LinearProbe
 from topk_ortho.metrics.reconstruction import Reconstruction
-from topk_ortho.report.table import health
 from topk_ortho.sae import SAE
 from topk_ortho.training.evaluation import BEHAVIOUR_CONTEXTS, reconstructor, rows_at_once
 

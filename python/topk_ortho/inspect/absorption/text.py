@@ -10,6 +10,7 @@ from topk_ortho.inspect.absorption.gate import NOT_MEASURABLE, ClassVerdict
 from topk_ortho.inspect.absorption.measure import TokenAbsorption
 from topk_ortho.inspect.pairs.text import printable
 from topk_ortho.metrics.absorption import AbsorptionEdge
+from topk_ortho.report.typeset import count, metric
 
 
 def as_text(found: TokenAbsorption) -> str:
@@ -18,7 +19,7 @@ def as_text(found: TokenAbsorption) -> str:
     rows = zip(names, found.classes, found.features, strict=True)
     lines = [
         f"{terminal.printable(f'{found.sae} at {found.hook} of {found.model}')}: probes and "
-        f"matching on {found.tokens['train']} tokens, figures of {found.tokens['eval']} others",
+        f"matching on {found.tokens['train']} tokens, metrics of {found.tokens['eval']} others",
         "",
         *terminal.aligned([_CLASS_HEADER, *(_class_row(*row) for row in rows)]),
         *(f"{n}: {v.why}" for n, v in zip(names, found.classes, strict=True) if v.why),
@@ -38,7 +39,7 @@ _CLASS_HEADER = (
 )  # fmt: skip
 _EDGE_HEADER = (
     "parent > child", "parent's feature", "F1", "with child", "fires", "without", "fires",
-    "recall with", "without", "gap",
+    "recall with", "without", "excess",
 )  # fmt: skip
 
 
@@ -47,11 +48,11 @@ def _class_row(name: str, verdict: ClassVerdict, feature: int | None) -> tuple[s
     return (
         name,
         str(verdict.members),
-        f"{verdict.frequency:.4f}",
-        _figure(verdict.probe_f1),
-        _figure(max(random) if random else None),
-        _figure(statistics.median(random) if random else None),
-        _count(feature),
+        metric(verdict.frequency, ".4f"),
+        metric(verdict.probe_f1),
+        metric(max(random) if random else None),
+        metric(statistics.median(random) if random else None),
+        count(feature),
         verdict.verdict,
     )
 
@@ -59,15 +60,15 @@ def _class_row(name: str, verdict: ClassVerdict, feature: int | None) -> tuple[s
 def _edge_row(names: Sequence[str], edge: AbsorptionEdge) -> tuple[str, ...]:
     return (
         f"{names[edge.parent]} > {names[edge.child]}",
-        _count(edge.parent_feature),
-        _figure(edge.parent_f1),
+        count(edge.parent_feature),
+        metric(edge.parent_f1),
         str(edge.n_with_child),
-        _count(edge.fires_with_child),
+        count(edge.fires_with_child),
         str(edge.n_without_child),
-        _count(edge.fires_without_child),
-        _figure(edge.recall_with_child),
-        _figure(edge.recall_without_child),
-        "-" if edge.gap is None else f"{edge.gap:+.3f}",
+        count(edge.fires_without_child),
+        metric(edge.recall_with_child),
+        metric(edge.recall_without_child),
+        metric(edge.excess, "+.3f"),
     )
 
 
@@ -78,20 +79,13 @@ def _summary(found: TokenAbsorption) -> str:
         return f"absorption: {NOT_MEASURABLE} ({edges})"
     mark = "" if found.invalid is None else "*"
     figures = "  ".join(
-        f"{name} {_figure(summary[name])}{mark}" for name in ("absorption_rate", "base_miss", "gap")
+        f"{name} {metric(summary.get(name))}{mark}"
+        for name in ("absorption_rate", "base_miss", "excess")
     )
     return f"{figures}  (mean over edges; {edges})"
 
 
 def _health(found: TokenAbsorption) -> str:
     names = ("explained_variance", "ce_score", "l0", "dead_features")
-    figures = "  ".join(f"{name} {_figure(found.figures[name])}" for name in names)
+    figures = "  ".join(f"{name} {metric(found.figures.get(name))}" for name in names)
     return figures if found.invalid is None else f"{figures}\n* invalid: {found.invalid}"
-
-
-def _figure(value: float | int | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _count(value: int | None) -> str:
-    return "-" if value is None else str(value)

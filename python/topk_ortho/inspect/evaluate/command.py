@@ -17,9 +17,10 @@ from topk_ortho.formats.load import as_module
 from topk_ortho.inspect.evaluate.data import measurable
 from topk_ortho.inspect.evaluate.measure import Measured, measure
 from topk_ortho.inspect.evaluate.options import Asked, EvaluateOptions, run_config, understand
+from topk_ortho.inspect.evaluate.text import metrics_text
 from topk_ortho.machine import hardware
+from topk_ortho.metrics.health import gate
 from topk_ortho.report.canvas import write_whole
-from topk_ortho.report.evaluation import figures_text, gate
 from topk_ortho.sae import SAE
 from topk_ortho.studies.options import names_given
 from topk_ortho.terminal import printable
@@ -123,7 +124,7 @@ def as_text(record: dict[str, Any]) -> str:
         f"d_in {sae['d_in']}\ndata  {printable(_where(data))}, {data['rows']:,} rows"
     )
     return "\n\n".join(
-        [head, figures_text(record["figures"], record["frequency_histogram"], record["saelens"])]
+        [head, metrics_text(record["figures"], record["frequency_histogram"], record["saelens"])]
     )
 
 

@@ -1,14 +1,22 @@
-"""The figures of one SAE as text for the terminal, group by group, each with what it is.
+"""The metrics of one SAE as text for the terminal, group by group, each with what it is.
 
-The health gate is that of `table.py`: an absorption figure of an unhealthy SAE carries a `*`.
+An absorption metric of an unhealthy SAE carries a `*` (`topk_ortho.metrics.health`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from topk_ortho.report.table import MIN_CE_SCORE, MIN_EXPLAINED_VARIANCE, health, is_absorption
+from topk_ortho.metrics.health import (
+    MIN_CE_SCORE,
+    MIN_EXPLAINED_VARIANCE,
+    health,
+    is_absorption,
+)
+from topk_ortho.report.typeset import metric
+from topk_ortho.statistics import finite
+from topk_ortho.terminal import aligned
 
 GROUPS: dict[str, dict[str, str]] = {
     "reconstruction": {
@@ -64,79 +72,69 @@ BARS = 30
 """Characters of the longest bar of the histogram."""
 
 
-def gate(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Whether an absorption figure of this SAE may be read, and on what that rests."""
-    reason = health(figures)
-    return {
-        "healthy": reason is None,
-        "reason": reason,
-        "limits": {"explained_variance": MIN_EXPLAINED_VARIANCE, "ce_score": MIN_CE_SCORE},
-        "invalid": sorted(
-            name for name, value in figures.items() if reason and is_absorption(name)
-            and value is not None
-        ),
-    }  # fmt: skip
-
-
-def figures_text(
-    figures: Mapping[str, Any],
+def metrics_text(
+    metrics: Mapping[str, Any],
     histogram: Mapping[str, Any] | None = None,
     saelens: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
-    """Every group that was measured, the histogram, SAELens' own figures, and the health."""
-    parts = ["\n".join(group) for group in _groups(figures)]
+    """Returns every group that was measured, the histogram, SAELens' own metrics, and the health.
+
+    Args:
+        metrics: by name; what is unavailable is shown as a dash.
+        histogram: `log10_edges`, `features` in each bin between them, and `never`.
+        saelens: groups of SAELens' metrics.
+    """
+    parts = list(_groups(metrics))
     if histogram is not None:
-        parts.append("\n".join(_histogram(histogram)))
+        parts.append(_histogram(histogram))
     if saelens is not None:
-        lines = ["by SAELens' names and definitions (run_evals)"]
-        lines += [_line(k, v) for group in saelens.values() for k, v in group.items()]
-        parts.append("\n".join(lines))
-    parts.append(health_text(figures))
+        rows = [_row(k, v) for group in saelens.values() for k, v in group.items()]
+        parts.append(_titled("by SAELens' names and definitions (run_evals)", rows))
+    parts.append(health_text(metrics))
     return "\n\n".join(parts)
 
 
-def health_text(figures: Mapping[str, Any]) -> str:
-    """One sentence: whether absorption may be read."""
-    reason = health(figures)
+def health_text(metrics: Mapping[str, Any]) -> str:
+    """Returns one sentence: whether absorption may be read."""
+    reason = health(metrics)
     if reason is None:
         limits = f"explained variance at least {MIN_EXPLAINED_VARIANCE}"
-        if figures.get("ce_score") is not None:
+        if finite(metrics.get("ce_score")) is not None:
             limits += f", CE score at least {MIN_CE_SCORE}"
         return f"health: good ({limits})."
-    return f"health: INVALID, {reason}; an absorption figure (*) of this SAE means nothing."
+    return f"health: INVALID, {reason}; an absorption metric (*) of this SAE means nothing."
 
 
-def _groups(figures: Mapping[str, Any]) -> Iterator[list[str]]:
-    sick = health(figures) is not None
+def _groups(metrics: Mapping[str, Any]) -> Iterator[str]:
+    sick = health(metrics) is not None
     for title, names in GROUPS.items():
-        known = [name for name in names if name in figures]
+        known = [name for name in names if name in metrics]
         if known:
-            yield [title] + [
-                _line(name, figures[name], names[name], marked=sick and is_absorption(name))
+            yield _titled(title, [
+                _row(name, metrics[name], names[name], marked=sick and is_absorption(name))
                 for name in known
-            ]
+            ])  # fmt: skip
 
 
-def _line(name: str, value: float | None, words: str = "", *, marked: bool = False) -> str:
-    mark = "*" if marked and value is not None else " "
-    return f"  {name:<29}{figure(value):>10}{mark} {words}".rstrip()
+def _titled(title: str, rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join([title, *aligned(rows, sides="<><", rule=False, indent=2)])
 
 
-def figure(value: float | None) -> str:
-    """A figure to four significant digits, "-" where it is not defined."""
-    if value is None:
-        return "-"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+def _row(name: str, value: Any, words: str = "", *, marked: bool = False) -> tuple[str, str, str]:
+    known = finite(value) is not None
+    form = "," if isinstance(value, int) else ".4g"
+    return name, f"{metric(value, form)}{'*' if marked and known else ' '}", words
 
 
-def _histogram(histogram: Mapping[str, Any]) -> Iterator[str]:
+def _histogram(histogram: Mapping[str, Any]) -> str:
     """A bar for each half decade, the rarest first, and those that never fired."""
-    edges, counts, never = (histogram[key] for key in ("log10_edges", "features", "never"))
-    most = max([*counts, never, 1])
-    yield "features by firing frequency"
-    for label, count in [
-        ("never", never),
-        *((f"{10 ** low:.1e} to {10 ** high:.1e}", n)
-          for low, high, n in zip(edges[:-1], edges[1:], counts, strict=True)),
-    ]:  # fmt: skip
-        yield f"  {label:<20}{count:>8,} {'#' * round(BARS * count / most)}".rstrip()
+    edges, counts = histogram.get("log10_edges") or [], histogram.get("features") or []
+    rows = [("never", histogram.get("never")), *(
+        (f"{10 ** low:.1e} to {10 ** high:.1e}", n)
+        for low, high, n in zip(edges[:-1], edges[1:], counts, strict=False)
+    )]  # fmt: skip
+    most = max([finite(n) or 0 for _, n in rows] + [1])
+    cells = [
+        (label, metric(n, ",.0f"), "#" * round(BARS * (finite(n) or 0) / most)) for label, n in rows
+    ]
+    return _titled("features by firing frequency", cells)

@@ -6,6 +6,7 @@ from topk_ortho import terminal
 from topk_ortho.inspect.pairs.analysis import PairAnalysis, PersistentPair
 from topk_ortho.inspect.pairs.contexts import Excerpt
 from topk_ortho.inspect.pairs.truth import Identity
+from topk_ortho.report.typeset import DASH, count, metric
 
 MARKS = "⟦", "⟧"
 
@@ -21,7 +22,12 @@ def as_text(analysis: PairAnalysis) -> str:
         return "\n".join([*lines, "no pair was ever chosen"])
     columns = None if any(f.identity for f in analysis.features) else -1  # true features or not
     rows = [_HEADER, *(_row(analysis, pair) for pair in analysis.pairs)]
-    lines += ["", *terminal.aligned([row[:columns] for row in rows], left=-1)]
+    lines += [
+        "",
+        *terminal.aligned(
+            [row[:columns] for row in rows], sides=">" * len(_HEADER[1:columns]) + "<"
+        ),
+    ]
     lines += ["", f"firing rates: from {analysis.rates_from}"]
     if analysis.missing is not None:
         lines.append(f"no held-out tokens: {printable(analysis.missing)}")
@@ -55,11 +61,11 @@ def _row(analysis: PairAnalysis, pair: PersistentPair) -> tuple[str, ...]:
         str(pair.hits),
         str(pair.streak),
         str(pair.longest_streak),
-        f"{pair.cosine:+.3f}",
+        metric(pair.cosine, "+.3f"),
         *(_rate(features[f].rate) for f in (pair.i, pair.j)),
-        "-" if pair.n_both is None else str(pair.n_both),
+        count(pair.n_both),
         _share(pair.n_rarer_alone, pair.n_rarer),
-        f"{' / '.join(named)}: {pair.relation}" if named else "-",
+        f"{' / '.join(named)}: {pair.relation}" if named else DASH,
     )
 
 
@@ -68,11 +74,11 @@ def _between(low: float, high: float) -> str:
 
 
 def _rate(rate: float | None) -> str:
-    return "-" if rate is None else f"{rate:.4f}"
+    return metric(rate, ".4f")
 
 
 def _share(part: int | None, whole: int | None) -> str:
-    return "-" if part is None or not whole else f"{part} of {whole}"
+    return DASH if part is None or not whole else f"{part} of {whole}"
 
 
 def _named(identity: Identity) -> str:

@@ -14,6 +14,7 @@ from topk_ortho.config.toml import config_hash
 from topk_ortho.formats.stored import StoredSAE
 from topk_ortho.inspect.repair.measure import figures, mean_l0
 from topk_ortho.machine.hardware import choose_device
+from topk_ortho.statistics import finite
 from topk_ortho.training import Interrupted, resume, train
 from topk_ortho.training.folder import RunFolder, new_run_path
 from topk_ortho.training.warm_start import check_width, fine_tuning
@@ -62,7 +63,7 @@ class Repair:
         return {
             name: now - then
             for name, (now, then) in both.items()
-            if isinstance(now, (int, float)) and isinstance(then, (int, float))
+            if None not in (finite(now), finite(then))
         }
 
 

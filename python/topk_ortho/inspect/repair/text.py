@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from topk_ortho.inspect.repair.repair import Repair
-from topk_ortho.report.table import comparison_table, health
+from topk_ortho.metrics.health import health
+from topk_ortho.report.table import comparison_table
+from topk_ortho.report.typeset import metric
 
 COLUMNS = (
     "absorption_rate",
@@ -31,20 +33,21 @@ def as_text(done: Repair) -> str:
 
 def _verdict(done: Repair) -> str:
     change = done.difference()
-    cost = f"{done.steps} steps, {change.get('explained_variance', 0.0):+.4f} explained variance"
+    cost = f"{done.steps} steps, {metric(change.get('explained_variance'), '+.4f')} " \
+           "explained variance"  # fmt: skip
     if "ce_score" in change:
-        cost += f", {change['ce_score']:+.4f} CE score"
+        cost += f", {metric(change['ce_score'], '+.4f')} CE score"
     measured = [
-        f"{name} {done.before[key]:{form}} -> {done.after[key]:{form}}"
+        f"{name} {metric(done.before[key], form)} -> {metric(done.after[key], form)}"
         for key, name, form in (
             ("absorption_rate", "absorption", ".3f"),
             ("excess", "excess", ".3f"),
-            ("suppressed_pairs", "suppressed pairs", "d"),
+            ("suppressed_pairs", "suppressed pairs", ".0f"),
         )
         if key in change
     ]
     for name, arm in (("before", done.before), ("after", done.after)):
         if health(arm):
             return f"The SAE {name} is not healthy: {health(arm)}. {cost}."
-    text = ", ".join(measured)
+    text = ", ".join(measured) or "absorption unavailable"
     return f"{text[0].upper()}{text[1:]}; {cost}."

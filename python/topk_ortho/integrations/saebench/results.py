@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from topk_ortho.report.evaluation import figure
-from topk_ortho.report.table import MIN_CE_SCORE, MIN_EXPLAINED_VARIANCE, health
+from topk_ortho.metrics.health import MIN_CE_SCORE, MIN_EXPLAINED_VARIANCE, health
+from topk_ortho.report.typeset import metric
+from topk_ortho.terminal import aligned
 
 TYPE_IDS = {"absorption": "absorption_first_letter"}
 """`eval_type_id` where it is not the eval's name."""
@@ -117,10 +118,12 @@ def _one(name: str, outcome: Outcome, invalid: list[str]) -> str:
     if outcome.status != "done":
         lines = [f"{name}: {WORDS[outcome.status]}: {outcome.reason} (log: {outcome.log})"]
     else:
-        lines = [f"{name} ({outcome.file})"]
-        for key, value in outcome.figures.items():
-            if value is not None and key not in NOT_SHOWN:
-                lines.append(f"  {key:<42}{figure(value):>12}{'*' if key in invalid else ''}")
+        rows = [
+            (key, f"{metric(value, '.4g')}{'*' if key in invalid else ' '}")
+            for key, value in outcome.figures.items()
+            if value is not None and key not in NOT_SHOWN
+        ]
+        lines = [f"{name} ({outcome.file})", *aligned(rows, rule=False, indent=2)]
     if name in NOTES:
         lines.append(f"  note: {NOTES[name]}.".replace("..", "."))
     return "\n".join(lines)

@@ -1,0 +1,61 @@
+"""What makes an absorption metric believable: the health gate, without torch.
+
+An SAE that hardly trained scores near 0 on absorption: nothing fires, so nothing is absorbed. The
+gate marks such metrics as invalid, and absorption is shown only beside what the gate rests on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from topk_ortho.statistics import finite
+
+MIN_EXPLAINED_VARIANCE = 0.5
+MIN_CE_SCORE = 0.9
+
+BESIDE = ("explained_variance", "l0", "dead_features")
+"""Absorption is never shown without these."""
+
+_ABSORPTION = {"excess", "base_miss", "partial", "decoder_leak", "encoder_hole"}
+
+
+def is_absorption(name: str) -> bool:
+    """Returns whether a metric needs the health gate."""
+    return name.startswith("absorption") or name in _ABSORPTION
+
+
+def health(result: Mapping[str, Any]) -> str | None:
+    """Returns why the absorption metrics of a result mean nothing, None where they may be read.
+
+    Args:
+        result: metrics by name; `explained_variance` is required, `ce_score` counts where it was
+            measured. What is no number counts as not measured.
+    """
+    reasons = []
+    variance, ce_score = _number(result.get("explained_variance")), _number(result.get("ce_score"))
+    if variance is None:
+        reasons.append("explained variance was not measured")
+    elif not variance >= MIN_EXPLAINED_VARIANCE:
+        reasons.append(f"explained variance {variance:.3f} is below {MIN_EXPLAINED_VARIANCE}")
+    if ce_score is not None and not ce_score >= MIN_CE_SCORE:
+        reasons.append(f"CE score {ce_score:.3f} is below {MIN_CE_SCORE}")
+    return " and ".join(reasons) or None
+
+
+def gate(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the health as JSON: `healthy`, `reason`, `limits`, and the names of the metrics that
+    are `invalid`."""
+    reason = health(result)
+    measured = [name for name, value in result.items() if value is not None]
+    return {
+        "healthy": reason is None,
+        "reason": reason,
+        "limits": {"explained_variance": MIN_EXPLAINED_VARIANCE, "ce_score": MIN_CE_SCORE},
+        "invalid": sorted(name for name in measured if reason and is_absorption(name)),
+    }
+
+
+def _number(value: Any) -> float | None:
+    """A number, NaN included: a variance that is NaN was measured and is not healthy."""
+    return value if isinstance(value, float) else finite(value)

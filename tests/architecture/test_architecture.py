@@ -111,12 +111,20 @@ def test_third_party_packages_stay_where_they_belong(package):
                 assert not (top and package in LAZY), f"{name_of(path)} imports {name} at its top"
 
 
+def test_tables_are_aligned_and_drawings_written_in_one_place():
+    one_place = {"ljust": "terminal.py", "rjust": "terminal.py", "savefig": "report/canvas.py"}
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
+            name = node.attr if isinstance(node, ast.Attribute) else ""
+            assert one_place.get(name, name_of(path)) == name_of(path), f"{name_of(path)}: {name}"
+
+
 def test_configuration_and_command_line_import_no_torch():
     for name in ("__init__.py", "config/__init__.py", "config/schema.py", "config/toml.py",
                  "config/rules.py", "commands/reader.py", "commands/options.py", "train.py",
                  "cli.py",
                  "constraint/__init__.py", "constraint/schedules.py", "report/plots.py",
-                 "report/table.py", "report/summary.py"):  # fmt: skip
+                 "report/table.py", "report/summary.py", "metrics/health.py"):  # fmt: skip
         tops = {n.split(".")[0] for n, top in imports(TREES[PACKAGE / name]) if top}
         assert not tops & {"torch", "safetensors", "scipy"}, name
 

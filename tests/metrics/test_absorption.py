@@ -211,7 +211,7 @@ def test_what_is_not_available_is_none_and_not_nought():
     assert unmatched.edges[0].fires_with_child is None
     assert unmatched.edges[0].parent_feature is None
     assert unmatched.summary()["absorption_rate"] is None
-    assert unmatched.summary()["edges_with_gap"] == 0
+    assert unmatched.summary()["edges_with_excess"] == 0
     silent = absorption.match_by_labels(torch.zeros(300, 7), on)
     assert silent.feature.tolist() == [-1, -1, -1]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from topk_ortho.report import comparison_table, health
+from topk_ortho.report import comparison_table
 
 GOOD = {
     "absorption_rate": 0.1741,
@@ -17,28 +17,6 @@ GOOD = {
     "hidden": 1.0,
 }
 POOR = GOOD | {"absorption_rate": 0.0067, "explained_variance": 0.3, "mcc": None}
-
-
-@pytest.mark.parametrize(
-    ("result", "reason"),
-    [
-        ({"explained_variance": 0.5}, None),
-        ({"explained_variance": 0.9, "ce_score": 0.9}, None),
-        ({"explained_variance": 0.9, "ce_score": None}, None),
-        ({"explained_variance": 0.4999}, "explained variance 0.500 is below 0.5"),
-        ({"explained_variance": -3.0}, "explained variance -3.000 is below 0.5"),
-        ({"explained_variance": float("nan")}, "explained variance nan is below 0.5"),
-        ({"explained_variance": 0.9, "ce_score": 0.27}, "CE score 0.270 is below 0.9"),
-        ({"explained_variance": None}, "explained variance was not measured"),
-        ({}, "explained variance was not measured"),
-        (
-            {"explained_variance": 0.1, "ce_score": 0.2},
-            "explained variance 0.100 is below 0.5 and CE score 0.200 is below 0.9",
-        ),
-    ],
-)
-def test_health(result: dict, reason: str | None) -> None:
-    assert health(result) == reason
 
 
 def test_the_table_as_a_whole() -> None:

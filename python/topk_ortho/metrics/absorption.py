@@ -51,7 +51,7 @@ __all__ = [
 ]
 
 RATES = ("absorption_rate", "base_miss", "excess", "recall_with_child", "recall_without_child")
-"""The figures of an edge that `AbsorptionResult.summary` averages."""
+"""The metrics of an edge that `AbsorptionResult.summary` averages."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ RATES = (
     "decoder_leak",
     "encoder_hole",
 )
-"""The figures of an edge that `GroundTruthResult.summary` averages."""
+"""The metrics of an edge that `GroundTruthResult.summary` averages."""
 
 EDGE_COUNTS = {
     "absorption_rate": ("n_silent", "n_child"),
@@ -143,30 +143,30 @@ class GroundTruthResult:
         }
 
     def summary(self) -> dict[str, float | int | None]:
-        """Flat figures: `RATES` as macro averages over the eligible edges, `absorption_rate_found`
+        """Flat metrics: `RATES` as macro averages over the eligible edges, `absorption_rate_found`
         over those whose parent is found, `parents_found`, `mcc`, `uniqueness`, `edges_eligible`,
         `edges_total`, and `precision`, `recall`, `f1` with `_parent` (features that have
         children), `_child` (that have a parent), `_independent` (neither)."""
         eligible = [edge for edge in self.edges if edge.eligible]
-        figures: dict[str, float | int | None] = {
+        metrics: dict[str, float | int | None] = {
             name: mean(getattr(edge, name) for edge in eligible) for name in RATES
         }
-        figures["absorption_rate_found"] = mean(e.absorption_rate for e in eligible if e.found)
-        figures["parents_found"] = mean(float(found) for found in self._found())
-        figures["mcc"] = mean(d.cosine for d in self.detectors)
-        figures["uniqueness"] = self.uniqueness
+        metrics["absorption_rate_found"] = mean(e.absorption_rate for e in eligible if e.found)
+        metrics["parents_found"] = mean(float(found) for found in self._found())
+        metrics["mcc"] = mean(d.cosine for d in self.detectors)
+        metrics["uniqueness"] = self.uniqueness
         for group, members in self._groups().items():
             for name in DETECTOR_COUNTS:
-                figures[f"{name}_{group}"] = mean(getattr(d, name) for d in members)
-        return figures | {"edges_eligible": len(eligible), "edges_total": len(self.edges)}
+                metrics[f"{name}_{group}"] = mean(getattr(d, name) for d in members)
+        return metrics | {"edges_eligible": len(eligible), "edges_total": len(self.edges)}
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """What each figure of `summary` rests on.
+        """What each metric of `summary` rests on.
 
         `used` and `left_out` are edges (features for `mcc` and the detectors): an average is over
         those used, the others have too few tokens or no match. For rates, `numerator` and
         `denominator` are tokens added up over those used (parents for `parents_found`); their
-        quotient weighs edges by their tokens, the figure itself weighs them alike.
+        quotient weighs edges by their tokens, the metric itself weighs them alike.
         """
         out = {}
         for name in RATES:

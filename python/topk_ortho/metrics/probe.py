@@ -1,8 +1,8 @@
 """Whether a model represents a class: a linear probe, held against the same on random classes.
 
 A small model represents hardly anything but which token it reads, and that is enough for a probe
-to tell almost any set of tokens from the others. So a plain bar on its F1 passes sets that mean
-nothing, and what counts here is to be better than random sets of the same size and frequency.
+to tell almost any set of tokens from the others. So a plain threshold on its F1 passes sets that
+mean nothing, and what counts here is to be better than random sets of the same size and frequency.
 
 `LinearProbe` factorises the scatter of the activations once, `rows * d_in²`; a class costs one pass
 over the rows.
@@ -90,9 +90,9 @@ def _best_threshold(score: Tensor, on: Tensor) -> Tensor:
 
 
 def beats(f1: float, random: Sequence[float]) -> bool:
-    """The gate: `f1` is above that of every random class.
+    """Returns whether `f1` is above that of every random class.
 
-    A class that is itself drawn by lot passes once in `len(random) + 1`, so 19 draws make a test at
-    the level .05.
+    A class that is itself drawn at random passes once in `len(random) + 1`, so 19 draws make a
+    test at the level .05.
     """
     return bool(random) and f1 > max(random)

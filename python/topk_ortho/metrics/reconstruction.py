@@ -1,6 +1,6 @@
 """How well an SAE reconstructs and how sparse it is, over any number of batches.
 
-`Reconstruction` keeps float64 sums, so that batches of any size give the figures of one pass over
+`Reconstruction` keeps float64 sums, so that batches of any size give the metrics of one pass over
 the whole evaluation set; memory is `d_in + d_sae` numbers plus a tile of 16 MB. `decoder_geometry`
 costs one product of the decoder with itself, in tiles. Neither changes what it is given. Values
 that are not finite are refused, since a NaN among sums hides where it came from.
@@ -111,7 +111,7 @@ class Reconstruction:
         self._l1 += acts.abs().sum(dtype=torch.float64).item()
 
     def result(self) -> dict[str, float | int | None]:
-        """The figures over all rows so far; None where one is not defined.
+        """The metrics over all rows so far; None where one is not defined.
 
         Keys: `rows`; `mse` (per dimension); `l2` (squared error summed over `d_in`, mean over
         rows); `explained_variance` (against the mean of all rows; None where they are all equal);

@@ -1,4 +1,4 @@
-"""The figures of SAELens' `run_evals` (sae_lens 6, `evals.py`) where they are counted otherwise.
+"""The metrics of SAELens' `run_evals` (sae_lens 6, `evals.py`) where they are counted otherwise.
 
 - `mse` is summed over `d_in` there (our `l2`), and per dimension here.
 - `explained_variance_legacy` is the mean over tokens of 1 - error / squared distance to the mean of
@@ -23,7 +23,7 @@ from torch import Tensor
 from topk_ortho.metrics.losses import cross_entropy, kl_divergence
 
 PROMPTS = 16
-"""Prompts of a batch, as SAELens' own command has them; two of its figures depend on it."""
+"""Prompts of a batch, as SAELens' own command has them; two of its metrics depend on it."""
 
 
 class RunEvalsLosses:
@@ -100,26 +100,26 @@ class RunEvalsRows:
         self._biases.append(bias.item())
         self._rows += len(x)
 
-    def result(self, figures: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
+    def result(self, metrics: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
         """Three groups of `run_evals`.
 
         Args:
-            figures: `Reconstruction.result()` over the same rows.
+            metrics: `Reconstruction.result()` over the same rows.
         """
         bias = sum(self._biases) / len(self._biases)  # 0 / 0 where nothing is reconstructed
         legacy = self._legacy / self._rows  # a batch of one row has no variance
         return {
             "reconstruction_quality": {
-                "explained_variance": figures["explained_variance"],
+                "explained_variance": metrics["explained_variance"],
                 "explained_variance_legacy": legacy if math.isfinite(legacy) else None,
-                "mse": figures["l2"],
-                "cossim": figures["cosine_similarity"],
+                "mse": metrics["l2"],
+                "cossim": metrics["cosine_similarity"],
             },
             "shrinkage": {
                 "l2_norm_in": self._norm_in / self._rows,
                 "l2_norm_out": self._norm_out / self._rows,
-                "l2_ratio": figures["l2_ratio"],
+                "l2_ratio": metrics["l2_ratio"],
                 "relative_reconstruction_bias": bias if math.isfinite(bias) else None,
             },
-            "sparsity": {"l0": figures["l0"], "l1": figures["l1"]},
+            "sparsity": {"l0": metrics["l0"], "l1": metrics["l1"]},
         }

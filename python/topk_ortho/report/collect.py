@@ -26,7 +26,7 @@ from topk_ortho.report.arms import (
 )
 from topk_ortho.report.reading import Run, Settings, objects, read_json, read_run
 from topk_ortho.report.typeset import plain
-from topk_ortho.report.words import DEFAULT_ARMS, NONE, VARIED
+from topk_ortho.report.words import DEFAULT_ARMS, NONE, VARIANT
 
 _FIRST = (NONE, *DEFAULT_ARMS)
 """Arms that come before all others."""
@@ -198,7 +198,7 @@ def _shortened(names: Sequence[str]) -> list[str]:
 
 def _planned_run(folder: Path, entry: dict[str, Any]) -> Run:
     place = _place(folder, entry)
-    arm, seed = str(entry.get("arm", VARIED)), entry.get("seed")
+    arm, seed = str(entry.get("arm", VARIANT)), entry.get("seed")
     seed = seed if isinstance(seed, int) else None
     varied = entry.get("axis")
     axis = {str(key).replace("-", "_"): value for key, value in varied.items()} \

@@ -16,7 +16,7 @@ from topk_ortho.report.arms import Arm, Comparison
 from topk_ortho.report.reading import Run
 
 COSTS = ("mcc", "f1_child", "explained_variance")
-"""Figures that are read beside the reduction; higher is better."""
+"""Metrics that are read beside the reduction; higher is better."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def gate(run: Run) -> dict[str, float | None]:
 
 
 def readable(arm: Arm, key: str) -> dict[Any, float | None]:
-    """A figure by seed; absorption only of healthy SAEs."""
+    """A metric by seed; absorption only of healthy SAEs."""
     sick = unhealthy(arm) if is_absorption(key) else {}
     return {seed: None if seed in sick else value for seed, value in arm.values(key).items()}
 
@@ -127,11 +127,11 @@ def _per_percent(
 
 
 def _single(
-    figures: Mapping[str, tuple[dict[Any, float | None], dict[Any, float | None]]],
+    metrics: Mapping[str, tuple[dict[Any, float | None], dict[Any, float | None]]],
 ) -> dict[str, float]:
-    """Differences of figures that exactly one seed has in both arms."""
+    """Differences of metrics that exactly one seed has in both arms."""
     found = {}
-    for key, (arm, control) in figures.items():
+    for key, (arm, control) in metrics.items():
         seeds = [seed for seed, value in arm.items() if None not in (value, control.get(seed))]
         if len(seeds) == 1:
             ours, theirs = arm[seeds[0]], control[seeds[0]]

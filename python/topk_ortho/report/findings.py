@@ -15,7 +15,7 @@ from topk_ortho.report.typeset import (
     signed,
     signed_percent,
 )
-from topk_ortho.report.words import DEFAULT_ARMS, LABELS, VARIED
+from topk_ortho.report.words import DEFAULT_ARMS, LABELS, VARIANT
 
 HARDLY_ANY_EXCESS = 0.02
 """Below this much excess in `none` there is nothing to cure; at L0 12 of the planted data, where
@@ -35,7 +35,7 @@ def _subject(rows: Sequence[Row]) -> tuple[Row | None, bool]:
     compared = [row for row in rows if row.control is not None and row.arm.finished]
     default = [row for row in compared if row.arm.name in DEFAULT_ARMS]
     constrained = [row for row in compared if row.arm.runs[0].constrained]
-    varied = [row for row in constrained if row.arm.runs[0].arm == VARIED]
+    varied = [row for row in constrained if row.arm.runs[0].arm == VARIANT]
     constrained = varied or constrained  # a control is no finding
     if default or len(constrained) == 1:
         return (default or constrained)[0], False

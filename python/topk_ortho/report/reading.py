@@ -57,7 +57,7 @@ class Run(Logged):
         result: `result.json`, empty before the end of the run.
         on_gpu: whether memory is that of an accelerator.
         axis: settings that the arm was varied in, empty outside a grid.
-        problem: why there are no figures, None where there are.
+        problem: why there is no result, None where there is one.
         failed: whether the problem is a failure, and not only a run that has not ended.
     """
 

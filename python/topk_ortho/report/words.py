@@ -9,7 +9,7 @@ from topk_ortho.statistics.claims import Better
 NONE = "none"
 """The arm without the constraint."""
 
-VARIED = "variant"
+VARIANT = "variant"
 """What the plan of an ablation calls the arm that it varies."""
 
 DEFAULT = "default"

@@ -29,7 +29,7 @@ def write_report(
         out: where `index.html` and `plots/` go; `report` in the first of the folders unless given.
             A report that is there already is written anew.
         history: reads the pair history of a run folder (`constraint/history/figures.py`); without
-            it the page has no figures of single pairs.
+            it the page has no metrics of single pairs.
 
     Returns:
         The page.

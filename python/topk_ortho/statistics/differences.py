@@ -138,7 +138,7 @@ def check(confidence: float) -> None:
 
 
 def pairs_of(arm: Values, control: Values) -> tuple[list[tuple[float, float]], int]:
-    """Figures of the seeds that both have, in the control's order, and how many seeds are left."""
+    """Metrics of the seeds that both have, in the control's order, and how many seeds are left."""
     ours, theirs = known(arm), known(control)
     pairs = [(ours[seed], value) for seed, value in theirs.items() if seed in ours]
     return pairs, len(arm.keys() | control.keys()) - len(pairs)

@@ -37,31 +37,31 @@ CHOSEN = "chosen.toml"
 COLUMNS = ("absorption_rate", "base_miss", "excess", "f1_parent", "f1_child", "mcc",
            "explained_variance", "l0", "dead_features", "step_ms")  # fmt: skip
 
-Figures = dict[str, Any]
+Metrics = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One coefficient at one L0, 0 for none, with its figures by seed."""
+    """One coefficient at one L0, 0 for none, with its metrics by seed."""
 
     k: float
     coefficient: float
     runs: tuple[Run, ...]
-    by_seed: dict[int, Figures]
+    by_seed: dict[int, Metrics]
 
     @property
     def label(self) -> str:
         return "none" if not self.coefficient else f"coefficient {self.coefficient:g}"
 
-    def means(self) -> Figures:
-        """Means over the seeds, without the figures that some seed lacks."""
-        figures = list(self.by_seed.values())
-        found = {key: mean_of(figures, key) for key in COLUMNS}
+    def means(self) -> Metrics:
+        """Means over the seeds, without the metrics that some seed lacks."""
+        metrics = list(self.by_seed.values())
+        found = {key: mean_of(metrics, key) for key in COLUMNS}
         return {key: value for key, value in found.items() if value is not None}
 
     def values(self, key: str) -> dict[int, float | None]:
-        """One figure by seed."""
-        return {seed: figures.get(key) for seed, figures in self.by_seed.items()}
+        """One metric by seed."""
+        return {seed: metrics.get(key) for seed, metrics in self.by_seed.items()}
 
 
 def run_calibration(
@@ -164,9 +164,9 @@ def _settings(plan: Plan, out: Path) -> list[Setting]:
     found = []
     for _, runs in plan.subjects():
         config = runs[0].config
-        figures = {run.seed: f for run in runs if (f := result_of(out, run.hash)) is not None}
+        metrics = {run.seed: f for run in runs if (f := result_of(out, run.hash)) is not None}
         coefficient = config.coefficient() if config.constrained else 0.0
-        found.append(Setting(config.sae.k, coefficient, tuple(runs), figures))
+        found.append(Setting(config.sae.k, coefficient, tuple(runs), metrics))
     return sorted(found, key=lambda s: (s.k, s.coefficient))
 
 
@@ -259,7 +259,7 @@ def _by_root(plan: Plan, out: Path, settings: Sequence[Setting]) -> str:
     rows = []
     for root in range(p.roots):
         ratio = p.rate_low / p.rate_high
-        row: Figures = {"rate": p.rate_high * ratio ** (root / max(1, p.roots - 1))}
+        row: Metrics = {"rate": p.rate_high * ratio ** (root / max(1, p.roots - 1))}
         for setting in settings:
             edges = [e for run in setting.runs for e in _edges(out / run.folder)
                      if e.get("parent") == root]  # fmt: skip
@@ -275,7 +275,7 @@ def _by_root(plan: Plan, out: Path, settings: Sequence[Setting]) -> str:
     return "\n".join([head, *aligned(lines, rule=False)])
 
 
-def _edges(folder: Path) -> list[Figures]:
+def _edges(folder: Path) -> list[Metrics]:
     path = folder / "ground_truth.json"
     return objects(read_json(path).get("edges"))
 

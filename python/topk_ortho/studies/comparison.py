@@ -27,10 +27,10 @@ from topk_ortho.studies.grid import shown_value
 from topk_ortho.studies.plan import VARIANT, Plan, Run, control
 from topk_ortho.terminal import aligned
 
-Figures = Mapping[str, Any]
-Result = Callable[[Run], "Figures | None"]
+Metrics = Mapping[str, Any]
+Result = Callable[[Run], "Metrics | None"]
 COMPARED = ("excess", "mcc", "f1_child", "explained_variance", "ce_score")
-"""Figures whose differences are shown, where some run has them."""
+"""Metrics whose differences are shown, where some run has them."""
 COLUMNS = (
     "coefficient",
     "absorption_rate",
@@ -45,17 +45,17 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Row:
-    """Figures of one row by seed: those of a run, or means over the cells that share a value."""
+    """Metrics of one row by seed: those of a run, or means over the cells that share a value."""
 
     name: str
-    by_seed: dict[int, Figures]
+    by_seed: dict[int, Metrics]
 
     def values(self, key: str) -> dict[int, float | None]:
-        """One figure by seed; None where it is not available."""
-        return {seed: figures.get(key) for seed, figures in self.by_seed.items()}
+        """One metric by seed; None where it is not available."""
+        return {seed: metrics.get(key) for seed, metrics in self.by_seed.items()}
 
     def means(self) -> dict[str, float]:
-        """Means over the seeds that have the figure."""
+        """Means over the seeds that have the metric."""
         found = {key: mean(self.values(key)) for key in COLUMNS}
         return {key: m.mean for key, m in found.items() if m is not None}
 
@@ -66,7 +66,7 @@ def tables(plan: Plan, result: Result) -> str:
     shown = [(row.name, row.means()) for row in rows if row.means()]
     if not shown:
         return "No run has finished."
-    columns = [key for key in COLUMNS if any(key in figures for _, figures in shown)]
+    columns = [key for key in COLUMNS if any(key in metrics for _, metrics in shown)]
     blocks = [_seeds_line(plan) + "\n" + comparison_table(shown, columns)]
     blocks += _left_out(plan)
     baselines = [runs for _, runs in plan.subjects() if runs[0].arm not in (NONE, VARIANT)]
@@ -94,11 +94,11 @@ def _left_out(plan: Plan) -> list[str]:
 
 def _row(name: str, cells: Sequence[Sequence[Run]], result: Result) -> Row:
     """Means over cells, seed by seed; a seed that some cell lacks has none."""
-    by_seed: dict[int, Figures] = {}
+    by_seed: dict[int, Metrics] = {}
     for seed in dict.fromkeys(run.seed for runs in cells for run in runs):
-        figures = [result(run) for runs in cells for run in runs if run.seed == seed]
-        there = [f for f in figures if f is not None]
-        if len(there) == len(figures):
+        metrics = [result(run) for runs in cells for run in runs if run.seed == seed]
+        there = [f for f in metrics if f is not None]
+        if len(there) == len(metrics):
             by_seed[seed] = {key: mean_of_all(f.get(key) for f in there) for key in COLUMNS}
     return Row(name, by_seed)
 

@@ -17,12 +17,12 @@ from topk_ortho.checkpoint.locks import locked
 from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.config.rules import check
 from topk_ortho.config.toml import config_hash, config_text, nearest
+from topk_ortho.report.words import DEFAULT, NONE, VARIANT
 from topk_ortho.studies.arms import ALWAYS_ON, VARIED, all_arms
 from topk_ortho.studies.grid import Axis, cells, shown, with_values
 
 VERSION = 1
 NAME = "ablation.json"
-VARIANT = "variant"
 CONSTRAINT = ("pairs.", "penalty.", "history.")
 FIRST_SEED = 400
 """Reported seeds start here: defaults and tuning were settled on 0 to 9, after a look at some from
@@ -177,7 +177,7 @@ def subjects(base: TrainConfig, axes: Sequence[Axis], names: Sequence[str]) -> I
                 seen.add(subject.label)
                 yield subject
     for cell in cells(axes):
-        label = shown(cell) or "default"
+        label = shown(cell) or DEFAULT
         yield Subject(label, VARIANT, cell, _checked(with_values(base, cell), label))
 
 
@@ -224,7 +224,7 @@ def runs_of(found: Iterable[Subject], seeds: Sequence[int]) -> tuple[Run, ...]:
 def control(axis: dict[str, Any], runs: Sequence[Run]) -> str | None:
     """Label of the `none` runs that a row is compared with: those in the same cell."""
     for run in runs:
-        if run.arm == "none" and run.axis.items() <= axis.items():
+        if run.arm == NONE and run.axis.items() <= axis.items():
             return run.label
     return None
 

@@ -22,9 +22,9 @@ RULE = (
     f"else the highest explained variance"
 )
 
-Figures = dict[str, Any]
-Result = Callable[[Run], Figures | None]
-"""The figures of a run, None where it failed."""
+Metrics = dict[str, Any]
+Result = Callable[[Run], Metrics | None]
+"""The metrics of a run, None where it failed."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Try:
 
 @dataclass(frozen=True)
 class Tried:
-    """What a try came to; None where a run failed or the figure could not be measured."""
+    """What a try came to; None where a run failed or the metric could not be measured."""
 
     coefficient: float
     excess: float | None
@@ -46,8 +46,8 @@ class Tried:
     allowed: bool
 
 
-Measured = tuple[Tried, Sequence[Figures | None]]
-"""A try and the figures of its runs."""
+Measured = tuple[Tried, Sequence[Metrics | None]]
+"""A try and the metrics of its runs."""
 
 
 def tries(subjects: Sequence[Subject]) -> list[Try]:
@@ -106,10 +106,10 @@ def worth_tuning(tried: Sequence[Try], nones: Sequence[Run], result: Result) -> 
     """
 
     def nothing_to_remove(subject: Subject) -> bool:
-        figures = [result(run) for run in _beside(subject, nones)]
-        if mean_of(figures, "excess") is None:
+        metrics = [result(run) for run in _beside(subject, nones)]
+        if mean_of(metrics, "excess") is None:
             return False
-        centre, error = centre_of([f["excess"] for f in figures if f])
+        centre, error = centre_of([f["excess"] for f in metrics if f])
         return centre <= (error or 0.0)
 
     return [t for t in tried if not nothing_to_remove(t.subject)]
@@ -119,24 +119,24 @@ def _beside(subject: Subject, nones: Sequence[Run]) -> list[Run]:
     return [run for run in nones if run.axis.items() <= subject.axis.items()]
 
 
-def mean_of(figures: Sequence[Figures | None], key: str) -> float | None:
-    """Mean over seeds, None unless every seed has the figure."""
-    return mean_of_all(None if f is None else f.get(key) for f in figures)
+def mean_of(metrics: Sequence[Metrics | None], key: str) -> float | None:
+    """Mean over seeds, None unless every seed has the metric."""
+    return mean_of_all(None if f is None else f.get(key) for f in metrics)
 
 
-def weigh(tries: Sequence[tuple[float, Sequence[Figures | None]]], *, none: float | None
+def weigh(tries: Sequence[tuple[float, Sequence[Metrics | None]]], *, none: float | None
 ) -> tuple[list[Tried], Tried | None]:  # fmt: skip
     """What was tried, and what the rule takes; None where no try was measured.
 
     Args:
-        tries: coefficients and the figures of their runs.
+        tries: coefficients and the metrics of their runs.
         none: mean explained variance of `none` on the same seeds.
     """
     weighed = []
-    for coefficient, figures in tries:
-        explained = mean_of(figures, "explained_variance")
+    for coefficient, metrics in tries:
+        explained = mean_of(metrics, "explained_variance")
         allowed = None not in (explained, none) and explained >= none - MAY_LOSE  # type: ignore[operator]
-        weighed.append(Tried(coefficient, mean_of(figures, "excess"), explained, allowed))
+        weighed.append(Tried(coefficient, mean_of(metrics, "excess"), explained, allowed))
     good = [(t, f) for t, (_, f) in zip(weighed, tries, strict=True)
             if t.allowed and t.excess is not None]  # fmt: skip
     if good:
@@ -197,7 +197,7 @@ def choose(
     return chosen, record
 
 
-def as_json(tried: Sequence[Try], nones: Sequence[Run], chosen: list[dict[str, Any]]) -> Figures:
+def as_json(tried: Sequence[Try], nones: Sequence[Run], chosen: list[dict[str, Any]]) -> Metrics:
     """`tuning` of `ablation.json`."""
     runs = [run.as_json() for run in nones]
     runs += [run.as_json() | {"coefficient": t.coefficient} for t in tried for run in t.runs]

@@ -78,14 +78,14 @@ def _summary(found: TokenAbsorption) -> str:
     if not found.measurable:
         return f"absorption: {NOT_MEASURABLE} ({edges})"
     mark = "" if found.invalid is None else "*"
-    figures = "  ".join(
+    means = "  ".join(
         f"{name} {metric(summary.get(name))}{mark}"
         for name in ("absorption_rate", "base_miss", "excess")
     )
-    return f"{figures}  (mean over edges; {edges})"
+    return f"{means}  (mean over edges; {edges})"
 
 
 def _health(found: TokenAbsorption) -> str:
     names = ("explained_variance", "ce_score", "l0", "dead_features")
-    figures = "  ".join(f"{name} {metric(found.figures.get(name))}" for name in names)
-    return figures if found.invalid is None else f"{figures}\n* invalid: {found.invalid}"
+    means = "  ".join(f"{name} {metric(found.figures.get(name))}" for name in names)
+    return means if found.invalid is None else f"{means}\n* invalid: {found.invalid}"

@@ -40,7 +40,7 @@ class Repair:
         run: the run folder of the fine-tuning.
         repaired: the folder of the repaired SAE, in the same layout.
         steps, criterion, coefficient: what was done.
-        before, after: figures of both on the same held-out activations, by name.
+        before, after: metrics of both on the same held-out activations, by name.
     """
 
     sae: str

@@ -8,7 +8,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hint::black_box;
 use std::time::Duration;
-use topk_ortho_core::penalty::{Price, RowPairs, Slopes};
+use topk_ortho_core::penalty::{PairPenalty, RowPairs, Slopes};
 use topk_ortho_core::{
     Coactivation, Codes, Rows, pair_cosines, pair_gradient, pair_penalty, row_norms,
 };
@@ -185,7 +185,7 @@ fn penalty(c: &mut Criterion) {
         });
         for (tau, words) in [(-1.0, "all above"), (0.1, "few above")] {
             let (tau, weight) = (vec![tau; K], vec![1.0; K]);
-            let price = Price {
+            let penalty = PairPenalty {
                 tau: &tau,
                 weight: &weight,
                 both_signs: false,
@@ -195,8 +195,16 @@ fn penalty(c: &mut Criterion) {
                 |b| {
                     b.iter(|| {
                         let norms = Some(&norms[..]);
-                        pair_penalty(rows, norms, pairs, price, &moves_i, &mut gradient, threads)
-                            .unwrap()
+                        pair_penalty(
+                            rows,
+                            norms,
+                            pairs,
+                            penalty,
+                            &moves_i,
+                            &mut gradient,
+                            threads,
+                        )
+                        .unwrap()
                     });
                 },
             );

@@ -117,7 +117,7 @@ fn queries(c: &mut Criterion, history: &PairHistory) {
     });
     group.bench_function("top 1000", |b| b.iter(|| history.top(1000)));
     group.bench_function("to_bytes", |b| b.iter(|| history.to_bytes()));
-    let bytes = history.to_bytes();
+    let bytes = history.to_bytes().unwrap();
     group.bench_function("from_bytes", |b| {
         b.iter(|| PairHistory::from_bytes(&bytes).unwrap());
     });

@@ -1,4 +1,4 @@
-"""The compiled core: exact top-k selection of feature pairs, the price of their overlap, and a
+"""The compiled core: exact top-k selection of feature pairs, the penalty on their overlap, and a
 bounded history of selections.
 
 A pair is two features ``i < j``, given as two int64 columns of equal length with
@@ -116,7 +116,8 @@ class Coactivation:
     rising within each row, ``value`` float32 or float64 [nnz]. The sum of a pair is
     ``sum_b v_bi * v_bj`` in float64, its products added in the order of the rows; its score is the
     sum rounded once to float32. Buffers, and a guess at the next k-th best score, are kept from
-    call to call; no answer depends on them, nor on the number of threads (one unless given).
+    call to call; no answer depends on them, nor on the number of threads (one unless given, and at
+    most 256).
     """
 
     def __new__(cls, *, threads: int | None = None) -> Coactivation: ...
@@ -176,7 +177,7 @@ class Coactivation:
         """Memory held between calls."""
 
 def row_norms(rows: NDArray[np.float32], *, threads: int | None = None) -> NDArray[np.float32]:
-    """[n] Euclidean norms of ``rows`` [n, width]; one thread unless given."""
+    """[n] Euclidean norms of ``rows`` [n, width], of any scale; one thread unless given."""
 
 def pair_cosines(
     rows: NDArray[np.float32],
@@ -188,8 +189,9 @@ def pair_cosines(
 ) -> NDArray[np.float32]:
     """[k] ``<rows[i], rows[j]>``, divided by both norms where they are given (0 where one is 0).
 
-    Indices come in any order. Sums are float32, the same bits on any number of threads (one unless
-    given).
+    Norms are what ``row_norms`` gives, and with them the scale of a row has no effect, also where
+    its square is beyond float32. Indices come in any order. Sums are float32, the same bits on any
+    number of threads (one unless given).
     """
 
 def pair_gradient(
@@ -207,9 +209,9 @@ def pair_gradient(
     """The gradient of ``sum(slope * pair_cosines(rows, i, j, norms=norms))``, written to ``out``.
 
     Only rows whose side moves get one, all others 0. With norms it is the gradient to the rows as
-    they are, of any length: the part along the row is gone. ``out`` [n, width] is contiguous, is a
-    new array unless given, and is returned. Pairs whose slope is 0 cost nothing. The same bits on
-    any number of threads (one unless given).
+    they are, of any length: the part along the row is gone; it is infinite where it is beyond
+    float32. ``out`` [n, width] is contiguous, is a new array unless given, and is returned. Pairs
+    whose slope is 0 cost nothing. The same bits on any number of threads (one unless given).
     """
 
 def pair_penalty(

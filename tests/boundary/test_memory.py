@@ -55,9 +55,9 @@ def test_memory_is_flat_over_10_000_refused_calls(name: str, grown: dict[str, in
 LITTLE = """
 import resource, sys
 import numpy as np
-from topk_ortho._core import Coactivation, TopK, top_products
+from topk_ortho._core import Coactivation, PairHistory, TopK, top_products
 now = int(open("/proc/self/statm").read().split()[0]) * 4096
-resource.setrlimit(resource.RLIMIT_AS, (now + {room}, now + {room}))
+resource.setrlimit(resource.RLIMIT_AS, (now + {budget}, now + {budget}))
 
 def refused(call, *kinds):
     try:
@@ -105,6 +105,33 @@ ABSURD = {
         "refused(lambda: one.select(*dense(3), 2**32 + 1, 1), ValueError)\n"
         "assert len(one.select(*dense(3), 9, 9)[0]) == 3"
     ),
+    "select, sums of a million features on 256 threads": (
+        "n = 1_000_000\n"
+        "codes = np.arange(n + 1), np.arange(n), np.ones(n, np.float32)\n"
+        "refused(lambda: Coactivation(threads=2**40).select(*codes, n, 9), MemoryError)\n"
+        "assert len(Coactivation(threads=4).select(*codes, n, 9)[0]) == 0"
+    ),
+    "PairHistory, capacity of 2^30 and pairs without end": (
+        "history, n = PairHistory(capacity=2**30, decay=0.9), 1_000_000\n"
+        "def observe():\n"
+        "    for at in range(100):\n"
+        "        history.observe(at, np.full(n, at), np.arange(n) + 100)\n"
+        "refused(observe, MemoryError)\n"
+        "held = len(history)\n"
+        "assert held >= n and history.observations * n == held\n"
+        "assert history.top(3)[0].tolist() == [history.observations - 1] * 3\n"
+        "assert history.ema(np.array([0]), np.array([100]))[0] > 0"
+    ),
+    "PairHistory, bytes and columns of more records than fit": (
+        "history, n = PairHistory(capacity=2**30, decay=0.9), 1_000_000\n"
+        "for at in range(3):\n"
+        "    history.observe(at, np.full(n, at), np.arange(n) + 100)\n"
+        "now = int(open('/proc/self/statm').read().split()[0]) * 4096\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (now + (100 << 20), now + (100 << 20)))\n"
+        "refused(history.to_bytes, MemoryError)\n"
+        "refused(lambda: history.top(2**62), MemoryError)\n"
+        "assert len(history) == 3 * n"
+    ),
     "TopK, k of 2^40 and candidates without end": (
         "best, n = TopK(2**40), 2_000_000\n"
         "i, score = np.zeros(n, np.int64), np.ones(n, np.float32)\n"
@@ -121,7 +148,7 @@ ABSURD = {
 @pytest.mark.fault("an answer that there is no memory for")
 @pytest.mark.parametrize("name", ABSURD)
 def test_what_there_is_no_memory_for_is_refused(name: str) -> None:
-    in_little_memory(ABSURD[name], room=1 << 30)
+    in_little_memory(ABSURD[name], budget=1 << 30)
 
 
 @pytest.mark.fault("a thread that the system does not give")
@@ -133,15 +160,15 @@ def test_threads_that_do_not_start_are_done_without() -> None:
         "rows = np.ones((2000, 4), np.float32)\n"
         "from topk_ortho._core import row_norms\n"
         "assert (row_norms(rows, threads=256) == 2).all()",
-        room=30 << 20,
+        budget=30 << 20,
     )
 
 
-def in_little_memory(program: str, *, room: int) -> None:
+def in_little_memory(program: str, *, budget: int) -> None:
     if sys.platform != "linux":
         pytest.skip("address space is limited and read as Linux does it")
     done = subprocess.run(
-        [sys.executable, "-c", LITTLE.format(room=room) + program],
+        [sys.executable, "-c", LITTLE.format(budget=budget) + program],
         env=environment() | {"OPENBLAS_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

@@ -58,17 +58,17 @@ def test_gradient_of_rows_of_any_length() -> None:
 
 
 @pytest.mark.parametrize("both_signs", [False, True])
-def test_priced_pairs_are_cosines_prices_and_their_gradient(both_signs: bool) -> None:
+def test_the_penalty_is_that_of_the_cosines_and_so_is_its_gradient(both_signs: bool) -> None:
     norms = row_norms(ROWS)
     cosine = pair_cosines(ROWS, LEFT, RIGHT, norms=norms)
     over = np.maximum((np.abs(cosine) if both_signs else cosine) - TAU, 0)
     slope = 2 * WEIGHT * over * np.where(cosine < 0, np.float32(-1), np.float32(1))
     out = np.full_like(ROWS, 7.0)
-    cost, got = pair_penalty(
+    value, got = pair_penalty(
         ROWS, LEFT, RIGHT, TAU, WEIGHT, MOVES_I, both_signs=both_signs, norms=norms, out=out
     )
     assert got is out
-    assert cost == pytest.approx(float((WEIGHT * over**2).sum(dtype=np.float64)), rel=1e-6)
+    assert value == pytest.approx(float((WEIGHT * over**2).sum(dtype=np.float64)), rel=1e-6)
     expected = pair_gradient(ROWS, LEFT, RIGHT, slope, MOVES_I, ~MOVES_I, norms=norms)
     np.testing.assert_allclose(got, expected, atol=1e-6)
     with pytest.raises(ValueError, match=r"tau has length 699; expected 700; "):
@@ -82,10 +82,10 @@ def test_the_same_bits_on_any_number_of_threads(norms: Floats | None) -> None:
         out = pair_gradient(
             ROWS, LEFT, RIGHT, SLOPE, MOVES_I, MOVES_J, norms=norms, threads=threads
         )
-        cost, priced = pair_penalty(
+        value, slopes = pair_penalty(
             ROWS, LEFT, RIGHT, TAU, WEIGHT, MOVES_I, norms=norms, threads=threads
         )
-        return cosines.tobytes(), out.tobytes(), cost, priced.tobytes()
+        return cosines.tobytes(), out.tobytes(), value, slopes.tobytes()
 
     assert all_of_them(1) == all_of_them(2) == all_of_them(7)
 
@@ -121,3 +121,21 @@ def test_pairs_that_do_not_fit() -> None:
         pair_gradient(ROWS, LEFT, RIGHT, SLOPE, LEFT, MOVES_J)  # type: ignore[arg-type]
     nothing = np.array([], np.int64)
     assert pair_cosines(ROWS, nothing, nothing).shape == (0,)
+
+
+@pytest.mark.fault("a number beyond the range of its type")
+@pytest.mark.parametrize("exponent", [-100, -60, -33, 33, 60, 100])
+def test_the_scale_of_rows_changes_no_bit_of_a_cosine(exponent: int) -> None:
+    powers = np.zeros(N, np.int32)
+    powers[::2] = exponent
+    scaled = np.ldexp(ROWS, powers[:, None])
+    norms, other = row_norms(ROWS), row_norms(scaled)
+    assert np.array_equal(other, np.ldexp(norms, powers))
+    cosines = pair_cosines(ROWS, LEFT, RIGHT, norms=norms)
+    assert np.array_equal(pair_cosines(scaled, LEFT, RIGHT, norms=other), cosines)
+    value, slopes = pair_penalty(ROWS, LEFT, RIGHT, TAU, WEIGHT, MOVES_I, norms=norms)
+    for threads in (1, 3):
+        got = pair_penalty(scaled, LEFT, RIGHT, TAU, WEIGHT, MOVES_I, norms=other, threads=threads)
+        assert got[0] == value
+        back = np.ldexp(got[1].astype(np.float64), powers[:, None])
+        np.testing.assert_allclose(back, slopes, atol=1e-6 * np.abs(slopes).max())

@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from topk_ortho.config import ConfigError
 from topk_ortho.sparse.codes import Codes
+from topk_ortho.sparse.scale import row_norms
 
 Orientation = Literal["auto", "rows", "columns"]
 
@@ -74,7 +75,7 @@ def codes_of_unit_rows(codes: Codes, W_dec: Tensor) -> Codes:
     Raises:
         ValueError: a row holds NaN.
     """
-    norm = torch.linalg.vector_norm(W_dec, dim=1, dtype=torch.float32)
+    norm = row_norms(W_dec.detach())
     low, high = torch.stack(norm.aminmax()).tolist()
     if max(1 - low, high - 1) <= UNIT_WITHIN:  # False if both are NaN
         return codes

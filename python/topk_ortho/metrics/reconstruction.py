@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from topk_ortho.config import ConfigError
+from topk_ortho.sparse.scale import at_safe_scale
 
 DENSE_FREQUENCY = 0.1
 """A feature that fires on more than this share of the rows counts as dense."""
@@ -194,7 +195,7 @@ def decoder_geometry(W_dec: Tensor, *, sample: int | None = None) -> dict[str, f
         raise ValueError(f"sample is {sample}, expected at least 1 feature or None for all")
     if d_sae < 2:
         return {"c_dec": None, "mean_max_cos": None}
-    unit = torch.nn.functional.normalize(W_dec.float(), dim=1)
+    unit = torch.nn.functional.normalize(at_safe_scale(W_dec.float())[0], dim=1)
     count = d_sae if sample is None else min(sample, d_sae)
     chosen = torch.arange(count, device=unit.device) * d_sae // count
     absolute = torch.zeros((), dtype=torch.float64, device=unit.device)

@@ -17,6 +17,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from topk_ortho.sparse.scale import at_safe_scale, row_norms
+
 LEAST_COSINE = 0.1  # below it two rows hardly overlap
 NEIGHBOURS = 16
 LEAST_TOKENS = 20  # as many as an edge of the ground truth needs
@@ -42,10 +44,10 @@ class Suppression:
         b_dec: `[d_in]`.
         mean_activation: `[d_sae]`, of each feature over the tokens on which it fires.
         """
-        norm = W_dec.norm(dim=1, keepdim=True).clamp(min=1e-12)
-        self._rows, self._b_dec = W_dec / norm, b_dec
+        rows, norm, _ = at_safe_scale(W_dec)
+        self._rows, self._b_dec = rows / norm.clamp(min=1e-12)[:, None], b_dec
         # a code times its row's norm is how far it reaches along the row
-        self._least = LEAST_STRENGTH * mean_activation * norm.squeeze(1)
+        self._least = LEAST_STRENGTH * mean_activation * row_norms(W_dec)
         cosine, self.neighbours = _nearest(self._rows)
         self.close = cosine > LEAST_COSINE
         self.fired = torch.zeros(len(W_dec), dtype=torch.int64, device=W_dec.device)

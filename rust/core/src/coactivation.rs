@@ -6,7 +6,7 @@
 //!
 //! Costs one multiplication and one note per product, `batch * L0² / 2` of them, and one pass over a bit per feature:
 //! all else is done for the features that are active in the batch. Of the scores, those below 0.95 of the last
-//! selection's k-th best are dropped as they come; that bar is only a guess, and a selection for which it was too high
+//! selection's k-th best are dropped as they come; that threshold is only a guess, and a selection for which it was too high
 //! is made again without it.
 //! Memory beside the answer: 20 bytes per entry, 8 per active feature, and 4 per feature that are touched where it is
 //! active; and per thread 8 bytes per active feature, 8 per feature of the fullest row of pairs, and 16 bytes for each
@@ -15,20 +15,21 @@
 //! memory for. A refused call changes nothing but the buffers.
 
 mod accumulator;
-mod band;
 mod cosine;
 mod search;
+mod shortlist;
 #[cfg(test)]
 mod tests;
 
-use crate::codes::{Codes, Feature, Transposed};
-use crate::order::Candidate;
-use crate::room::{check_room, check_selection, is_large};
-use crate::topk::Selection;
-use crate::work::{check_threads, each, shares};
-use crate::{Error, Pair};
+use crate::budget::{check_budget, check_selection, is_large};
+use crate::codes::{Codes, Feature, Pattern, Transposed};
+use crate::ranking::Candidate;
+use crate::threads::{check_threads, run_all, split};
+use crate::{Error, Pair, Rows};
 use accumulator::Accumulator;
-use search::{Bar, by_sums};
+use cosine::{Decoder, by_cosines};
+pub use search::Selected;
+use search::{Threshold, by_sums, search};
 use std::ops::Range;
 
 /// Indices below this fit a candidate of 64 bits.
@@ -39,15 +40,6 @@ const BYTES_PER_SUM: u128 = 72;
 
 /// What a selected pair takes beside its candidate: pair and score, then columns.
 const BYTES_PER_BEST: u128 = 32;
-
-/// A selection, and what it was selected from.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Selected {
-    /// The best pairs.
-    pub selection: Selection,
-    /// Number of pairs with a positive score.
-    pub positive: u64,
-}
 
 /// Pairs that fire together with their sums, in the order of pairs.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -60,7 +52,7 @@ pub struct Sums {
     pub sum: Vec<f64>,
 }
 
-/// Selects from one batch after another, keeping buffers and the bar.
+/// Selects from one batch after another, keeping buffers and a threshold for the next.
 ///
 /// ```
 /// use topk_ortho_core::{Coactivation, Codes};
@@ -74,8 +66,8 @@ pub struct Sums {
 #[derive(Clone, Debug)]
 pub struct Coactivation {
     threads: usize,
-    bar: Bar,
-    cosine_bar: Bar,
+    threshold: Threshold,
+    cosine_threshold: Threshold,
     codes: Transposed,
     workers: Vec<Accumulator>,
 }
@@ -89,8 +81,8 @@ impl Coactivation {
         check_threads(threads)?;
         Ok(Self {
             threads,
-            bar: Bar::default(),
-            cosine_bar: Bar::default(),
+            threshold: Threshold::default(),
+            cosine_threshold: Threshold::default(),
             codes: Transposed::default(),
             workers: Vec::new(),
         })
@@ -114,20 +106,71 @@ impl Coactivation {
         }
     }
 
+    /// The `k` pairs with the largest positive cosine of their rows among those that fire together at least once.
+    ///
+    /// # Errors
+    /// [`Error::ZeroK`], those of [`Codes::check`], [`Error::RowCount`] or [`Error::RowNotFinite`], and
+    /// [`Error::SelectionSize`] or [`Error::Memory`] if there may be too many pairs.
+    pub fn select_cosine<C: Feature, V: Copy + Into<f64>>(
+        &mut self,
+        codes: &Codes<'_, C, V>,
+        rows: Rows<'_>,
+        k: usize,
+    ) -> Result<Selected, Error> {
+        if rows.len() != codes.d_sae {
+            return Err(Error::RowCount {
+                given: rows.len(),
+                d_sae: codes.d_sae,
+            });
+        }
+        if k == 0 {
+            return Err(Error::ZeroK);
+        }
+        self.codes.fill_by_rarity(codes)?;
+        let shares = self.share_out(codes.d_sae)?;
+        let decoder = Decoder::new(rows, self.threads)?;
+        if codes.d_sae <= NARROW {
+            self.select_cosine_as::<u64>(&decoder, &shares, k)
+        } else {
+            self.select_cosine_as::<u128>(&decoder, &shares, k)
+        }
+    }
+
     fn select_as<N: Candidate>(
         &mut self,
         shares: &[Range<usize>],
         k: usize,
     ) -> Result<Selected, Error> {
-        self.check_candidates::<N>(shares.len(), k)?;
-        let found = self.search::<N>(shares, k, self.bar, by_sums)?;
+        self.check_candidates::<N>(shares.len(), k, self.threshold)?;
+        let (codes, workers) = (&self.codes, &mut self.workers);
+        let select = |ranks, accumulator: &mut Accumulator, best| {
+            by_sums::<N>(ranks, accumulator, codes, best)
+        };
+        let found = search(codes, workers, shares, k, self.threshold, select)?;
         let features = self.codes.features();
         let pair = |ranks: [u32; 2]| {
             let [i, j] = ranks.map(|rank| features[rank as usize]);
             Pair::of_distinct(i, j)
         };
-        let (selected, bar) = found.selected(k, pair);
-        self.bar = bar;
+        let (selected, threshold) = found.selected(k, pair);
+        self.threshold = threshold;
+        Ok(selected)
+    }
+
+    fn select_cosine_as<N: Candidate>(
+        &mut self,
+        decoder: &Decoder<'_>,
+        shares: &[Range<usize>],
+        k: usize,
+    ) -> Result<Selected, Error> {
+        self.check_candidates::<N>(shares.len(), k, self.cosine_threshold)?;
+        let (codes, workers) = (&self.codes, &mut self.workers);
+        let select = |ranks, accumulator: &mut Accumulator, best| {
+            Ok(by_cosines::<N>(decoder, ranks, accumulator, codes, best))
+        };
+        let found = search(codes, workers, shares, k, self.cosine_threshold, select)?;
+        let (selected, threshold) = found.selected(k, |[i, j]| Pair::of_distinct(i, j));
+        self.cosine_threshold = threshold;
         Ok(selected)
     }
 
@@ -149,13 +192,13 @@ impl Coactivation {
         }
         let mut shares = self.begin(codes, 1)?;
         let ranks = self.codes.ranks(&features);
-        check_room(self.codes.most_pairs(ranks.clone()) * BYTES_PER_SUM)?;
+        check_budget(self.codes.most_pairs(ranks.clone()) * BYTES_PER_SUM)?;
         for share in &mut shares {
             *share = share.start.max(ranks.start)..share.end.min(ranks.end);
         }
         let Self { codes, workers, .. } = self;
         let tasks: Vec<_> = shares.iter().cloned().zip(workers).collect();
-        let mut parts = each(tasks, |(ranks, accumulator)| {
+        let mut parts = run_all(tasks, |(ranks, accumulator)| {
             sums_of(codes, ranks, accumulator)
         })
         .into_iter();
@@ -171,13 +214,13 @@ impl Coactivation {
     /// Ends of runs of features, each with at most so many pairs where a run has more than one feature.
     ///
     /// # Errors
-    /// Those of [`Codes::check`].
-    pub fn blocks<C: Feature, V: Copy + Into<f64>>(
+    /// Those of [`Pattern::check`].
+    pub fn blocks<C: Feature>(
         &mut self,
-        codes: &Codes<'_, C, V>,
+        codes: &Pattern<'_, C>,
         most_pairs: u64,
     ) -> Result<Vec<usize>, Error> {
-        self.codes.fill(codes)?;
+        self.codes.fill_pattern(codes)?;
         let (mut ends, mut first, mut last, mut held) = (Vec::new(), 0, 0, 0);
         for (rank, &feature) in self.codes.features().iter().enumerate() {
             let feature = feature as usize;
@@ -216,31 +259,41 @@ impl Coactivation {
             return Err(Error::ZeroK);
         }
         self.codes.fill(codes)?;
-        Ok(self.share_out(codes.d_sae))
+        self.share_out(codes.d_sae)
     }
 
-    /// Whether there is memory for as many candidates as a search for `k` pairs may hold: twice while they grow, and
-    /// twice while they are merged and sorted.
-    fn check_candidates<N>(&self, shares: usize, k: usize) -> Result<(), Error> {
+    /// Refuses a search for `k` pairs that may hold more candidates than there is memory for: what each share begins with,
+    /// twice as many as are found while they grow, and twice while they are merged and sorted.
+    fn check_candidates<N>(
+        &self,
+        shares: usize,
+        k: usize,
+        threshold: Threshold,
+    ) -> Result<(), Error> {
+        let features = self.codes.features().len();
+        let space = shares as u128 * threshold.space(shares, features) as u128;
         let (best, held) = (k as u128, 2 * shares as u128 * k as u128);
-        let bytes = |held, best| held * 4 * size_of::<N>() as u128 + best * BYTES_PER_BEST;
+        let bytes =
+            |held, best| (space + held * 4) * size_of::<N>() as u128 + best * BYTES_PER_BEST;
         if !is_large(bytes(held, best)) {
             return Ok(());
         }
-        let most = self.codes.most_pairs(0..self.codes.features().len());
+        let most = self.codes.most_pairs(0..features);
         check_selection(most.min(best))?;
-        check_room(bytes(held.min(most), best.min(most)))
+        check_budget(bytes(held.min(most), best.min(most)))
     }
 
-    fn share_out(&mut self, d_sae: usize) -> Vec<Range<usize>> {
+    /// Cuts the active features into a run for each thread, and makes an accumulator ready for each.
+    fn share_out(&mut self, d_sae: usize) -> Result<Vec<Range<usize>>, Error> {
         let cost = |rank| self.codes.products(rank) + self.codes.entries(rank).len() as u64;
         let active = self.codes.features().len();
-        let shares = shares(active, self.threads, cost);
+        let shares = split(active, self.threads, cost);
+        check_budget(shares.len() as u128 * active as u128 * Accumulator::BYTES_PER_FEATURE)?;
         self.workers.resize_with(shares.len(), Accumulator::default);
         for worker in &mut self.workers {
             worker.reset(active, d_sae);
         }
-        shares
+        Ok(shares)
     }
 }
 

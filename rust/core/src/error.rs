@@ -121,8 +121,8 @@ pub enum Error {
         last: i64,
         /// Length of `col`.
         col: usize,
-        /// Length of `value`.
-        value: usize,
+        /// Length of `value`, where there are values.
+        value: Option<usize>,
     },
     /// A row of codes that ends before it starts, or outside the entries.
     CodesRow {
@@ -271,7 +271,7 @@ impl fmt::Display for Error {
             ),
             Self::Memory { needed } => write!(
                 f,
-                "the answer may take {needed} bytes while it is made; expected what this machine can give; ask for fewer pairs or features"
+                "the answer may take {needed} bytes while it is made; expected what this machine can give; ask for fewer pairs, features or threads"
             ),
             Self::Decay { given } => write!(
                 f,
@@ -289,7 +289,11 @@ impl fmt::Display for Error {
                 f,
                 "pair i = {i}, j = {j} occurs twice in one selection; expected distinct pairs; remove duplicates before observing"
             ),
-            Self::CodesShape { crow, last, col, value } => write!(
+            Self::CodesShape { crow, last, col, value: None } => write!(
+                f,
+                "codes have crow of length {crow} ending in {last} and col of length {col}; expected crow from 0 to the number of entries (below 2^32) and one col per entry; pass the columns of one CSR matrix"
+            ),
+            Self::CodesShape { crow, last, col, value: Some(value) } => write!(
                 f,
                 "codes have crow of length {crow} ending in {last}, col of length {col} and value of length {value}; expected crow from 0 to the number of entries (below 2^32) and one col and value per entry; pass the columns of one CSR matrix"
             ),

@@ -6,7 +6,7 @@
 //! and `err <= k / capacity` (all up to rounding). Dropping simply the smallest average has no such bound.
 //!
 //! Costs one hash lookup per selected pair, a merge or two over sorted selections, and, when the table has grown a quarter
-//! beyond `capacity`, a scan that trims it back. Memory: 77 bytes per record there is room for, 64 of them the record and
+//! beyond `capacity`, a scan that trims it back. Memory: 77 bytes per record that space is kept for, 64 of them the record and
 //! the rest the index, never more than `1.25 * capacity + 2 k` of them; some 8 to 24 more while the table is trimmed; and up
 //! to eleven selections of 8 bytes a pair for the survival curve. It grows with what is held.
 //! Among equal upper ends, the pair hit longest ago is evicted first, then the larger one. A pair that was evicted and
@@ -14,12 +14,16 @@
 //! Refuses steps that do not increase and pairs given twice; a refused observation changes nothing. An empty selection is
 //! an observation like any other.
 
-use crate::order::sorted_pairs;
+use crate::budget::check_budget;
 use crate::record::Record;
+use crate::sorting::sorted_pairs;
 use crate::stability::{Report, Stability};
 use crate::table::Table;
 use crate::{Error, Pair};
 use std::sync::Arc;
+
+/// What a record takes while it is ranked and put into columns that double as they grow.
+const BYTES_PER_TOP: u128 = 64 + 40 + 2 * 72;
 
 /// A bounded history of selections.
 ///
@@ -30,7 +34,7 @@ use std::sync::Arc;
 /// history.observe(10, &pairs)?;
 /// history.observe(20, &pairs[..1])?;
 /// assert_eq!(history.ema(&pairs), [0.75, 0.25]);
-/// assert_eq!(history.top(1).streak, [2]);
+/// assert_eq!(history.top(1)?.streak, [2]);
 /// assert!(history.observe(20, &pairs).is_err()); // steps must increase
 /// # Ok::<(), topk_ortho_core::Error>(())
 /// ```
@@ -79,10 +83,11 @@ impl PairHistory {
     /// Takes one selection of distinct pairs, in any order. Sorted ones are a little cheaper.
     ///
     /// # Errors
-    /// [`Error::StepOrder`], [`Error::StepRange`], [`Error::DuplicatePair`] or [`Error::SelectionSize`]; the history is
-    /// unchanged then.
+    /// [`Error::StepOrder`], [`Error::StepRange`], [`Error::DuplicatePair`], [`Error::SelectionSize`] or
+    /// [`Error::Memory`]; the history is unchanged then.
     pub fn observe(&mut self, step: u64, pairs: &[Pair]) -> Result<(), Error> {
         self.check_step(step)?;
+        self.table.check_growth(pairs.len())?;
         self.take(step, sorted_distinct(pairs.iter().copied())?);
         Ok(())
     }
@@ -94,6 +99,7 @@ impl PairHistory {
     pub fn observe_columns(&mut self, step: u64, i: &[i64], j: &[i64]) -> Result<(), Error> {
         self.check_step(step)?;
         Pair::check_columns(i, j)?;
+        self.table.check_growth(i.len())?;
         let pairs = i.iter().zip(j).map(|(&i, &j)| Pair::of_checked(i, j));
         self.take(step, sorted_distinct(pairs)?);
         Ok(())
@@ -106,13 +112,16 @@ impl PairHistory {
     }
 
     /// The `n` records with the largest lower end, ties to the smaller pair.
-    #[must_use]
-    pub fn top(&self, n: usize) -> Columns {
+    ///
+    /// # Errors
+    /// [`Error::Memory`].
+    pub fn top(&self, n: usize) -> Result<Columns, Error> {
+        check_budget(n.min(self.len()) as u128 * BYTES_PER_TOP)?;
         let mut columns = Columns::default();
         for (record, ends) in self.table.top(n) {
             columns.push(record, ends, self.observations());
         }
-        columns
+        Ok(columns)
     }
 
     /// How stable the selection has been.

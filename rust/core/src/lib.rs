@@ -10,7 +10,8 @@
 //! | [`codes`] | a batch of sparse codes: CSR, its entries from other layouts, and its transpose |
 //! | [`coactivation`] | exact sums and top-k of pairs that fire together |
 //! | [`rows`] | rows of a matrix and their products |
-//! | [`penalty`] | cosines of chosen pairs of rows, and their gradient |
+//! | [`penalty`] | cosines of chosen pairs of rows, their penalty, and the gradient of both |
+//! | [`selection`] | the pairs that were selected, with their scores |
 //! | [`topk`] | exact streaming top-k over blocks of scored pairs |
 //! | [`product`] | exact top-k of `m_i * m_j` without a matrix |
 //! | [`history`] | how often each pair was selected, in bounded memory, with a guarantee |
@@ -37,22 +38,26 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod budget;
 pub mod coactivation;
 pub mod codec;
 pub mod codes;
 pub mod error;
 pub mod history;
-mod order;
 pub mod pair;
 pub mod penalty;
 pub mod product;
+mod ranking;
 mod record;
-mod room;
 pub mod rows;
+mod score;
+pub mod selection;
+mod simd;
+mod sorting;
 pub mod stability;
 mod table;
+mod threads;
 pub mod topk;
-mod work;
 
 pub use coactivation::Coactivation;
 pub use codes::Codes;
@@ -62,4 +67,5 @@ pub use pair::Pair;
 pub use penalty::{pair_cosines, pair_gradient, pair_penalty, row_norms};
 pub use product::top_products;
 pub use rows::Rows;
-pub use topk::{Selection, TopK};
+pub use selection::Selection;
+pub use topk::TopK;

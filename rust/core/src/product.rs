@@ -9,12 +9,12 @@
 //! Refuses a negative or non-finite value, naming the feature, a product beyond float32, naming the pair, and more pairs
 //! than there is memory for.
 
-use crate::room::{check_room, check_selection};
-use crate::topk::{Rank, Selection};
+use crate::budget::{check_budget, check_selection};
+use crate::ranking::{Rank, selection_of};
+use crate::score::{INFINITY, SMALLEST_POSITIVE};
+use crate::selection::Selection;
 use crate::{Error, Pair};
 use std::cmp::Reverse;
-
-const INFINITY: u32 = f32::INFINITY.to_bits();
 
 /// What a pair takes on the way: a rank, its parts, two keys to sort, and the columns.
 const BYTES_PER_PAIR: u128 = 96;
@@ -37,10 +37,10 @@ pub fn top_products(m: &[f32], k: usize) -> Result<Selection, Error> {
     }
     let ranked = Ranked::new(m)?;
     ranked.check_overflow()?;
-    let everything = 1; // the bits of the smallest positive score
+    let everything = SMALLEST_POSITIVE;
     let pairs = ranked.count(everything, k);
     check_selection(pairs as u128)?;
-    check_room(pairs as u128 * BYTES_PER_PAIR)?;
+    check_budget(pairs as u128 * BYTES_PER_PAIR)?;
     let mut ranks = Vec::with_capacity(pairs);
     if pairs < k {
         ranked.emit(everything, &mut ranks);
@@ -57,7 +57,7 @@ pub fn top_products(m: &[f32], k: usize) -> Result<Selection, Error> {
         ranked.emit(beyond, &mut ranks);
         ranked.emit_ties(m, edge, k - ranks.len(), &mut ranks);
     }
-    Ok(Selection::from_ranks(&ranks))
+    Ok(selection_of(&ranks))
 }
 
 /// The features with a positive value, largest value first.
@@ -148,12 +148,12 @@ impl Ranked {
         }
     }
 
-    /// The `room` smallest pairs that score exactly `edge`. A partner before the row's own feature was emitted with its
+    /// The `wanted` smallest pairs that score exactly `edge`. A partner before the row's own feature was emitted with its
     /// own row, so looking at it again costs no more than that emission did.
-    fn emit_ties(&self, m: &[f32], edge: u32, mut room: usize, ranks: &mut Vec<Rank>) {
+    fn emit_ties(&self, m: &[f32], edge: u32, mut wanted: usize, ranks: &mut Vec<Rank>) {
         let mut tied = Vec::new();
         for (feature, &value) in (0_u32..).zip(m) {
-            if room == 0 {
+            if wanted == 0 {
                 return;
             }
             if value == 0.0 {
@@ -167,8 +167,8 @@ impl Ranked {
                     .filter(|&&other| other > feature),
             );
             tied.sort_unstable();
-            tied.truncate(room);
-            room -= tied.len();
+            tied.truncate(wanted);
+            wanted -= tied.len();
             ranks.extend(
                 tied.iter()
                     .map(|&other| (edge, Reverse(Pair::of_distinct(feature, other)))),

@@ -4,6 +4,7 @@
 //! the processor nor on the number of threads. Nothing here allocates but the norms.
 
 use crate::Error;
+use crate::simd::Kernel;
 use std::ops::Range;
 
 /// Partial sums of a float32 dot product.
@@ -49,6 +50,12 @@ impl<'a> Rows<'a> {
     #[must_use]
     pub const fn width(&self) -> usize {
         self.width
+    }
+
+    /// Returns all numbers, row after row.
+    #[must_use]
+    pub const fn numbers(&self) -> &'a [f32] {
+        self.data
     }
 
     #[inline(always)]
@@ -162,33 +169,13 @@ pub(crate) fn add_four(out: &mut [f32], scales: [f32; 4], rows: [&[f32]; 4]) {
     }
 }
 
-/// Work that gains from wide vectors. `run` and what it calls in its loops are to be `#[inline(always)]`: only then are
-/// they compiled for the processor that [`wide`] finds.
-pub(crate) trait Work {
-    type Answer;
-    fn run(self) -> Self::Answer;
-}
-
-/// Does the work with the widest vectors of this processor.
-pub(crate) fn wide<W: Work>(work: W) -> W::Answer {
-    struct Dispatched<W>(W);
-    impl<W: Work> pulp::NullaryFnOnce for Dispatched<W> {
-        type Output = W::Answer;
-        #[inline(always)]
-        fn call(self) -> W::Answer {
-            self.0.run()
-        }
-    }
-    pulp::Arch::new().dispatch(Dispatched(work))
-}
-
 /// Euclidean norms of some rows, in float64.
 pub(crate) struct Norms<'a> {
     pub(crate) rows: Rows<'a>,
     pub(crate) share: Range<usize>,
 }
 
-impl Work for Norms<'_> {
+impl Kernel for Norms<'_> {
     type Answer = Vec<f64>;
     #[inline(always)]
     fn run(self) -> Vec<f64> {
@@ -204,6 +191,7 @@ impl Work for Norms<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::simd::dispatch;
     use proptest::prelude::*;
 
     proptest! {
@@ -218,7 +206,7 @@ mod tests {
             prop_assert!((f64::from(dot(&a, &b)) - exact).abs() <= dot_error(a.len()) * norms);
             let rows = [a.clone(), b].concat();
             if let Ok(rows) = Rows::new(&rows, a.len()) {
-                let norms = wide(Norms { rows, share: 0..2 });
+                let norms = dispatch(Norms { rows, share: 0..2 });
                 let plain = [0, 1].map(|at| dot_f64(rows.row(at), rows.row(at)).sqrt());
                 prop_assert_eq!(norms, plain);
             }

@@ -10,9 +10,10 @@
 //! them and one of the index. Records are one cache line each and never move: what is evicted leaves a gap, and who
 //! enters takes the lowest.
 
-use crate::Pair;
-use crate::order::nth_smallest;
+use crate::budget::{MAX_SELECTION, check_budget};
 use crate::record::{Decay, Moment, Record};
+use crate::sorting::nth_smallest;
+use crate::{Error, Pair};
 use gaps::Gaps;
 use index::{Index, NOWHERE, hash};
 use std::cmp::Reverse;
@@ -42,6 +43,9 @@ pub(crate) struct Tally {
     pub(crate) streaks: Vec<u32>,
 }
 
+/// What a record takes with its index, and the trim that may follow.
+const BYTES_PER_RECORD: u128 = 64 + 14 + 24;
+
 /// Records looked at before the index is: pairs that entered together, in their order, often come back together.
 const BEHIND: usize = 8;
 
@@ -51,7 +55,7 @@ const GROUP: usize = 256;
 impl Table {
     /// Places are 32-bit, and one selection may stand on top of a full table.
     pub(crate) const MAX_CAPACITY: usize = 1 << 30;
-    pub(crate) const MAX_SELECTION: usize = crate::room::MAX_SELECTION;
+    pub(crate) const MAX_SELECTION: usize = MAX_SELECTION;
 
     pub(crate) fn new(capacity: usize, decay: f64) -> Self {
         Self::restore(capacity, decay, 0, 0.0, Vec::new())
@@ -82,7 +86,7 @@ impl Table {
     pub(crate) fn count(&mut self, step: u64, selection: &[Pair]) -> Tally {
         self.now += 1;
         self.bound *= self.decay.rate();
-        self.make_room(selection.len());
+        self.make_space(selection.len());
         let at = Moment {
             step,
             now: self.now,
@@ -177,21 +181,21 @@ impl Table {
 
     /// The `n` records with the largest lower end, ties to the smaller pair, each with its present lower and upper end.
     pub(crate) fn top(&self, n: usize) -> Vec<(&Record, [f64; 2])> {
-        let room = n.saturating_mul(2).max(1024);
+        let most = n.saturating_mul(2).max(1024);
         let mut best: Vec<(u64, Reverse<Pair>, usize)> = Vec::new();
-        let mut bar = None;
+        let mut worst = None;
         for (place, record) in self.held() {
             let key = (
                 record.low_at(self.now, &self.decay).to_bits(),
                 Reverse(record.pair),
                 place,
             );
-            if Some(key) <= bar {
+            if Some(key) <= worst {
                 continue;
             }
             best.push(key);
-            if best.len() > room {
-                bar = Some(*best.select_nth_unstable_by(n, |a, b| b.cmp(a)).1);
+            if best.len() > most {
+                worst = Some(*best.select_nth_unstable_by(n, |a, b| b.cmp(a)).1);
                 best.truncate(n);
             }
         }
@@ -311,16 +315,32 @@ impl Table {
         &self.records[place as usize]
     }
 
-    /// Doubles until there is room for the limit and two selections, and not beyond: sizes differ, and growing by a
-    /// little moves everything each time.
-    fn make_room(&mut self, more: usize) {
-        let held = self.len();
-        if held + more > self.records.capacity() {
-            let most = Self::limit(self.capacity) + 2 * more;
-            let room = (held * 2).min(most).max(held + more);
-            self.records.reserve_exact(room - self.records.len());
+    /// Refuses a selection that the table has no memory to grow for.
+    pub(crate) fn check_growth(&self, more: usize) -> Result<(), Error> {
+        let larger = self.larger(more);
+        if larger == self.records.capacity() {
+            return Ok(());
         }
-        self.index.make_room(self.records.capacity());
+        check_budget(larger as u128 * BYTES_PER_RECORD)
+    }
+
+    fn make_space(&mut self, more: usize) {
+        let larger = self.larger(more);
+        if larger > self.records.capacity() {
+            self.records.reserve_exact(larger - self.records.len());
+        }
+        self.index.make_space(self.records.capacity());
+    }
+
+    /// The capacity in records that so many more need. It doubles until there is space for the limit and two selections,
+    /// and not beyond: sizes differ, and growing by a little moves everything each time.
+    fn larger(&self, more: usize) -> usize {
+        let (held, capacity) = (self.len(), self.records.capacity());
+        if held + more <= capacity {
+            return capacity;
+        }
+        let most = Self::limit(self.capacity) + 2 * more;
+        (held * 2).min(most).max(held + more).max(capacity)
     }
 
     /// In the order of hashes, so that the index is written in order and not at random.
@@ -328,7 +348,7 @@ impl Table {
         let entry = |(place, record): (u64, &Record)| u64::from(hash(record.pair)) << 32 | place;
         let mut entries: Vec<u64> = (0..).zip(&self.records).map(entry).collect();
         entries.sort_unstable();
-        self.index.make_room(entries.len());
+        self.index.make_space(entries.len());
         for entry in entries {
             self.index.insert((entry >> 32) as u32, entry as u32);
         }

@@ -8,13 +8,16 @@
 //! is taken. A score of zero is never
 //! selected. A pair pushed twice is two candidates: distinct pairs are the caller's business.
 
-pub(crate) mod buffer;
+mod buffer;
 mod scan;
 
-use crate::order::best_first;
-use crate::room::{check_room, check_selection};
+use crate::budget::{check_budget, check_selection};
+use crate::ranking::{Rank, selection_of};
+use crate::score::{SMALLEST_POSITIVE, at_least, check_score, first_unrankable};
+use crate::selection::Selection;
 use crate::{Error, Pair};
 use buffer::Buffer;
+use scan::LANE;
 use std::cell::Cell;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -22,45 +25,11 @@ use std::collections::BinaryHeap;
 /// The largest `k` that is held in a heap.
 pub const HEAP_LIMIT: usize = 256;
 
-/// Candidates looked at together: a lane with nothing above the bar costs a few vector instructions.
-const LANE: usize = 16;
-
 /// A block so many times as long as what is held is worth a copy of that.
 const MANY_TIMES: usize = 8;
 
 /// What a candidate takes: itself, a copy to go back to, keys to sort, and the columns.
 const BYTES_PER_CANDIDATE: u128 = 96;
-
-/// The smallest positive score, as bits. Bits of non-negative scores are ordered like the scores.
-pub(crate) const SMALLEST_POSITIVE: u32 = 1;
-pub(crate) const INFINITY: u32 = f32::INFINITY.to_bits();
-
-/// The pairs that were selected, best first, ties to the smaller pair.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Selection {
-    /// The pairs.
-    pub pairs: Vec<Pair>,
-    /// Their scores, all positive.
-    pub scores: Vec<f32>,
-}
-
-impl Selection {
-    /// The columns `i`, `j` and `score`.
-    #[must_use]
-    pub fn into_columns(self) -> (Vec<i64>, Vec<i64>, Vec<f32>) {
-        let (i, j) = Pair::columns(&self.pairs);
-        (i, j, self.scores)
-    }
-
-    pub(crate) fn from_ranks(ranks: &[Rank]) -> Self {
-        let (scores, pairs): (Vec<u32>, Vec<Pair>) =
-            ranks.iter().map(|rank| (rank.0, rank.1.0)).unzip();
-        best_first(&scores, &pairs)
-    }
-}
-
-/// A candidate by merit, the better one larger: score bits, then the smaller pair.
-pub(crate) type Rank = (u32, Reverse<Pair>);
 
 /// Collects candidates and keeps the `k` best.
 ///
@@ -115,8 +84,8 @@ impl TopK {
                 score: Some(scores.len()),
             });
         }
-        self.check_room(scores.len())?;
-        if let Some(at) = first_wrong(scores) {
+        self.check_budget(scores.len())?;
+        if let Some(at) = first_unrankable(scores) {
             return check_score(pairs[at], scores[at]);
         }
         self.admit(scores, |at| pairs[at]);
@@ -124,7 +93,7 @@ impl TopK {
     }
 
     /// Offers one block of candidates given as columns. Indices are read where a score may win, and nowhere else: an
-    /// entry that is no pair is not seen when its score is below the bar.
+    /// entry that is no pair is not seen when its score is below the threshold.
     ///
     /// # Errors
     /// As [`TopK::push`], and [`Error::IndexRange`] or [`Error::PairOrder`] for an entry that is no pair.
@@ -136,16 +105,16 @@ impl TopK {
                 score: Some(scores.len()),
             });
         }
-        self.check_room(scores.len())?;
+        self.check_budget(scores.len())?;
         if scores.len() / MANY_TIMES >= self.len() && matches!(self.store, Store::Buffer(_)) {
             return self.admit_unchecked(i, j, scores);
         }
         check_score_columns(i, j, scores)?;
-        let bar = self.bar();
+        let threshold = self.threshold_bits();
         for (i, (j, scores)) in i.chunks(LANE).zip(j.chunks(LANE).zip(scores.chunks(LANE))) {
-            if reaches(scores, bar) {
+            if reaches(scores, threshold) {
                 for (at, &score) in scores.iter().enumerate() {
-                    if at_least(score, bar) {
+                    if at_least(score, threshold) {
                         Pair::of_column_entries(i[at], j[at])?;
                     }
                 }
@@ -191,7 +160,7 @@ impl TopK {
         match &mut self.store {
             Store::Heap(heap) => {
                 let ranks = std::mem::take(heap).into_iter().map(|Reverse(rank)| rank);
-                Selection::from_ranks(&ranks.collect::<Vec<_>>())
+                selection_of(&ranks.collect::<Vec<_>>())
             }
             Store::Buffer(buffer) => std::mem::replace(buffer, Buffer::new(self.k)).finish(),
         }
@@ -224,20 +193,20 @@ impl TopK {
     }
 
     /// Whether so many more candidates can be held.
-    fn check_room(&self, more: usize) -> Result<(), Error> {
+    fn check_budget(&self, more: usize) -> Result<(), Error> {
         let Store::Buffer(buffer) = &self.store else {
             return Ok(());
         };
         let (k, all) = (self.k as u128, (buffer.len() + more) as u128);
         check_selection(all.min(k))?;
-        check_room(all.min(2 * k + more as u128) * BYTES_PER_CANDIDATE)
+        check_budget(all.min(2 * k + more as u128) * BYTES_PER_CANDIDATE)
     }
 
     /// A candidate below it cannot win.
-    fn bar(&self) -> u32 {
+    fn threshold_bits(&self) -> u32 {
         match &self.store {
-            Store::Heap(heap) => bar_of(heap, self.k),
-            Store::Buffer(buffer) => buffer.bar().to_bits(),
+            Store::Heap(heap) => threshold_of(heap, self.k),
+            Store::Buffer(buffer) => buffer.threshold_bits(),
         }
     }
 
@@ -255,13 +224,13 @@ fn admit_to_heap(
     scores: &[f32],
     pair_at: impl Fn(usize) -> Pair,
 ) {
-    let mut bar = bar_of(heap, k);
+    let mut threshold = threshold_of(heap, k);
     for (lane, block) in scores.chunks(LANE).enumerate() {
-        if !reaches(block, bar) {
+        if !reaches(block, threshold) {
             continue;
         }
         for (at, score) in block.iter().enumerate() {
-            if !at_least(*score, bar) {
+            if !at_least(*score, threshold) {
                 continue;
             }
             let rank = (score.to_bits(), Reverse(pair_at(lane * LANE + at)));
@@ -270,58 +239,28 @@ fn admit_to_heap(
             } else if let Some(mut worst) = heap.peek_mut().filter(|worst| rank > worst.0) {
                 worst.0 = rank;
             }
-            bar = bar_of(heap, k);
+            threshold = threshold_of(heap, k);
         }
     }
 }
 
-fn bar_of(heap: &BinaryHeap<Reverse<Rank>>, k: usize) -> u32 {
+fn threshold_of(heap: &BinaryHeap<Reverse<Rank>>, k: usize) -> u32 {
     match heap.peek() {
         Some(worst) if heap.len() == k => worst.0.0,
         _ => SMALLEST_POSITIVE,
     }
 }
 
-/// Compared as signed integers: the bits of -0.0 are then below every bar.
-const fn at_least(score: f32, bar: u32) -> bool {
-    score.to_bits() as i32 >= bar as i32
-}
-
-fn reaches(block: &[f32], bar: u32) -> bool {
+fn reaches(block: &[f32], threshold: u32) -> bool {
     block
         .iter()
-        .fold(false, |any, &score| any | at_least(score, bar))
+        .fold(false, |any, &score| any | at_least(score, threshold))
 }
 
 fn check_score_columns(i: &[i64], j: &[i64], scores: &[f32]) -> Result<(), Error> {
-    match first_wrong(scores) {
+    match first_unrankable(scores) {
         Some(at) => check_score(Pair::of_column_entries(i[at], j[at])?, scores[at]),
         None => Ok(()),
-    }
-}
-
-/// The place of the first score that cannot be ranked.
-fn first_wrong(scores: &[f32]) -> Option<usize> {
-    if scores.iter().fold(false, |bad, &score| bad | wrong(score)) {
-        scores.iter().position(|&score| wrong(score))
-    } else {
-        None
-    }
-}
-
-/// Negative, infinite or NaN.
-const fn wrong(score: f32) -> bool {
-    score.to_bits() >= INFINITY && score.to_bits() != (-0.0_f32).to_bits()
-}
-
-pub(crate) const fn check_score(pair: Pair, score: f32) -> Result<(), Error> {
-    let (i, j) = (pair.i(), pair.j());
-    if !wrong(score) {
-        Ok(())
-    } else if score.is_finite() {
-        Err(Error::ScoreNegative { i, j, score })
-    } else {
-        Err(Error::ScoreNotFinite { i, j, score })
     }
 }
 

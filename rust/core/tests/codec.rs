@@ -23,13 +23,13 @@ fn sealed(mut body: Vec<u8>) -> Vec<u8> {
 }
 
 fn body() -> Vec<u8> {
-    let bytes = small().to_bytes();
+    let bytes = small().to_bytes().expect("memory");
     bytes[..bytes.len() - 4].to_vec()
 }
 
 #[test]
 fn every_truncation_is_refused_with_or_without_a_right_checksum() {
-    let bytes = small().to_bytes();
+    let bytes = small().to_bytes().expect("memory");
     for end in 0..bytes.len() {
         assert!(
             PairHistory::from_bytes(&bytes[..end]).is_err(),
@@ -47,7 +47,7 @@ fn every_truncation_is_refused_with_or_without_a_right_checksum() {
 
 #[test]
 fn every_change_of_a_single_byte_is_refused() {
-    let mut bytes = small().to_bytes();
+    let mut bytes = small().to_bytes().expect("memory");
     for at in 0..bytes.len() {
         for flip in 1..=255 {
             bytes[at] ^= flip;
@@ -70,10 +70,21 @@ fn no_forged_byte_makes_a_panic() {
             body[at] = forged;
             let bytes = sealed(body);
             if let Ok(mut history) = PairHistory::from_bytes(&bytes) {
-                assert_eq!(history.to_bytes(), bytes, "byte {at} = {forged}");
+                assert_eq!(
+                    history.to_bytes().expect("memory"),
+                    bytes,
+                    "byte {at} = {forged}"
+                );
                 let step = history.last_step().map_or(0, |step| step + 1);
                 let _ = history.observe(step, &[Pair::try_new(0, 1).unwrap()]);
-                assert!(history.top(9).ema_high.iter().all(|high| high.is_finite()));
+                assert!(
+                    history
+                        .top(9)
+                        .expect("memory")
+                        .ema_high
+                        .iter()
+                        .all(|high| high.is_finite())
+                );
             }
         }
     }
@@ -81,7 +92,10 @@ fn no_forged_byte_makes_a_panic() {
 
 #[test]
 fn forged_lengths_allocate_nothing() {
-    let empty = PairHistory::new(3, 0.5).unwrap().to_bytes();
+    let empty = PairHistory::new(3, 0.5)
+        .unwrap()
+        .to_bytes()
+        .expect("memory");
     let records_at = empty.len() - 4 - 8;
     for count in [1, u64::from(u32::MAX), u64::MAX / 64 + 2, u64::MAX] {
         let mut body = empty[..empty.len() - 4].to_vec();
@@ -99,7 +113,7 @@ fn forged_lengths_allocate_nothing() {
 
 #[test]
 fn errors_say_what_is_wrong() {
-    let bytes = small().to_bytes();
+    let bytes = small().to_bytes().expect("memory");
     assert_eq!(
         PairHistory::from_bytes(b"PK").err(),
         Some(Error::Magic { given: *b"PK\0\0" })
@@ -134,9 +148,9 @@ fn errors_say_what_is_wrong() {
 fn bytes_come_back_for_every_length_of_run() {
     let mut history = PairHistory::new(5, 0.9).unwrap();
     for step in 0..70 {
-        let bytes = history.to_bytes();
+        let bytes = history.to_bytes().expect("memory");
         let mut back = PairHistory::from_bytes(&bytes).unwrap();
-        assert_eq!(back.to_bytes(), bytes);
+        assert_eq!(back.to_bytes().expect("memory"), bytes);
         let pairs: Vec<_> = (0..step % 9)
             .map(|n| Pair::try_new(n, 20 + step % 5).unwrap())
             .collect();
@@ -149,13 +163,13 @@ fn bytes_come_back_for_every_length_of_run() {
 #[test]
 fn version_1_stays_readable() {
     let history = PairHistory::from_bytes(VERSION_1).unwrap();
-    let top = history.top(9);
+    let top = history.top(9).expect("memory");
     assert!(
         top.ema_high > top.ema_low,
         "the stored history has an error bound"
     );
-    assert_eq!(history.to_bytes(), VERSION_1);
-    assert_eq!(small().to_bytes(), VERSION_1);
+    assert_eq!(history.to_bytes().expect("memory"), VERSION_1);
+    assert_eq!(small().to_bytes().expect("memory"), VERSION_1);
 }
 
 /// Each of these numbers goes up by one with an observation, or by the size of one.
@@ -163,7 +177,7 @@ fn version_1_stays_readable() {
 fn a_count_that_would_overflow_is_refused() {
     let mut history = PairHistory::new(3, 0.5).unwrap();
     history.observe(0, &[]).unwrap();
-    let body = history.to_bytes();
+    let body = history.to_bytes().expect("memory");
     let body = &body[..body.len() - 4];
     let (step, survival) = (40, 40 + 7 * 8);
     let lifetimes = survival + 11 * 16;
@@ -184,7 +198,7 @@ fn a_count_that_would_overflow_is_refused() {
 fn observations_beyond_every_count_are_refused() {
     let mut history = PairHistory::new(3, 0.5).unwrap();
     history.observe(0, &[]).unwrap();
-    let one = history.to_bytes();
+    let one = history.to_bytes().expect("memory");
     let anchors_at = 40 + 7 * 8 + 11 * 16 + 33 * 8;
     let claims = |now: u64| {
         let mut body = one[..anchors_at].to_vec();

@@ -55,7 +55,7 @@ impl Oracle {
 
     fn check(&self, history: &PairHistory, largest_k: usize) {
         let bound = largest_k as f64 / history.capacity() as f64 + ROUNDING;
-        let top = history.top(usize::MAX);
+        let top = history.top(usize::MAX).expect("memory");
         let pairs = Pair::from_columns(&top.i, &top.j).unwrap();
         assert_eq!(pairs.len(), history.len());
         assert!(pairs.len() <= history.capacity() + history.capacity() / 4);
@@ -103,7 +103,7 @@ proptest! {
         for (step, selected) in (100..).zip(&run) {
             observe(&mut history, step, selected);
         }
-        let top = history.top(usize::MAX);
+        let top = history.top(usize::MAX).expect("memory");
         for at in 0..top.i.len() {
             let pair = Pair::from_columns(&top.i[at..=at], &top.j[at..=at]).unwrap()[0];
             let hits: Vec<usize> = (0..run.len()).filter(|&t| run[t].contains(&pair)).collect();
@@ -157,7 +157,7 @@ proptest! {
             pairs.sort_by_key(|pair| pair.bits().wrapping_mul(seed | 1));
             other.observe(step as u64, &pairs).unwrap();
             if step == cut {
-                other = PairHistory::from_bytes(&other.to_bytes()).unwrap();
+                other = PairHistory::from_bytes(&other.to_bytes().expect("memory")).unwrap();
             }
             prop_assert_eq!(straight.stability(), other.stability());
         }
@@ -192,7 +192,7 @@ fn lifetimes(run: &[Selected]) -> [u64; 32] {
 fn a_refused_observation_changes_nothing() {
     let mut history = PairHistory::new(10, 0.9).unwrap();
     history.observe(5, &[pair(0), pair(1)]).unwrap();
-    let before = history.to_bytes();
+    let before = history.to_bytes().expect("memory");
     let twice = Error::DuplicatePair { i: 2, j: 8 };
     assert_eq!(
         history.observe(5, &[]),
@@ -207,7 +207,7 @@ fn a_refused_observation_changes_nothing() {
         history.observe_columns(6, &[0, 2], &[1, 2]),
         Err(Error::PairOrder { i: 2, j: 2 })
     );
-    assert_eq!(history.to_bytes(), before);
+    assert_eq!(history.to_bytes().expect("memory"), before);
 }
 
 #[test]

@@ -26,7 +26,7 @@ fn read(bytes: &[u8]) {
     let Ok(mut history) = PairHistory::from_bytes(bytes) else {
         return;
     };
-    assert_eq!(history.to_bytes(), bytes);
+    assert_eq!(history.to_bytes().expect("memory"), bytes);
     for n in 0..3 {
         let step = history.last_step().map_or(0, |step| step.saturating_add(1));
         let pairs: Vec<_> = (0..n).map(|j| pair(0, 1 + j)).collect();
@@ -37,7 +37,7 @@ fn read(bytes: &[u8]) {
 }
 
 fn check(history: &PairHistory) {
-    let top = history.top(usize::MAX);
+    let top = history.top(usize::MAX).expect("memory");
     assert_eq!(top.i.len(), history.len());
     let numbers = top.ema_low.iter().chain(&top.ema_high);
     assert!(numbers.into_iter().all(|number| number.is_finite()));
@@ -45,9 +45,9 @@ fn check(history: &PairHistory) {
     assert_eq!(history.ema(&pairs), top.ema_low);
     assert!(history.hubs(3).0.len() <= 3);
     assert_eq!(history.stability().observations, history.observations());
-    let bytes = history.to_bytes();
+    let bytes = history.to_bytes().expect("memory");
     let back = PairHistory::from_bytes(&bytes).expect("what was written");
-    assert_eq!(back.to_bytes(), bytes);
+    assert_eq!(back.to_bytes().expect("memory"), bytes);
 }
 
 fn pair(i: u32, j: u32) -> Pair {
@@ -73,7 +73,7 @@ fn observe_and_forge(input: &mut Input<'_>) {
         assert!(observed.is_err() || pairs.len() == given);
     }
     check(&history);
-    let mut body = history.to_bytes();
+    let mut body = history.to_bytes().expect("memory");
     body.truncate(body.len() - 4);
     while !input.is_empty() {
         let at = usize::from(input.u16()) % body.len();

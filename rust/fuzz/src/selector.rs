@@ -223,7 +223,7 @@ fn sums(rows: &[Vec<(i64, f64)>]) -> BTreeMap<(i64, i64), f64> {
     sums
 }
 
-/// One selector sees batch after batch, so that its bar and its buffers are those of another one.
+/// One selector sees batch after batch, so that its threshold and its buffers are those of another one.
 fn coactive(input: &mut Input<'_>) {
     let mut selector = Coactivation::new(1 + input.below(3)).expect("threads");
     for _ in 0..4 {
@@ -231,7 +231,7 @@ fn coactive(input: &mut Input<'_>) {
         let k = 1 + usize::from(input.u16() % 300);
         let Some(rows) = batch.rows() else {
             assert!(selector.select(&batch.codes(), k).is_err());
-            assert!(selector.blocks(&batch.codes(), 9).is_err());
+            assert!(selector.blocks(&batch.codes().pattern(), 9).is_err());
             continue;
         };
         let sums = sums(&rows);
@@ -273,7 +273,10 @@ fn check_blocks(
     most: u64,
 ) {
     let (mut first, mut all) = (0, Vec::new());
-    for last in selector.blocks(&batch.codes(), most).expect("codes") {
+    for last in selector
+        .blocks(&batch.codes().pattern(), most)
+        .expect("codes")
+    {
         let block = selector.pairs(&batch.codes(), first..last).expect("codes");
         assert!(block.i.len() as u64 <= most || last == first + 1);
         let bits = block.sum.iter().map(|sum| sum.to_bits());

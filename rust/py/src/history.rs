@@ -1,28 +1,24 @@
 //! `PairHistory`.
 
-use crate::columns::Column;
-use crate::{detached, locked, real, size, whole};
-use numpy::{IntoPyArray, PyArray1};
-use pyo3::exceptions::PyTypeError;
+use crate::arguments::{Answer, Arg, answers, column, read, real, sizes, whole, wrong_type};
+use crate::{locked, raised};
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyBytes, PyDict};
 use std::sync::Mutex;
-use topk_ortho_core as core;
-use topk_ortho_core::stability::{LIFETIME_BINS, Observed, Report};
+use topk_ortho_core::{self as core, stability::LIFETIME_BINS};
 
-type Ints<'py> = Bound<'py, PyArray1<i64>>;
-type Floats<'py> = Bound<'py, PyArray1<f64>>;
-type Records<'py> = (
-    Ints<'py>,
-    Ints<'py>,
-    Floats<'py>,
-    Floats<'py>,
-    Ints<'py>,
-    Ints<'py>,
-    Ints<'py>,
-    Ints<'py>,
-    Ints<'py>,
-);
+type Ints = Answer<i64>;
+type Floats = Answer<f64>;
+type Records = (Ints, Ints, Floats, Floats, Ints, Ints, Ints, Ints, Ints);
+
+/// A dict of some fields of a struct.
+macro_rules! dict {
+    ($py:ident, $of:expr; $($field:ident),+) => {{
+        let dict = PyDict::new($py);
+        $(dict.set_item(stringify!($field), $of.$field)?;)+
+        dict
+    }};
+}
 
 /// A bounded history of selections; see the type stub.
 #[pyclass(frozen, module = "topk_ortho._core")]
@@ -32,165 +28,96 @@ pub(crate) struct PairHistory(Mutex<core::PairHistory>);
 impl PairHistory {
     #[new]
     #[pyo3(signature = (*, capacity, decay))]
-    fn new(
-        py: Python<'_>,
-        capacity: &Bound<'_, PyAny>,
-        decay: &Bound<'_, PyAny>,
-    ) -> PyResult<Self> {
+    fn new(py: Python, capacity: Arg, decay: Arg) -> PyResult<Self> {
         let decay = real("decay", decay)?;
-        let capacity = size("capacity", capacity)?;
-        detached(py, || core::PairHistory::new(capacity, decay))
-            .map(|history| Self(Mutex::new(history)))
+        sizes!(capacity);
+        py.detach(|| core::PairHistory::new(capacity, decay)).map_err(raised).map(|it| Self(Mutex::new(it)))
     }
 
-    /// Takes one selection of distinct pairs i < j.
-    fn observe(
-        &self,
-        py: Python<'_>,
-        step: &Bound<'_, PyAny>,
-        i: &Bound<'_, PyAny>,
-        j: &Bound<'_, PyAny>,
-    ) -> PyResult<()> {
+    fn observe(&self, py: Python, step: Arg, i: Arg, j: Arg) -> PyResult<()> {
         let step = whole("step", step)?;
-        let (i, j) = (Column::new("i", i)?, Column::new("j", j)?);
-        let (i, j) = (i.slice()?, j.slice()?);
+        read!(column: i, j);
         locked(py, &self.0, |history| history.observe_columns(step, i, j))
     }
 
-    /// The lower end of each pair's moving average as of now; 0 for a pair not in the table.
-    fn ema<'py>(
-        &self,
-        py: Python<'py>,
-        i: &Bound<'py, PyAny>,
-        j: &Bound<'py, PyAny>,
-    ) -> PyResult<Floats<'py>> {
-        let (i, j) = (Column::new("i", i)?, Column::new("j", j)?);
-        let (i, j) = (i.slice()?, j.slice()?);
-        let ema = locked(py, &self.0, |history| {
-            Ok(history.ema(&core::Pair::from_columns(i, j)?))
-        })?;
-        Ok(ema.into_pyarray(py))
+    fn ema(&self, py: Python, i: Arg, j: Arg) -> PyResult<Floats> {
+        read!(column: i, j);
+        locked(py, &self.0, |history| Ok(Answer(history.ema(&core::Pair::from_columns(i, j)?))))
     }
 
-    /// The n records with the largest lower end, as nine columns.
-    fn top<'py>(&self, py: Python<'py>, n: &Bound<'py, PyAny>) -> PyResult<Records<'py>> {
-        let n = size("n", n)?;
-        let top = locked(py, &self.0, |history| Ok(history.top(n)))?;
-        Ok((
-            top.i.into_pyarray(py),
-            top.j.into_pyarray(py),
-            top.ema_low.into_pyarray(py),
-            top.ema_high.into_pyarray(py),
-            top.hits.into_pyarray(py),
-            top.first_seen.into_pyarray(py),
-            top.last_seen.into_pyarray(py),
-            top.streak.into_pyarray(py),
-            top.longest_streak.into_pyarray(py),
-        ))
+    fn top(&self, py: Python, n: Arg) -> PyResult<Records> {
+        sizes!(n);
+        let top = locked(py, &self.0, |history| history.top(n))?;
+        Ok(answers!(top; i, j, ema_low, ema_high, hits, first_seen, last_seen, streak, longest_streak))
     }
 
-    /// How stable the selection has been, as a dict.
     fn stability<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        report(py, &locked(py, &self.0, |history| Ok(history.stability()))?)
+        let report = locked(py, &self.0, |history| Ok(history.stability()))?;
+        let last = report.last.map(|last| -> PyResult<_> {
+            Ok(dict!(py, last; step, size, jaccard, entered, left, kept, mean_ema, stable_share))
+        });
+        let survival = report.survival.map(|at| (at.lag, (at.kept, at.anchored)));
+        let lifetimes = dict!(py, report.lifetimes; counts, unknown);
+        lifetimes.set_item("bins", std::array::from_fn::<u64, LIFETIME_BINS, _>(|bin| 1 << bin))?;
+        let dict = dict!(py, report; observations, mean_jaccard);
+        dict.set_item("last_step", report.last.map(|last| last.step))?;
+        dict.set_item("last", last.transpose()?)?;
+        dict.set_item("survival", survival.into_py_dict(py)?)?;
+        dict.set_item("lifetimes", lifetimes)?;
+        Ok(dict)
     }
 
-    /// The n features in most pairs of the latest selection, as (feature, degree).
-    fn hubs<'py>(
-        &self,
-        py: Python<'py>,
-        n: &Bound<'py, PyAny>,
-    ) -> PyResult<(Ints<'py>, Ints<'py>)> {
-        let n = size("n", n)?;
+    fn hubs(&self, py: Python, n: Arg) -> PyResult<(Ints, Ints)> {
+        sizes!(n);
         let (feature, degree) = locked(py, &self.0, |history| Ok(history.hubs(n)))?;
-        Ok((feature.into_pyarray(py), degree.into_pyarray(py)))
+        Ok((Answer(feature), Answer(degree)))
     }
 
-    /// Everything that exact continuation needs.
     fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        let bytes = locked(py, &self.0, |history| Ok(history.to_bytes()))?;
+        let bytes = locked(py, &self.0, |history| history.to_bytes())?;
         Ok(PyBytes::new(py, &bytes))
     }
 
-    /// The history that to_bytes wrote.
     #[staticmethod]
-    fn from_bytes(py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<Self> {
+    fn from_bytes(py: Python, data: Arg) -> PyResult<Self> {
         let Ok(bytes) = data.cast::<PyBytes>() else {
-            let given = data.get_type().name()?;
-            return Err(PyTypeError::new_err(format!(
-                "data is of type {given}; expected bytes; pass what to_bytes returned"
-            )));
+            return Err(wrong_type("data", data, "bytes; pass what to_bytes returned"));
         };
         let bytes = bytes.as_bytes();
-        detached(py, || core::PairHistory::from_bytes(bytes))
-            .map(|history| Self(Mutex::new(history)))
+        py.detach(|| core::PairHistory::from_bytes(bytes)).map_err(raised).map(|it| Self(Mutex::new(it)))
     }
 
-    fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
+    fn __len__(&self, py: Python) -> PyResult<usize> {
         locked(py, &self.0, |history| Ok(history.len()))
     }
 
     #[getter]
-    fn capacity(&self, py: Python<'_>) -> PyResult<usize> {
+    fn capacity(&self, py: Python) -> PyResult<usize> {
         locked(py, &self.0, |history| Ok(history.capacity()))
     }
 
     #[getter]
-    fn decay(&self, py: Python<'_>) -> PyResult<f64> {
+    fn decay(&self, py: Python) -> PyResult<f64> {
         locked(py, &self.0, |history| Ok(history.decay()))
     }
 
     #[getter]
-    fn observations(&self, py: Python<'_>) -> PyResult<u64> {
+    fn observations(&self, py: Python) -> PyResult<u64> {
         locked(py, &self.0, |history| Ok(history.observations()))
     }
 
     #[getter]
-    fn last_step(&self, py: Python<'_>) -> PyResult<Option<u64>> {
+    fn last_step(&self, py: Python) -> PyResult<Option<u64>> {
         locked(py, &self.0, |history| Ok(history.last_step()))
     }
 
     #[getter]
-    fn max_error(&self, py: Python<'_>) -> PyResult<f64> {
+    fn max_error(&self, py: Python) -> PyResult<f64> {
         locked(py, &self.0, |history| Ok(history.max_error()))
     }
 
     #[getter]
-    fn bytes(&self, py: Python<'_>) -> PyResult<usize> {
+    fn bytes(&self, py: Python) -> PyResult<usize> {
         locked(py, &self.0, |history| Ok(history.bytes()))
     }
-}
-
-fn report<'py>(py: Python<'py>, report: &Report) -> PyResult<Bound<'py, PyDict>> {
-    let lifetimes = PyDict::new(py);
-    lifetimes.set_item(
-        "bins",
-        std::array::from_fn::<u64, LIFETIME_BINS, _>(|bin| 1 << bin),
-    )?;
-    lifetimes.set_item("counts", report.lifetimes.counts)?;
-    lifetimes.set_item("unknown", report.lifetimes.unknown)?;
-    let dict = PyDict::new(py);
-    dict.set_item("observations", report.observations)?;
-    dict.set_item("last_step", report.last.map(|last| last.step))?;
-    dict.set_item(
-        "last",
-        report.last.map(|last| observed(py, &last)).transpose()?,
-    )?;
-    dict.set_item("mean_jaccard", report.mean_jaccard)?;
-    let survival = report.survival.map(|at| (at.lag, (at.kept, at.anchored)));
-    dict.set_item("survival", survival.into_py_dict(py)?)?;
-    dict.set_item("lifetimes", lifetimes)?;
-    Ok(dict)
-}
-
-fn observed<'py>(py: Python<'py>, last: &Observed) -> PyResult<Bound<'py, PyDict>> {
-    let dict = PyDict::new(py);
-    dict.set_item("step", last.step)?;
-    dict.set_item("size", last.size)?;
-    dict.set_item("jaccard", last.jaccard)?;
-    dict.set_item("entered", last.entered)?;
-    dict.set_item("left", last.left)?;
-    dict.set_item("kept", last.kept)?;
-    dict.set_item("mean_ema", last.mean_ema)?;
-    dict.set_item("stable_share", last.stable_share)?;
-    Ok(dict)
 }

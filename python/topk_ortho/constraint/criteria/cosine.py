@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from topk_ortho.sparse.scale import at_safe_scale
+
 ROWS_AT_ONCE = 4096
 # One row of a tile costs as much as the gathered dot products of about so many pairs.
 GATHERED_PER_CELL = 16
@@ -15,6 +17,8 @@ class Cosine:
 
     def __init__(self, W_dec: Tensor, *, memory_budget: int):
         self.W = W_dec.detach()
+        if self.W.dtype == torch.float64:  # all other dtypes' squares are in its range
+            self.W = at_safe_scale(self.W)[0]
         self.memory_budget = memory_budget
         norms = [
             torch.linalg.vector_norm(rows.double(), dim=1) for rows in self.W.split(ROWS_AT_ONCE)

@@ -19,7 +19,7 @@ BYTES_PER_PAIR = 96  # of a block: (i, j, sum), and what scoring makes of it
 
 
 class Coactivation:
-    """Pairs that fire together, from codes on CPU; keeps buffers and a warm bar between calls.
+    """Pairs that fire together, from codes on CPU; keeps buffers and a threshold between calls.
 
     The sums, and so the selection, equal those of `coactive.py` bit for bit.
     """

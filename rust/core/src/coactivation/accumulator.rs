@@ -14,7 +14,10 @@ pub(super) struct Accumulator {
 }
 
 impl Accumulator {
-    /// Forgets everything and makes room for so many features, of which a batch never has more than `most`.
+    /// A sum, and two notes of four bytes.
+    pub(super) const BYTES_PER_FEATURE: u128 = 16;
+
+    /// Forgets everything and makes space for so many features, of which a batch never has more than `most`.
     pub(super) fn reset(&mut self, features: usize, most: usize) {
         self.sums.truncate(most);
         self.sums.shrink_to(most);
@@ -29,7 +32,7 @@ impl Accumulator {
         self.noted = 0;
         for &entry in codes.entries(rank) {
             let (value, others, values) = codes.row(entry);
-            self.make_room(others.len());
+            self.make_space(others.len());
             let notes = &mut self.touched[self.noted..][..others.len()];
             let mut noted = 0;
             for (&other, &partner) in others.iter().zip(values) {
@@ -64,12 +67,12 @@ impl Accumulator {
     }
 
     /// At most two notes a feature, and the longest row: what was noted twice is struck out before the list grows.
-    fn make_room(&mut self, more: usize) {
+    fn make_space(&mut self, more: usize) {
         if self.noted + more > self.touched.len() {
             self.sort();
-            let room = (self.noted + more).max(self.noted * 2);
-            if room > self.touched.len() {
-                self.touched.resize(room, 0);
+            let larger = (self.noted + more).max(self.noted * 2);
+            if larger > self.touched.len() {
+                self.touched.resize(larger, 0);
             }
         }
     }

@@ -9,14 +9,14 @@
 //! of the others are few and hot, and survivors are scored while both rows are at hand.
 
 use super::accumulator::Accumulator;
-use super::band::Band;
 use super::search::Found;
-use super::{Coactivation, NARROW, Selected};
-use crate::codes::{Codes, Feature, Transposed};
-use crate::order::Candidate;
-use crate::rows::{Norms, Rows, Work, dot_error, dot_f64, dot_lanes, total, wide};
-use crate::work::{each, shares};
-use crate::{Error, Pair};
+use super::shortlist::Shortlist;
+use crate::Error;
+use crate::codes::Transposed;
+use crate::ranking::Candidate;
+use crate::rows::{Norms, Rows, dot_error, dot_f64, dot_lanes, total};
+use crate::simd::{Kernel, dispatch};
+use crate::threads::{run_all, split};
 use std::ops::Range;
 
 /// Rows with norms in this range multiply without underflow or overflow that the bound does not cover.
@@ -25,77 +25,25 @@ const SAFE_NORMS: Range<f64> = 1e-12..1e12;
 /// Partners of a feature whose rows are looked at together, so that they are still near when they are scored.
 const TOGETHER: usize = 8;
 
-struct Decoder<'a> {
+/// Decoder rows, and the inverses of their norms.
+pub(super) struct Decoder<'a> {
     rows: Rows<'a>,
     /// 0 for a row of zeros.
     inverse_norms: Vec<f64>,
     error: f64,
 }
 
-struct Rough {
+/// What a product in float32 tells of a pair's score.
+struct Approximate {
     /// Whether the pair cannot be among the best.
     settled: bool,
     positive: bool,
 }
 
-impl Coactivation {
-    /// The `k` pairs with the largest positive cosine of their rows among those that fire together at least once.
-    ///
-    /// # Errors
-    /// [`Error::ZeroK`], those of [`Codes::check`], [`Error::RowCount`] or [`Error::RowNotFinite`], and
-    /// [`Error::SelectionSize`] or [`Error::Memory`] if there may be too many pairs.
-    pub fn select_cosine<C: Feature, V: Copy + Into<f64>>(
-        &mut self,
-        codes: &Codes<'_, C, V>,
-        rows: Rows<'_>,
-        k: usize,
-    ) -> Result<Selected, Error> {
-        if rows.len() != codes.d_sae {
-            return Err(Error::RowCount {
-                given: rows.len(),
-                d_sae: codes.d_sae,
-            });
-        }
-        if k == 0 {
-            return Err(Error::ZeroK);
-        }
-        self.codes.fill_by_rarity(codes)?;
-        let shares = self.share_out(codes.d_sae);
-        let decoder = Decoder::new(rows, self.threads)?;
-        if codes.d_sae <= NARROW {
-            self.select_rows::<u64>(&decoder, &shares, k)
-        } else {
-            self.select_rows::<u128>(&decoder, &shares, k)
-        }
-    }
-
-    fn select_rows<N: Candidate>(
-        &mut self,
-        decoder: &Decoder<'_>,
-        shares: &[Range<usize>],
-        k: usize,
-    ) -> Result<Selected, Error> {
-        self.check_candidates::<N>(shares.len(), k)?;
-        let select = |ranks, accumulator: &mut Accumulator, codes: &Transposed, best: Band<N>| {
-            Ok(wide(Search {
-                decoder,
-                codes,
-                ranks,
-                accumulator,
-                best,
-            }))
-        };
-        let found = self.search(shares, k, self.cosine_bar, select)?;
-        let (selected, bar) = found.selected(k, |[i, j]| Pair::of_distinct(i, j));
-        self.cosine_bar = bar;
-        Ok(selected)
-    }
-}
-
 impl<'a> Decoder<'a> {
-    fn new(rows: Rows<'a>, threads: usize) -> Result<Self, Error> {
-        let shares = shares(rows.len(), threads, |_| 1);
-        let norms = each(shares, |share| wide(Norms { rows, share })).concat();
+    pub(super) fn new(rows: Rows<'a>, threads: usize) -> Result<Self, Error> {
+        let shares = split(rows.len(), threads, |_| 1);
+        let norms = run_all(shares, |share| dispatch(Norms { rows, share })).concat();
         if let Some(row) = norms.iter().position(|norm| !norm.is_finite()) {
             return Err(Error::RowNotFinite { row });
         }
@@ -109,14 +57,14 @@ impl<'a> Decoder<'a> {
 
     /// What a dot product in float32 says of the score.
     #[inline(always)]
-    fn rough(&self, dot: f32, i: usize, j: usize, bar: f32) -> Rough {
+    fn approximate(&self, dot: f32, i: usize, j: usize, threshold: f32) -> Approximate {
         let scales = [self.inverse_norms[i], self.inverse_norms[j]];
-        let rough = f64::from(dot) * scales[0] * scales[1];
+        let cosine = f64::from(dot) * scales[0] * scales[1];
         let trusted = SAFE_NORMS.contains(&scales[0]) & SAFE_NORMS.contains(&scales[1]);
-        let below = (rough.abs() > self.error) & (((rough + self.error) as f32) < bar);
-        Rough {
+        let below = (cosine.abs() > self.error) & (((cosine + self.error) as f32) < threshold);
+        Approximate {
             settled: trusted & below,
-            positive: rough > 0.0,
+            positive: cosine > 0.0,
         }
     }
 
@@ -128,16 +76,16 @@ impl<'a> Decoder<'a> {
         (dot * self.inverse_norms[i] * self.inverse_norms[j]) as f32
     }
 
-    /// Takes what is not surely below the bar; how many scores were positive.
+    /// Takes what is not surely below the threshold; how many scores were positive.
     #[inline(always)]
-    fn take<N: Candidate>(&self, i: u32, others: &[u32], best: &mut Band<N>) -> u64 {
+    fn take<N: Candidate>(&self, i: u32, others: &[u32], best: &mut Shortlist<N>) -> u64 {
         let (dots, mut open) = (self.dots(i as usize, others), [0; TOGETHER]);
         let (mut left, mut positive) = (0, 0);
         for (&j, &dot) in others.iter().zip(&dots) {
-            let rough = self.rough(dot, i as usize, j as usize, best.bar());
-            positive += u64::from(rough.settled & rough.positive);
+            let approximate = self.approximate(dot, i as usize, j as usize, best.threshold());
+            positive += u64::from(approximate.settled & approximate.positive);
             open[left] = j;
-            left += usize::from(!rough.settled);
+            left += usize::from(!approximate.settled);
         }
         for &j in &open[..left] {
             let pair = [i.min(j), i.max(j)];
@@ -163,15 +111,32 @@ impl<'a> Decoder<'a> {
     }
 }
 
+/// Returns candidates by their cosines, as pairs of features.
+pub(super) fn by_cosines<N: Candidate>(
+    decoder: &Decoder<'_>,
+    ranks: Range<usize>,
+    accumulator: &mut Accumulator,
+    codes: &Transposed,
+    best: Shortlist<N>,
+) -> Found<N> {
+    dispatch(Search {
+        decoder,
+        codes,
+        ranks,
+        accumulator,
+        best,
+    })
+}
+
 struct Search<'a, N> {
     decoder: &'a Decoder<'a>,
     codes: &'a Transposed,
     ranks: Range<usize>,
     accumulator: &'a mut Accumulator,
-    best: Band<N>,
+    best: Shortlist<N>,
 }
 
-impl<N: Candidate> Work for Search<'_, N> {
+impl<N: Candidate> Kernel for Search<'_, N> {
     type Answer = Found<N>;
     #[inline(always)]
     fn run(self) -> Found<N> {

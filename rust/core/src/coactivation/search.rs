@@ -1,28 +1,38 @@
-//! The search for the best pairs: shared out, above a bar that the last one gave, and again without where it misled.
+//! The search for the best pairs: shared out among threads, above a threshold expected from the last selection, and once
+//! more without it where that was too high.
 
 use super::accumulator::Accumulator;
-use super::band::Band;
-use super::{Coactivation, Selected};
+use super::shortlist::Shortlist;
 use crate::codes::Transposed;
-use crate::order::Candidate;
-use crate::topk::{SMALLEST_POSITIVE, Selection, check_score};
-use crate::work::each;
+use crate::ranking::Candidate;
+use crate::score::{SMALLEST_POSITIVE, check_score};
+use crate::selection::Selection;
+use crate::threads::run_all;
 use crate::{Error, Pair};
 use std::ops::Range;
 
 /// How far below the last k-th best score the next one is expected.
 const MARGIN: f32 = 0.95;
 
-/// What one selection tells the next.
+/// A selection, and what it was selected from.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Selected {
+    /// The best pairs.
+    pub selection: Selection,
+    /// Number of pairs with a positive score.
+    pub positive: u64,
+}
+
+/// The threshold that one selection suggests to the next.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bar {
+pub(super) struct Threshold {
     /// Score that some more than `k` pairs are expected to reach, as bits.
     score: u32,
-    /// How many pairs reached the last bar.
+    /// How many pairs reached the last threshold.
     reached: usize,
 }
 
-impl Default for Bar {
+impl Default for Threshold {
     fn default() -> Self {
         Self {
             score: SMALLEST_POSITIVE,
@@ -31,60 +41,67 @@ impl Default for Bar {
     }
 }
 
-impl Coactivation {
-    /// Finds candidates above the bar; without it if fewer than `k` pairs were above.
-    pub(super) fn search<N: Candidate>(
-        &mut self,
-        shares: &[Range<usize>],
-        k: usize,
-        bar: Bar,
-        select: impl Fn(Range<usize>, &mut Accumulator, &Transposed, Band<N>) -> Result<Found<N>, Error>
-        + Sync,
-    ) -> Result<Found<N>, Error> {
-        let Self { codes, workers, .. } = self;
-        let mut run = |score, room: usize| -> Result<Found<N>, Error> {
-            let tasks: Vec<_> = shares.iter().cloned().zip(workers.iter_mut()).collect();
-            let mut parts = each(tasks, |(ranks, accumulator)| {
-                let part = select(ranks, accumulator, codes, Band::above(k, score, room));
-                if part.is_err() {
-                    accumulator.clear();
-                }
-                part
-            })
-            .into_iter();
-            let nothing = || Found {
-                best: Band::above(k, score, 0),
-                positive: 0,
-            };
-            let mut found = parts.next().unwrap_or_else(|| Ok(nothing()))?;
-            for part in parts {
-                let part = part?;
-                found.best.absorb(&part.best);
-                found.positive += part.positive;
+impl Threshold {
+    /// Candidates that each of some searches makes space for before it begins: its part of those that reached the last
+    /// threshold, and the longest row of pairs.
+    pub(super) const fn space(&self, searches: usize, features: usize) -> usize {
+        self.reached / searches + features
+    }
+}
+
+/// Returns the candidates above the threshold, or all where fewer than `k` pairs reached it. `select` searches one run of
+/// ranks.
+pub(super) fn search<N: Candidate>(
+    codes: &Transposed,
+    workers: &mut [Accumulator],
+    shares: &[Range<usize>],
+    k: usize,
+    threshold: Threshold,
+    select: impl Fn(Range<usize>, &mut Accumulator, Shortlist<N>) -> Result<Found<N>, Error> + Sync,
+) -> Result<Found<N>, Error> {
+    let mut run = |score, space: usize| -> Result<Found<N>, Error> {
+        let tasks: Vec<_> = shares.iter().cloned().zip(workers.iter_mut()).collect();
+        let mut parts = run_all(tasks, |(ranks, accumulator)| {
+            let part = select(ranks, accumulator, Shortlist::above(k, score, space));
+            if part.is_err() {
+                accumulator.clear();
             }
-            Ok(found)
+            part
+        })
+        .into_iter();
+        let nothing = || Found {
+            best: Shortlist::above(k, score, 0),
+            positive: 0,
         };
-        // What reached the last bar, and the longest row of pairs.
-        let found = run(
-            bar.score,
-            bar.reached / shares.len() + codes.features().len(),
-        )?;
-        if found.best.held() < k && bar.score > SMALLEST_POSITIVE {
-            return run(SMALLEST_POSITIVE, 0);
+        let mut found = parts.next().unwrap_or_else(|| Ok(nothing()))?;
+        for part in parts {
+            let part = part?;
+            found.best.absorb(&part.best);
+            found.positive += part.positive;
         }
         Ok(found)
+    };
+    let space = threshold.space(shares.len(), codes.features().len());
+    let found = run(threshold.score, space)?;
+    if found.best.held() < k && threshold.score > SMALLEST_POSITIVE {
+        return run(SMALLEST_POSITIVE, 0);
     }
+    Ok(found)
 }
 
 /// Candidates among which the best `k` pairs are, and how many pairs had a positive score.
 pub(super) struct Found<N> {
-    pub(super) best: Band<N>,
+    pub(super) best: Shortlist<N>,
     pub(super) positive: u64,
 }
 
 impl<N: Candidate> Found<N> {
-    /// The best of them, and the bar for the next selection.
-    pub(super) fn selected(mut self, k: usize, pair: impl Fn([u32; 2]) -> Pair) -> (Selected, Bar) {
+    /// Returns the best of them, and the threshold for the next selection.
+    pub(super) fn selected(
+        mut self,
+        k: usize,
+        pair: impl Fn([u32; 2]) -> Pair,
+    ) -> (Selected, Threshold) {
         let reached = self.best.held();
         let best = self.best.best();
         let selection = Selection {
@@ -92,26 +109,24 @@ impl<N: Candidate> Found<N> {
             scores: best.iter().map(|c| f32::from_bits(c.score())).collect(),
         };
         let kth = selection.scores.get(k - 1).map_or(0.0, |kth| kth * MARGIN);
-        let bar = Bar {
+        let threshold = Threshold {
             score: kth.to_bits().max(SMALLEST_POSITIVE),
             reached,
         };
-        (
-            Selected {
-                selection,
-                positive: self.positive,
-            },
-            bar,
-        )
+        let selected = Selected {
+            selection,
+            positive: self.positive,
+        };
+        (selected, threshold)
     }
 }
 
-/// Candidates by their sums, as pairs of ranks.
+/// Returns candidates by their sums, as pairs of ranks.
 pub(super) fn by_sums<N: Candidate>(
     ranks: Range<usize>,
     accumulator: &mut Accumulator,
     codes: &Transposed,
-    mut best: Band<N>,
+    mut best: Shortlist<N>,
 ) -> Result<Found<N>, Error> {
     let mut positive = 0;
     for rank in ranks {

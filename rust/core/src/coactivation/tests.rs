@@ -1,5 +1,5 @@
 use super::*;
-use crate::Rows;
+use crate::selection::Selection;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
@@ -98,7 +98,7 @@ fn selectors() -> [Coactivation; 3] {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// One selector sees batches and sizes that have nothing to do with each other, so that its bar misleads.
+    /// One selector sees batches and sizes that have nothing to do with each other, so that its threshold misleads.
     #[test]
     fn selections_equal_the_definition_on_any_number_of_threads(
         runs in prop::collection::vec((batch(value()), 1_usize..150), 1..6),
@@ -122,7 +122,7 @@ proptest! {
         let expected: Vec<_> = naive_sums(&batch).into_iter().collect();
         for mut coactivation in selectors() {
             let (mut first, mut all) = (0, Vec::new());
-            for last in coactivation.blocks(&columns.codes(), most).expect("codes") {
+            for last in coactivation.blocks(&columns.codes().pattern(), most).expect("codes") {
                 let block = coactivation.pairs(&columns.codes(), first..last).expect("codes");
                 prop_assert!(block.i.len() as u64 <= most || last == first + 1);
                 let pairs = block.i.iter().zip(&block.j).map(|(&i, &j)| (i as u32, j as u32));

@@ -3,8 +3,8 @@
 //! One pass over what is given; beside the answer there is memory for one row. Every activation but 0 is an entry, also
 //! a negative one and NaN. Refuses features that do not exist, and an answer that there is no memory for.
 
-use crate::room::{check_room, is_large};
-use crate::rows::{Work, wide};
+use crate::budget::{check_budget, is_large};
+use crate::simd::{Kernel, dispatch};
 use crate::{Error, Rows};
 
 /// Bytes of an entry, doubled where a column that grows is copied.
@@ -40,9 +40,9 @@ impl Entries {
         let cells = (acts.len() * acts.width()) as u128;
         if is_large(cells * BYTES) {
             let active = |row| acts.row(row).iter().filter(|&&act| act != 0.0).count();
-            check_room((0..acts.len()).map(active).sum::<usize>() as u128 * BYTES)?;
+            check_budget((0..acts.len()).map(active).sum::<usize>() as u128 * BYTES)?;
         }
-        Ok(wide(Dense(acts)))
+        Ok(dispatch(Dense(acts)))
     }
 
     /// What is active of the top features of each row, given in any order: `activation` `[batch, k]` of `feature`
@@ -64,8 +64,8 @@ impl Entries {
         if given > 1 << 32 {
             return Err(Error::TooManyFeatures { given });
         }
-        check_room(feature.len() as u128 * BYTES)?;
-        wide(Top {
+        check_budget(feature.len() as u128 * BYTES)?;
+        dispatch(Top {
             activation,
             feature,
             d_sae,
@@ -107,7 +107,7 @@ impl Entries {
 
 struct Dense<'a>(Rows<'a>);
 
-impl Work for Dense<'_> {
+impl Kernel for Dense<'_> {
     type Answer = Entries;
 
     #[inline(always)]
@@ -139,7 +139,7 @@ struct Top<'a> {
     d_sae: usize,
 }
 
-impl Work for Top<'_> {
+impl Kernel for Top<'_> {
     type Answer = Result<Entries, Error>;
 
     #[inline(always)]

@@ -6,9 +6,9 @@
 //! It takes 20 bytes per entry, 8 per active feature, and 4 per feature of which only the active ones are touched; it
 //! keeps its buffers from batch to batch. Refuses what is no batch.
 
-use super::{Codes, Feature};
+use super::csr::{Codes, Feature, Pattern};
 use crate::Error;
-use crate::room::check_room;
+use crate::budget::check_budget;
 use std::ops::Range;
 
 /// One entry as its feature sees it: its place, and where its row ends.
@@ -41,19 +41,33 @@ impl Transposed {
         &mut self,
         codes: &Codes<'_, C, V>,
     ) -> Result<(), Error> {
-        self.take(codes)?;
+        codes.check()?;
+        self.take(&codes.pattern())?;
         self.value.clear();
         self.value.extend(codes.value.iter().map(|&v| v.into()));
         self.place(codes.crow);
         Ok(())
     }
 
-    /// The same with ranks by rarity, the feature with the fewest entries first, and ones in the place of the values.
+    /// Takes a batch without its values: [`Transposed::row`] is not to be asked.
+    pub(crate) fn fill_pattern<C: Feature>(
+        &mut self,
+        pattern: &Pattern<'_, C>,
+    ) -> Result<(), Error> {
+        pattern.check()?;
+        self.take(pattern)?;
+        self.value.clear();
+        self.place(pattern.crow);
+        Ok(())
+    }
+
+    /// Takes a batch with ranks by rarity, the feature with the fewest entries first, and ones in the place of the values.
     pub(crate) fn fill_by_rarity<C: Feature, V: Copy + Into<f64>>(
         &mut self,
         codes: &Codes<'_, C, V>,
     ) -> Result<(), Error> {
-        self.take(codes)?;
+        codes.check()?;
+        self.take(&codes.pattern())?;
         self.reorder(codes.crow);
         self.value.clear();
         self.value.resize(self.col.len(), 1.0);
@@ -62,15 +76,11 @@ impl Transposed {
     }
 
     /// Takes the features of the entries, by rank.
-    fn take<C: Feature, V: Copy + Into<f64>>(
-        &mut self,
-        codes: &Codes<'_, C, V>,
-    ) -> Result<(), Error> {
-        codes.check()?;
+    fn take<C: Feature>(&mut self, pattern: &Pattern<'_, C>) -> Result<(), Error> {
         self.col.clear();
         self.col
-            .extend(codes.col.iter().map(|c| c.index().unwrap_or(u32::MAX)));
-        self.rank(codes.d_sae)
+            .extend(pattern.col.iter().map(|c| c.index().unwrap_or(u32::MAX)));
+        self.rank(pattern.d_sae)
     }
 
     /// Ranks by number of entries in the place of ranks by feature.
@@ -118,7 +128,7 @@ impl Transposed {
     /// Lists the features of the entries and puts their ranks in the place of the entries' features.
     fn rank(&mut self, d_sae: usize) -> Result<(), Error> {
         if self.d_sae != d_sae {
-            check_room(d_sae as u128 * (4 + 1))?;
+            check_budget(d_sae as u128 * (4 + 1))?;
             self.d_sae = d_sae;
             self.rank = vec![0; d_sae];
             self.seen = vec![0; d_sae.div_ceil(64)];

@@ -2,7 +2,7 @@
 //!
 //! Costs one pass to count and one to place; memory is 4 bytes per place that is wanted and 4 per group.
 
-use crate::work::shares;
+use crate::threads::split;
 use std::ops::Range;
 
 /// Where each group's members begin, and the members.
@@ -62,7 +62,7 @@ impl Groups {
     pub(super) fn shares(&self, threads: usize) -> Vec<Range<usize>> {
         let groups = self.first.len() - 2;
         // One more for the row itself.
-        shares(groups, threads, |group| {
+        split(groups, threads, |group| {
             self.members(group).len() as u64 + 1
         })
     }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::{Error, Rows};
 use proptest::prelude::*;
 
 const ROWS: usize = 12;
@@ -162,13 +163,13 @@ proptest! {
 }
 
 proptest! {
-    /// The pass that prices pairs is the cosines, their prices and the gradient of those, one after the other.
+    /// One pass equals the cosines, their penalties and the gradient of those, one after the other.
     #[test]
-    fn priced_pairs_cost_what_their_parts_say(case in case(), both_signs in any::<bool>(), weight in 0.0_f32..2.0) {
+    fn one_pass_equals_cosines_penalties_and_gradient_one_by_one(case in case(), both_signs in any::<bool>(), weight in 0.0_f32..2.0) {
         let norms = row_norms(case.rows(), 1).expect("threads");
         let k = case.i.len();
         let tau: Vec<f32> = (0..k).map(|pair| [0.0, 0.1, 0.4][pair % 3]).collect();
-        let price = Price { tau: &tau, weight: &vec![weight; k], both_signs };
+        let penalty = PairPenalty { tau: &tau, weight: &vec![weight; k], both_signs };
         let moves_j: Vec<bool> = case.moves_i.iter().map(|moves| !moves).collect();
         for norms in [None, Some(&norms[..])] {
             let cosines = pair_cosines(case.rows(), norms, case.pairs(), 1).expect("pairs");
@@ -179,38 +180,39 @@ proptest! {
             let mut expected = vec![7.0; case.numbers.len()];
             pair_gradient(case.rows(), norms, case.pairs(), slopes, &mut expected, 1).expect("pairs");
             let scale = expected.iter().fold(1.0_f32, |most, g| most.max(g.abs()));
-            let priced = |threads| {
+            let one_pass = |threads| {
                 let mut gradient = vec![7.0; case.numbers.len()];
-                let cost = pair_penalty(case.rows(), norms, case.pairs(), price, &case.moves_i, &mut gradient, threads);
-                (cost.expect("pairs").to_bits(), gradient)
+                let total = pair_penalty(case.rows(), norms, case.pairs(), penalty, &case.moves_i, &mut gradient, threads);
+                (total.expect("pairs").to_bits(), gradient)
             };
-            let (cost, gradient) = priced(1);
+            let (total, gradient) = one_pass(1);
             let sum: f64 = over.iter().map(|o| f64::from(weight * o * o)).sum();
-            prop_assert!((f64::from_bits(cost) - sum).abs() <= 1e-6 * (1.0 + sum));
+            prop_assert!((f64::from_bits(total) - sum).abs() <= 1e-6 * (1.0 + sum));
             close(&gradient, &expected.iter().map(|&g| g.into()).collect::<Vec<_>>(), 1e-4 * f64::from(scale));
             for threads in [2, 3, 40] {
-                prop_assert_eq!(&priced(threads), &(cost, gradient.clone()));
+                prop_assert_eq!(&one_pass(threads), &(total, gradient.clone()));
             }
         }
     }
 }
 
 #[test]
-fn a_number_that_is_not_one_shows_in_cost_and_gradient() {
+fn a_number_that_is_not_one_shows_in_penalty_and_gradient() {
     let rows = Rows::new(&[f32::NAN, 0.0, 0.6, 0.8], 2).expect("rows");
-    let price = Price {
+    let penalty = PairPenalty {
         tau: &[0.1],
         weight: &[1.0],
         both_signs: true,
     };
     let mut gradient = [0.0; 4];
     let pairs = RowPairs { i: &[0], j: &[1] };
-    let cost = pair_penalty(rows, None, pairs, price, &[false], &mut gradient, 1).expect("pairs");
-    assert!(cost.is_nan() && gradient[2].is_nan());
+    let total =
+        pair_penalty(rows, None, pairs, penalty, &[false], &mut gradient, 1).expect("pairs");
+    assert!(total.is_nan() && gradient[2].is_nan());
 }
 
 #[test]
-fn refuses_prices_that_do_not_fit_and_changes_nothing() {
+fn refuses_penalties_that_do_not_fit_and_changes_nothing() {
     let rows = Rows::new(&[1.0; 6], 2).expect("rows");
     let mut gradient = [7.0; 6];
     let one = [1.0];
@@ -220,14 +222,14 @@ fn refuses_prices_that_do_not_fit_and_changes_nothing() {
         (&one, &one, &[], 1),
         (&one, &one, &[true], 3),
     ] {
-        let price = Price {
+        let penalty = PairPenalty {
             tau,
             weight,
             both_signs: false,
         };
         let pairs = RowPairs { i: &[0], j: &[j] };
-        assert!(pair_penalty(rows, None, pairs, price, child, &mut gradient, 1).is_err());
-        assert!(pair_penalty(rows, None, pairs, price, child, &mut gradient[1..], 1).is_err());
+        assert!(pair_penalty(rows, None, pairs, penalty, child, &mut gradient, 1).is_err());
+        assert!(pair_penalty(rows, None, pairs, penalty, child, &mut gradient[1..], 1).is_err());
     }
     assert_eq!(gradient, [7.0; 6]);
 }
@@ -300,4 +302,77 @@ fn refuses_pairs_that_do_not_fit_and_changes_nothing() {
     assert_eq!(gradient, [7.0; 6]);
     let empty = Rows::new(&[], 4).expect("rows");
     assert_eq!(row_norms(empty, 3), Ok(vec![]));
+}
+
+proptest! {
+    /// A power of two for each row changes no bit of a cosine or penalty, and divides the row's gradient.
+    #[test]
+    fn answers_are_the_same_at_every_scale(case in case(), exponents in prop::collection::vec(-96_i32..=96, ROWS)) {
+        let mut other = case.clone();
+        for (row, &exponent) in other.numbers.chunks_mut(case.width).zip(&exponents) {
+            row.iter_mut().for_each(|number| *number *= 2.0_f32.powi(exponent));
+        }
+        // Scaling is exact only where no number was or becomes subnormal.
+        prop_assume!(case.numbers.iter().all(|&number| number == 0.0 || number.abs() > 1e-6));
+        let tau = vec![0.05; case.i.len()];
+        let penalty = PairPenalty { tau: &tau, weight: &vec![1.0; case.i.len()], both_signs: true };
+        let answers = |case: &Case, exponents: &[i32]| {
+            let norms = row_norms(case.rows(), 1).expect("threads");
+            let cosines = pair_cosines(case.rows(), Some(&norms), case.pairs(), 1).expect("pairs");
+            let mut one_pass = vec![7.0; case.numbers.len()];
+            let total = pair_penalty(case.rows(), Some(&norms), case.pairs(), penalty, &case.moves_i, &mut one_pass, 2);
+            let mut gradients = [case.gradient(Some(&norms), 2), one_pass].concat();
+            for (row, exponent) in gradients.chunks_mut(case.width).zip(exponents.iter().cycle()) {
+                row.iter_mut().for_each(|number| *number *= 2.0_f32.powi(*exponent));
+            }
+            (cosines, total.expect("pairs"), gradients)
+        };
+        let (cosines, total, gradients) = answers(&case, &[0; ROWS]);
+        let (other_cosines, other_total, other_gradients) = answers(&other, &exponents);
+        prop_assert_eq!(cosines, other_cosines);
+        prop_assert_eq!(total, other_total);
+        let largest = gradients.iter().fold(1.0_f32, |most, g| most.max(g.abs()));
+        for (one, other) in gradients.iter().zip(&other_gradients) {
+            // Terms that cancel may lose bits among subnormals.
+            prop_assert!((one - other).abs() <= 1e-6 * largest, "{one} {other}");
+        }
+    }
+}
+
+#[test]
+fn rows_of_other_norms_are_right_from_1e_30_to_1e30() {
+    for exponent in -30..=30 {
+        let scale = 10.0_f32.powi(exponent);
+        let numbers = [0.6, 0.8, 1.0, 0.0].map(|number: f32| number * scale);
+        let rows = Rows::new(&numbers, 2).expect("rows");
+        let norms = row_norms(rows, 1).expect("threads");
+        let pairs = RowPairs { i: &[0], j: &[1] };
+        let cosine = pair_cosines(rows, Some(&norms), pairs, 1).expect("pairs")[0];
+        assert!((cosine - 0.6).abs() < 1e-6, "{cosine} at 1e{exponent}");
+        let penalty = PairPenalty {
+            tau: &[0.1],
+            weight: &[1.0],
+            both_signs: false,
+        };
+        let mut gradient = [0.0; 4];
+        let total = pair_penalty(
+            rows,
+            Some(&norms),
+            pairs,
+            penalty,
+            &[true],
+            &mut gradient,
+            1,
+        );
+        assert!(
+            (total.expect("pairs") - 0.25).abs() < 1e-6,
+            "at 1e{exponent}"
+        );
+        for (got, expected) in gradient.iter().zip([0.64, -0.48, 0.0, 0.0]) {
+            assert!(
+                (got * scale - expected).abs() < 1e-5,
+                "{gradient:?} at 1e{exponent}"
+            );
+        }
+    }
 }

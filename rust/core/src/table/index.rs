@@ -1,9 +1,9 @@
 //! Where the record of a pair lies: open addressing by the hash of the pair.
 //!
 //! A slot is eight bytes, hash and place together, so that a lookup touches one cache line here and, as the hash tells
-//! most strangers apart, one record. A slot's home rises with its hash: to grow, or to drop many slots at once, is one
+//! most other pairs apart, one record. A slot's home rises with its hash: to grow, or to drop many slots at once, is one
 //! pass in the order of memory that reads no record. Neighbours are in the order of their hashes, so that this pass has no
-//! branch that depends on them and the search for a stranger ends early. Two fifths of the slots stay empty, and slots
+//! branch that depends on them and the search for a pair that is not held ends early. Two fifths of the slots stay empty, and slots
 //! never wrap round: behind the last home there are spare ones, the last of them always empty.
 
 use crate::Pair;
@@ -32,7 +32,7 @@ impl Index {
     }
 
     /// Takes so many places without growing.
-    pub(super) fn make_room(&mut self, places: usize) {
+    pub(super) fn make_space(&mut self, places: usize) {
         let homes = places + places / 3 * 2;
         if homes > self.homes {
             let mut larger = Self::with_homes(homes);
@@ -131,16 +131,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn finds_what_a_map_finds(hashes in hashes(), goes in any::<u32>(), room in 0_usize..400) {
+        fn finds_what_a_map_finds(hashes in hashes(), goes in any::<u32>(), larger in 0_usize..400) {
             let (mut index, mut map) = (Index::new(), BTreeMap::<u32, Vec<u32>>::new());
-            index.make_room(300);
+            index.make_space(300);
             for (place, &hash) in (0..).zip(&hashes) {
                 index.insert(hash, place);
                 map.entry(hash).or_default().push(place);
             }
             let stays = |place: u32| goes >> (place % 32) & 1 == 0;
             index.retain(stays);
-            index.make_room(room);
+            index.make_space(larger);
             for (hash, mut places) in map {
                 places.retain(|&place| stays(place));
                 let first = places.first().copied().unwrap_or(NOWHERE);

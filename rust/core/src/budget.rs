@@ -1,23 +1,24 @@
-//! Memory of a large answer, asked for before it is made: an allocation that fails half way would end the process.
+//! The memory budget of a call: whether the machine has the memory for a large answer, checked before the answer is begun.
+//! An allocation that failed half way would end the process.
 //!
-//! Costs nothing for what is small, and otherwise one allocation that is given back untouched. What a system grants and
-//! does not keep is not seen.
+//! Costs nothing for small answers, and otherwise one allocation that is returned untouched. Memory that a system promises
+//! and then does not have is not noticed.
 
 use crate::Error;
 
 /// Pairs in one selection, so that places of some two times as many candidates fit 32 bits.
 pub(crate) const MAX_SELECTION: usize = 1 << 30;
 
-/// Bytes below which nothing is asked.
+/// Bytes below which nothing is checked.
 const SMALL: u128 = 1 << 28;
 
-/// Whether so many bytes are worth asking for.
+/// Returns whether so many bytes are worth a check.
 pub(crate) const fn is_large(bytes: u128) -> bool {
     bytes >= SMALL
 }
 
-/// Refuses what the machine does not have.
-pub(crate) fn check_room(bytes: u128) -> Result<(), Error> {
+/// Refuses an answer that may take more bytes than the machine has.
+pub(crate) fn check_budget(bytes: u128) -> Result<(), Error> {
     if !is_large(bytes) {
         return Ok(());
     }
@@ -25,9 +26,9 @@ pub(crate) fn check_room(bytes: u128) -> Result<(), Error> {
         needed: u64::try_from(bytes).unwrap_or(u64::MAX),
     };
     let wanted = usize::try_from(bytes).map_err(|_| refused)?;
-    let mut room = Vec::<u8>::new();
-    let granted = room.try_reserve_exact(wanted);
-    std::hint::black_box(&mut room); // an allocation that nobody sees is none
+    let mut probe = Vec::<u8>::new();
+    let granted = probe.try_reserve_exact(wanted);
+    std::hint::black_box(&mut probe); // an allocation that nothing reads would be optimised away
     granted.map_err(|_| refused)
 }
 
@@ -48,11 +49,11 @@ mod tests {
 
     #[test]
     fn what_no_machine_has_is_refused() {
-        assert_eq!(check_room(SMALL - 1), Ok(()));
-        assert_eq!(check_room(SMALL), Ok(()));
+        assert_eq!(check_budget(SMALL - 1), Ok(()));
+        assert_eq!(check_budget(SMALL), Ok(()));
         for bytes in [1 << 62, 1 << 63, u128::MAX] {
             let needed = u64::try_from(bytes).unwrap_or(u64::MAX);
-            assert_eq!(check_room(bytes), Err(Error::Memory { needed }));
+            assert_eq!(check_budget(bytes), Err(Error::Memory { needed }));
         }
     }
 

@@ -1,18 +1,18 @@
-//! Work on a contiguous run of items, shared out among threads.
+//! A contiguous run of items, shared out among threads.
 //!
-//! Threads live for one call, some tens of microseconds each: no pool survives a fork or waits beside one of torch's. What
-//! the system gives no thread for is done by the caller.
+//! Threads live for one call and cost some tens of microseconds each: no pool survives a fork or waits beside one of
+//! torch's. Tasks that the system gives no thread for are run by the caller.
 
 use crate::Error;
 use std::ops::Range;
 use std::sync::Mutex;
 use std::thread::{Builder, ScopedJoinHandle};
 
-/// Asking for more threads than this gets so many.
+/// The most threads that a call starts, however many were asked for.
 const MOST: usize = 256;
 
 /// Cuts `0..items` into at most `parts` runs of about equal cost; none is empty.
-pub(crate) fn shares(items: usize, parts: usize, cost: impl Fn(usize) -> u64) -> Vec<Range<usize>> {
+pub(crate) fn split(items: usize, parts: usize, cost: impl Fn(usize) -> u64) -> Vec<Range<usize>> {
     let parts = parts.clamp(1, MOST);
     let (mut shares, mut start, mut spent) = (Vec::new(), 0, 0);
     let cut = if parts > 1 { items } else { 0 };
@@ -30,7 +30,7 @@ pub(crate) fn shares(items: usize, parts: usize, cost: impl Fn(usize) -> u64) ->
 }
 
 /// Runs every task, all but the last on threads of their own, and gives the answers in order.
-pub(crate) fn each<T: Send, R: Send>(tasks: Vec<T>, run: impl Fn(T) -> R + Sync) -> Vec<R> {
+pub(crate) fn run_all<T: Send, R: Send>(tasks: Vec<T>, run: impl Fn(T) -> R + Sync) -> Vec<R> {
     let mut tasks = tasks;
     let Some(last) = tasks.pop() else {
         return Vec::new();
@@ -82,7 +82,7 @@ mod tests {
     proptest! {
         #[test]
         fn shares_cover_everything_once(costs in prop::collection::vec(0_u64..9, 0..40), parts in 0_usize..9) {
-            let shares = shares(costs.len(), parts, |at| costs[at]);
+            let shares = split(costs.len(), parts, |at| costs[at]);
             prop_assert!(shares.len() <= parts.max(1));
             let covered: Vec<usize> = shares.iter().cloned().flatten().collect();
             prop_assert_eq!(covered, (0..costs.len()).collect::<Vec<_>>());
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn answers_keep_the_order_of_the_tasks() {
-        assert_eq!(each((0..5).collect(), |n| n * n), [0, 1, 4, 9, 16]);
-        assert_eq!(each(Vec::<u8>::new(), |n| n), []);
+        assert_eq!(run_all((0..5).collect(), |n| n * n), [0, 1, 4, 9, 16]);
+        assert!(run_all(Vec::<u8>::new(), |n| n).is_empty());
     }
 }

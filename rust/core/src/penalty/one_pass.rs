@@ -6,17 +6,19 @@
 //! threads.
 //! Memory beside the gradient: 4 bytes per pair and 12 per row.
 
+use super::directions::Directions;
 use super::groups::Groups;
-use super::{RowPairs, check, check_length, inverse};
+use super::pairs::{RowPairs, check, check_length};
 use crate::Error;
-use crate::rows::{Rows, Work, add_four, add_scaled, dot, dot_four, wide};
-use crate::work::each;
+use crate::rows::{Rows, add_four, add_scaled, dot, dot_four};
+use crate::simd::{Kernel, dispatch};
+use crate::threads::run_all;
 use std::ops::Range;
 
-/// What the overlap of each pair costs: `weight * max(overlap - tau, 0)^2`.
+/// The per-pair penalty: `weight * max(overlap - tau, 0)^2`.
 #[derive(Clone, Copy, Debug)]
-pub struct Price<'a> {
-    /// Overlaps up to here are free.
+pub struct PairPenalty<'a> {
+    /// Threshold: a smaller overlap costs nothing.
     pub tau: &'a [f32],
     /// Factor before the square.
     pub weight: &'a [f32],
@@ -24,17 +26,17 @@ pub struct Price<'a> {
     pub both_signs: bool,
 }
 
-/// The sum of what the pairs cost, and its gradient to the rows of the children, written to all of `gradient`.
+/// Returns the sum of the pairs' penalties; writes its gradient to the rows of the children to all of `gradient`.
 ///
 /// `i_is_child` says which row of a pair moves. Cosines are as [`pair_cosines`](super::pair_cosines) gives them.
 ///
 /// ```
-/// use topk_ortho_core::{Rows, penalty::{Price, RowPairs}, pair_penalty};
+/// use topk_ortho_core::{Rows, penalty::{PairPenalty, RowPairs}, pair_penalty};
 /// let rows = Rows::new(&[1.0, 0.0, 0.6, 0.8], 2)?;
-/// let price = Price { tau: &[0.1], weight: &[1.0], both_signs: false };
+/// let penalty = PairPenalty { tau: &[0.1], weight: &[1.0], both_signs: false };
 /// let mut gradient = [7.0; 4];
-/// let cost = pair_penalty(rows, None, RowPairs { i: &[0], j: &[1] }, price, &[false], &mut gradient, 1)?;
-/// assert!((cost - 0.25).abs() < 1e-6);
+/// let total = pair_penalty(rows, None, RowPairs { i: &[0], j: &[1] }, penalty, &[false], &mut gradient, 1)?;
+/// assert!((total - 0.25).abs() < 1e-6);
 /// assert_eq!(gradient, [0.0, 0.0, 1.0, 0.0]);
 /// # Ok::<(), topk_ortho_core::Error>(())
 /// ```
@@ -46,76 +48,73 @@ pub fn pair_penalty(
     rows: Rows<'_>,
     norms: Option<&[f32]>,
     pairs: RowPairs<'_>,
-    price: Price<'_>,
+    penalty: PairPenalty<'_>,
     i_is_child: &[bool],
     gradient: &mut [f32],
     threads: usize,
 ) -> Result<f64, Error> {
     check(rows, norms, pairs, threads)?;
     let k = pairs.i.len();
-    check_length("tau", price.tau.len(), k)?;
-    check_length("weight", price.weight.len(), k)?;
+    check_length("tau", penalty.tau.len(), k)?;
+    check_length("weight", penalty.weight.len(), k)?;
     check_length("i_is_child", i_is_child.len(), k)?;
     check_length("gradient", gradient.len(), rows.len() * rows.width())?;
     let sides = pairs.i.iter().zip(pairs.j).zip(i_is_child);
     let children = sides.map(|((&i, &j), &first)| (if first { i } else { j } as u32, true));
     let groups = Groups::new(rows.len(), children);
+    let directions = Directions::new(rows, norms)?;
     let terms = Terms {
-        rows,
-        norms,
+        directions: &directions,
         pairs,
-        price,
+        penalty,
         groups: &groups,
     };
     let tasks = groups.own_rows(gradient, rows.width(), threads);
-    let costs = each(tasks, |(share, out)| wide(Priced { terms, share, out }));
-    Ok(costs.iter().flatten().sum())
+    let totals = run_all(tasks, |(share, out)| {
+        dispatch(OnePass { terms, share, out })
+    });
+    directions.undo(gradient);
+    Ok(totals.iter().flatten().sum())
 }
 
 #[derive(Clone, Copy)]
 struct Terms<'a> {
-    rows: Rows<'a>,
-    norms: Option<&'a [f32]>,
+    directions: &'a Directions<'a>,
     pairs: RowPairs<'a>,
-    price: Price<'a>,
+    penalty: PairPenalty<'a>,
     groups: &'a Groups,
 }
 
 /// What a child's pairs have added up to.
 #[derive(Default)]
 struct Sums {
-    cost: f64,
+    penalty: f64,
     /// Of the gradient by the unit row, the part along the row.
     along: f32,
 }
 
 impl<'a> Terms<'a> {
-    #[inline(always)]
-    fn scale(&self, row: usize) -> f32 {
-        self.norms.map_or(1.0, |norms| inverse(norms[row]))
-    }
-
     /// The row that is not the child's, and the inverse of its norm.
     #[inline(always)]
     fn parent(&self, child: usize, pair: u32) -> (&'a [f32], f32) {
         let (i, j) = (self.pairs.i[pair as usize], self.pairs.j[pair as usize]);
         let parent = if i as usize == child { j } else { i } as usize;
-        (self.rows.row(parent), self.scale(parent))
+        (self.directions.row(parent), self.directions.inverse(parent))
     }
 
-    /// The derivative of the pair's cost by its cosine.
+    /// The derivative of the pair's penalty by its cosine.
     #[inline(always)]
     fn slope(&self, pair: u32, cosine: f32, sums: &mut Sums) -> f32 {
         let (tau, weight) = (
-            self.price.tau[pair as usize],
-            self.price.weight[pair as usize],
+            self.penalty.tau[pair as usize],
+            self.penalty.weight[pair as usize],
         );
-        let negative = self.price.both_signs && cosine < 0.0;
+        let negative = self.penalty.both_signs && cosine < 0.0;
         let over = if negative { -cosine } else { cosine } - tau;
         if over <= 0.0 {
-            return 0.0; // a NaN is not: it goes on, and shows
+            return 0.0; // NaN is not: it stays, and shows
         }
-        sums.cost += f64::from(weight * over * over);
+        sums.penalty += f64::from(weight * over * over);
         let slope = 2.0 * weight * over;
         let slope = if negative { -slope } else { slope };
         sums.along += slope * cosine;
@@ -125,7 +124,7 @@ impl<'a> Terms<'a> {
     /// Adds the gradient by the child's unit row to `out`.
     #[inline(always)]
     fn add(&self, child: usize, out: &mut [f32]) -> Sums {
-        let (row, scale) = (self.rows.row(child), self.scale(child));
+        let (row, scale) = (self.directions.row(child), self.directions.inverse(child));
         let mut sums = Sums::default();
         let (fours, rest) = self.groups.members(child).as_chunks::<4>();
         for four in fours {
@@ -151,39 +150,39 @@ impl<'a> Terms<'a> {
     }
 }
 
-struct Priced<'a> {
+struct OnePass<'a> {
     terms: Terms<'a>,
     share: Range<usize>,
     /// The rows of the share.
     out: &'a mut [f32],
 }
 
-impl Work for Priced<'_> {
-    /// The cost of every child.
+impl Kernel for OnePass<'_> {
+    /// The penalty of every child's pairs.
     type Answer = Vec<f64>;
     #[inline(always)]
     fn run(self) -> Vec<f64> {
         let terms = self.terms;
-        let mut costs = Vec::with_capacity(self.share.len());
+        let mut penalties = Vec::with_capacity(self.share.len());
         for (child, out) in self
             .share
-            .zip(self.out.chunks_exact_mut(terms.rows.width()))
+            .zip(self.out.chunks_exact_mut(terms.directions.width()))
         {
             out.fill(0.0);
             let sums = terms.add(child, out);
-            costs.push(sums.cost);
+            penalties.push(sums.penalty);
             // The same to the bit where nothing is above its threshold; NaN where something is not a number.
-            if sums.along == 0.0 && sums.cost == 0.0 {
+            if sums.along == 0.0 && sums.penalty == 0.0 {
                 continue;
             }
-            if terms.norms.is_some() {
-                let (row, scale) = (terms.rows.row(child), terms.scale(child));
+            if terms.directions.normalised() {
+                let (row, scale) = (terms.directions.row(child), terms.directions.inverse(child));
                 let along = sums.along * scale;
                 for (out, row) in out.iter_mut().zip(row) {
                     *out = (*out - along * row) * scale;
                 }
             }
         }
-        costs
+        penalties
     }
 }

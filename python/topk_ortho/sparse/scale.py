@@ -1,0 +1,59 @@
+"""Rows of any scale: norms and directions where the squares of the entries would leave the range.
+
+A power of two changes no digit, so rows that need no help keep every bit, and those that do come
+back exactly.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Norms up to here and from its inverse on: their products, and these over norms, stay in float32.
+SAFE = 2.0**32
+
+
+def at_safe_scale(rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Returns `(rows, norm, exponent)`: rows that can be multiplied, and how they were scaled.
+
+    Args:
+        rows: `[n, width]`, float32 or float64.
+
+    Returns:
+        `rows` themselves and None as long as their norms are safe or nothing helps (0, infinite,
+        NaN); otherwise a copy, in which `2 ** exponent` `[n]` has brought the others near norm 1.
+    """
+    norm = torch.linalg.vector_norm(rows, dim=1)
+    outside = ~((norm > 1 / SAFE) & (norm < SAFE))  # NaN too
+    if not bool(outside.any()):
+        return rows, norm, None
+    at = outside.nonzero().squeeze(1)
+    some = rows[at]
+    largest = some.abs().amax(1)
+    helped = torch.isfinite(largest) & (largest > 0)
+    if not bool(helped.any()):
+        return rows, norm, None
+    exponent = torch.zeros(len(rows), dtype=torch.int32, device=rows.device)
+    exponent[at] = torch.where(helped, -torch.frexp(largest).exponent, 0)
+    some = times_two_to_the(some, exponent[at])
+    rows, norm = rows.clone(), norm.clone()
+    rows[at], norm[at] = some, torch.linalg.vector_norm(some, dim=1)
+    return rows, norm, exponent
+
+
+def times_two_to_the(rows: Tensor, exponent: Tensor) -> Tensor:
+    """Returns rows `[n, width]` times `2 ** exponent` `[n]`; infinite where that is beyond the dtype."""
+    half = exponent // 2  # the whole power may be beyond the dtype where the product is not
+    for part in (half, exponent - half):
+        rows = rows * torch.exp2(part.to(rows.dtype))[:, None]
+    return rows
+
+
+def row_norms(rows: Tensor) -> Tensor:
+    """Returns the `[n]` float32 Euclidean norms of rows `[n, width]` of any dtype and scale."""
+    norm = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float32)
+    outside = ~((norm > 1 / SAFE) & (norm < SAFE))
+    if bool(outside.any()):
+        at = outside.nonzero().squeeze(1)
+        norm[at] = torch.linalg.vector_norm(rows[at].double(), dim=1).float()
+    return norm

@@ -103,7 +103,7 @@ import sys
 import numpy as np
 import topk_ortho
 from topk_ortho import _core
-from topk_ortho.history import PairHistory
+from topk_ortho.constraint.history import PairHistory
 import topk_ortho.config
 
 assert topk_ortho.__file__.startswith(sys.argv[1]), topk_ortho.__file__

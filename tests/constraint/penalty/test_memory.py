@@ -15,7 +15,7 @@ MEASURED = """
 import ctypes, sys
 from types import SimpleNamespace
 import torch
-from topk_ortho.penalty import OrthogonalityPenalty
+from topk_ortho.constraint.penalty import OrthogonalityPenalty
 
 def memory(name):
     for line in open("/proc/self/status"):

@@ -75,7 +75,7 @@ import ctypes, sys
 import torch
 from tests.pairs import test_memory as full
 from topk_ortho import PairSelector
-from topk_ortho.codes import Codes
+from topk_ortho.sparse.codes import Codes
 
 def memory(name):
     for line in open("/proc/self/status"):

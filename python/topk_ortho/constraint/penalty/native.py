@@ -1,4 +1,4 @@
-"""The Rust side of the penalty: pairs of decoder rows, their cost and its gradient, on CPU.
+"""The Rust side of the penalty: pairs of decoder rows, their penalty and its gradient, on CPU.
 
 Rows are taken as they are, of any norm, so that no normalised copy of the decoder is made; each row
 of the gradient is owned by one thread, so that the bits do not depend on the number of threads.
@@ -38,8 +38,8 @@ class NativePairPenalty(torch.autograd.Function):
     ):
         ctx.save_for_backward(W_dec, i, j, tau, weight, i_is_child)
         ctx.both_signs = both_signs
-        cost, ctx.gradient = _priced(W_dec, i, j, tau, weight, i_is_child, both_signs)
-        return W_dec.new_tensor(cost)
+        value, ctx.gradient = _pair_penalty(W_dec, i, j, tau, weight, i_is_child, both_signs)
+        return W_dec.new_tensor(value)
 
     @staticmethod
     @once_differentiable
@@ -47,7 +47,7 @@ class NativePairPenalty(torch.autograd.Function):
         gradient, ctx.gradient = ctx.gradient, None
         if gradient is None:  # given away by an earlier backward pass
             W_dec, i, j, tau, weight, i_is_child = ctx.saved_tensors
-            _, gradient = _priced(W_dec, i, j, tau, weight, i_is_child, ctx.both_signs)
+            _, gradient = _pair_penalty(W_dec, i, j, tau, weight, i_is_child, ctx.both_signs)
         scale = float(grad)
         return gradient if scale == 1 else gradient.mul_(scale), *[None] * 6
 
@@ -86,7 +86,7 @@ class NativePairCosine(torch.autograd.Function):
         return torch.from_numpy(out), None, None, None
 
 
-def _priced(
+def _pair_penalty(
     W_dec: Tensor,
     i: Tensor,
     j: Tensor,
@@ -95,10 +95,10 @@ def _priced(
     i_is_child: Tensor,
     both_signs: bool,
 ) -> tuple[float, Tensor]:
-    """The cost and its gradient `[d_sae, d_in]`."""
+    """The penalty and its gradient `[d_sae, d_in]`."""
     threads = torch.get_num_threads()
     rows = W_dec.detach().numpy()
-    cost, gradient = _core.pair_penalty(
+    value, gradient = _core.pair_penalty(
         rows,
         i.numpy(),
         j.numpy(),
@@ -110,4 +110,4 @@ def _priced(
         out=torch.empty_like(W_dec).numpy(),
         threads=threads,
     )
-    return cost, torch.from_numpy(gradient)
+    return value, torch.from_numpy(gradient)

@@ -12,7 +12,7 @@ from topk_ortho.config import TrainConfig
 from topk_ortho.studies.ablation import Request
 from topk_ortho.studies.recipes import RECIPES
 
-CONTROLS = ("random-matched", "ortsae")
+CONTROLS = ("rate-matched-random", "ortsae")
 NESTED = ("matryoshka",)
 BOTH = "matryoshka+coactivation"
 FRESH = 10

@@ -12,7 +12,7 @@ from dataclasses import MISSING, dataclass, field
 from operator import attrgetter
 from typing import Any
 
-from topk_ortho.config.error import require
+from topk_ortho.config.errors import require
 
 _LARGEST = 1.7e308
 _SMALLEST = 5e-324
@@ -114,7 +114,6 @@ def option(
     within: Range | None = None,
     used: When | None = None,
     positional: bool = False,
-    choices: Callable[[], Collection[str]] | None = None,
 ) -> Any:
     """Returns a dataclass field.
 
@@ -123,9 +122,8 @@ def option(
         within: range of its number, or of each of its numbers.
         used: when it has an effect; always unless given.
         positional: given by its place on the command line, and not by its name.
-        choices: returns its values, where other packages may add to them.
     """
-    known = {"within": within, "used": used, "positional": positional, "choices": choices}
+    known = {"within": within, "used": used, "positional": positional}
     return field(default=default, metadata={k: v for k, v in known.items() if v})
 
 

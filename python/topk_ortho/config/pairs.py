@@ -3,43 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from topk_ortho.config.error import require
+from topk_ortho.config.errors import require
 from topk_ortho.config.option import (
     ABOVE_0,
     FEATURES,
     SHARE_ABOVE_0,
     STEPS_FROM_1,
+    When,
     option,
     unless,
-    when,
     whole,
 )
+from topk_ortho.config.registry import CRITERIA, OneOf
 
-Criterion = Literal[
-    "none",
-    "coactivation",
-    "coactivation-cosine",
-    "correlation",
-    "conditional",
-    "gradient",
-    "gradient-accumulated",
-    "gradient-batchwise",
-    "magnitude",
-    "decoder-cosine",
-    "coactive-cosine",
-    "decoder-projection",
-    "suppressed",
-    "sign-discrepancy",
-    "preactivation",
-    "random",
-    "random-matched",
-    "ortsae",
-]
+CriterionName = Annotated[str, OneOf(CRITERIA, besides=("none",))]
 
 DEFAULT_PER_FEATURE = 2.5
 _CONSTRAINED = unless("pairs.criterion", "none")
+_SUPPORTED = When("pairs.criterion", lambda: [c.name for c in CRITERIA if c.supported])
 _GROWING = unless("pairs.schedule", "constant")
 
 
@@ -47,13 +30,13 @@ _GROWING = unless("pairs.schedule", "constant")
 class PairsConfig:
     """Which pairs."""
 
-    criterion: Criterion = "coactivation"
-    """Score of a pair; `none` trains without the constraint."""
+    criterion: CriterionName = "coactivation"
+    """Score of a pair (`docs/method.md`); `none` trains without the constraint."""
     per_feature: float | None = option(None, within=ABOVE_0, used=_CONSTRAINED)
     """k as a multiple of `d_sae` (2.5 unless `fraction` is given)."""
     fraction: float | None = option(None, within=SHARE_ABOVE_0, used=_CONSTRAINED)
-    """k as a share of the pairs counted by `of`."""
-    of: Literal["all", "active"] = option("all", used=_CONSTRAINED)
+    """k as a share of the pairs that `fraction_of` counts."""
+    fraction_of: Literal["all", "active"] = option("all", used=_CONSTRAINED)
     """`fraction` is of all pairs, or of those with a positive score."""
     schedule: Literal["constant", "linear", "exponential"] = option("constant", used=_CONSTRAINED)
     """How `fraction` grows to `final_fraction`."""
@@ -68,8 +51,9 @@ class PairsConfig:
         used=_CONSTRAINED,
     )  # fmt: skip
     """An upper limit on k."""
-    min_support: int = option(8, within=FEATURES, used=when("pairs.criterion", "correlation"))
-    """`correlation`: a pair whose rarer feature fired less often in the batch is no candidate."""
+    min_support: int = option(8, within=FEATURES, used=_SUPPORTED)
+    """`coactivation-cosine`, `correlation`, `conditional`: a pair whose rarer feature fired less
+    often in the batch is no candidate."""
     memory_budget: int = option(
         256 * 2**20,
         within=whole(2**20, 2**50, "at least 1048576 bytes (1 MiB), and at most 2^50,",
@@ -77,7 +61,7 @@ class PairsConfig:
         used=_CONSTRAINED,
     )  # fmt: skip
     """Bytes that one selection may use for its temporaries."""
-    account: bool = option(False, used=_CONSTRAINED)
+    track_memory: bool = option(False, used=_CONSTRAINED)
     """Log who held how much memory in a selection (`selection_temporaries`), once per log line."""
 
 
@@ -100,10 +84,39 @@ def check_pairs(c: PairsConfig) -> None:
             "it needs --pairs.fraction and --pairs.final-fraction",
             "give both, such as 0.001 and 0.005",
         )
-    if c.of == "active":
+    if c.fraction_of == "active":
         require(
             c.fraction is not None,
-            "--pairs.of active was given",
+            "--pairs.fraction-of active was given",
             "it says what --pairs.fraction is a share of",
             "give --pairs.fraction too",
         )
+
+
+def check_criterion(c: PairsConfig, d_sae: int | None) -> None:
+    """Refuse what a criterion decides by itself, and dictionaries that it is not for.
+
+    Args:
+        c: the settings.
+        d_sae: number of features, where it is known.
+
+    Raises:
+        ConfigError: so it is.
+    """
+    if c.criterion == "none":
+        return
+    criterion = CRITERIA[c.criterion]
+    for name in ("fraction", "per-feature", "max-pairs"):
+        size = getattr(c, name.replace("-", "_"))
+        require(
+            size is None or not criterion.own_size,
+            f"--pairs.{name} {size} was given with --pairs.criterion {c.criterion}",
+            "it decides by itself how many pairs it takes",
+            "leave it out",
+        )
+    require(
+        d_sae is None or d_sae >= criterion.least_features,
+        f"--sae.d-sae {d_sae} was given with --pairs.criterion {c.criterion}",
+        f"it chooses among at least {criterion.least_features} features",
+        f"give --sae.d-sae {criterion.least_features} or more",
+    )

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from topk_ortho.config.option import COSINE, FROM_0, STEPS_FROM_1, Range, option, when
+from topk_ortho.config.pairs import PairsConfig
+from topk_ortho.config.registry import CRITERIA
 
 Tau = Literal["fixed", "mean-std", "mean-std-all", "strength", "strength-threshold", "stability"]
-
-COEFFICIENTS = {"coactivation": 2.0, "random": 1.0, "random-matched": 1.0, "ortsae": 0.1}
-OTHER_COEFFICIENT = 0.2
 
 
 @dataclass(frozen=True)
@@ -18,11 +17,10 @@ class PenaltyConfig:
     """What a pair costs."""
 
     coefficient: float | None = option(None, within=FROM_0)
-    """Weight of the penalty; by criterion unless given: `coactivation` 2, `random` and
-    `random-matched` 1, `ortsae` 0.1, others 0.2."""
+    """Weight of the penalty; the criterion's own unless given (2 for `coactivation`)."""
     units: Literal["variance", "absolute"] = "variance"
     """`variance`: the coefficient counts in total variances of the data."""
-    n: Literal["d-sae", "k"] = "d-sae"
+    normalize_by: Literal["d-sae", "k"] = "d-sae"
     """The sum over pairs is divided by the number of features, or of pairs."""
     tau: Tau = "fixed"
     """Threshold policy."""
@@ -44,3 +42,12 @@ class PenaltyConfig:
     """Apply on every n-th step, n times as strong."""
     refresh_every: int = option(1, within=STEPS_FROM_1)
     """Select on every n-th step and keep the pairs in between."""
+
+
+def coefficient(pairs: PairsConfig, penalty: PenaltyConfig) -> float:
+    """Returns the weight of a penalty, the criterion's own unless it was given."""
+    if pairs.criterion == "none":
+        return 0.0
+    if penalty.coefficient is not None:
+        return penalty.coefficient
+    return CRITERIA[pairs.criterion].coefficient

@@ -6,13 +6,15 @@ The rules of a table stand beside its dataclass; here are those that two tables 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
-from topk_ortho.config.error import ConfigError, require
+from topk_ortho.config.errors import ConfigError, require
+from topk_ortho.config.history import HistoryConfig
 from topk_ortho.config.option import When, check_ranges, without_effect
-from topk_ortho.config.pairs import check_pairs
+from topk_ortho.config.pairs import PairsConfig, check_criterion, check_pairs
+from topk_ortho.config.penalty import PenaltyConfig
 from topk_ortho.config.sae import check_sae
-from topk_ortho.config.toml import from_table, to_table
+from topk_ortho.config.toml import canonical
 from topk_ortho.config.train import OF_A_LANGUAGE_MODEL, TrainConfig, check_data
 
 NAMES_A_SOURCE = (*OF_A_LANGUAGE_MODEL, "data", "init_sha256", "allow_pickle")
@@ -25,20 +27,44 @@ def check(c: TrainConfig) -> TrainConfig:
     Raises:
         ConfigError: a setting is out of range or contradicts another one.
     """
-    c = from_table(to_table(c))  # names as the options have them, values of the right type
+    c = canonical(c)
     check_ranges(c)
     check_effect({n.replace("_", "-"): "" for n in NAMES_A_SOURCE if getattr(c, n)}, c)
     check_sae(c.sae)
+    check_constraint(c, d_sae=c.sae.d_sae)
+    check_data(c)
+    return c
+
+
+class ConstraintSettings(Protocol):
+    """What a constraint is made of, in a run or in a loop of someone else's."""
+
+    @property
+    def pairs(self) -> PairsConfig: ...
+    @property
+    def penalty(self) -> PenaltyConfig: ...
+    @property
+    def history(self) -> HistoryConfig: ...
+
+
+def check_constraint(c: ConstraintSettings, *, d_sae: int | None = None) -> None:
+    """Refuse settings of a constraint that contradict each other.
+
+    Args:
+        c: the settings, whose names are as the options have them and whose numbers are in range.
+        d_sae: number of features, where it is known.
+
+    Raises:
+        ConfigError: so they do.
+    """
     check_pairs(c.pairs)
-    _check_ortsae(c)
+    check_criterion(c.pairs, d_sae)
     require(
         c.penalty.tau != "stability" or c.history.enabled,
         "--penalty.tau stability was given without a history",
         "it weighs pairs by their history",
         "leave --history.no-enabled out, or take another --penalty.tau",
     )
-    check_data(c)
-    return c
 
 
 def check_effect(given: Mapping[str, str], *configs: Any) -> None:
@@ -70,22 +96,3 @@ def _wanted(condition: When) -> str:
     if not condition.wanted:
         return f"another {name}"
     return " or ".join(condition.shown(value) for value in condition.values_now())
-
-
-def _check_ortsae(c: TrainConfig) -> None:
-    if c.pairs.criterion != "ortsae":
-        return
-    for name in ("fraction", "per-feature", "max-pairs"):
-        size = getattr(c.pairs, name.replace("-", "_"))
-        require(
-            size is None,
-            f"--pairs.{name} {size} was given with --pairs.criterion ortsae",
-            "it takes one pair per feature",
-            "leave it out",
-        )
-    require(
-        c.sae.d_sae > 2,
-        f"--sae.d-sae {c.sae.d_sae} was given with --pairs.criterion ortsae",
-        "it lists a pair once for each of its features, and there is only one pair",
-        "give --sae.d-sae 3 or more",
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from topk_ortho.config.error import require
+from topk_ortho.config.errors import require
 from topk_ortho.config.option import (
     FEATURES,
     FROM_0,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from topk_ortho.config.data import PlantConfig, SyntheticConfig
-from topk_ortho.config.error import require
+from topk_ortho.config.errors import require
 from topk_ortho.config.history import HistoryConfig
 from topk_ortho.config.option import (
     ABOVE_0,
@@ -31,13 +31,14 @@ from topk_ortho.config.option import (
     whole,
 )
 from topk_ortho.config.pairs import PairsConfig
-from topk_ortho.config.penalty import COEFFICIENTS, OTHER_COEFFICIENT, PenaltyConfig
+from topk_ortho.config.penalty import PenaltyConfig, coefficient
 from topk_ortho.config.sae import SAEConfig
 
 _LANGUAGE = when("activations", "language-model")
 _CONSTRAINED = unless("pairs.criterion", "none")
 _FROM_AN_SAE = unless("init-from", None)
 
+DEFAULT_STEPS = 2000
 Source = Literal["auto", "synthetic", "language-model", "files"]
 OF_A_LANGUAGE_MODEL = ("model", "text", "dataset", "hook")
 """Options that say that activations come from a language model."""
@@ -61,7 +62,7 @@ class TrainConfig:
     seed: int = option(0, within=SEED)
     """Seed of data, initialisation and selection."""
     steps: int = option(
-        2000,
+        DEFAULT_STEPS,
         within=whole(1, 10**12, "a run needs at least 1 step, and 1 to 10^12",
                      fix="give --steps 1 or more"),
     )  # fmt: skip
@@ -150,10 +151,8 @@ class TrainConfig:
         return replace(self, with_baseline=False, pairs=replace(self.pairs, criterion="none"))
 
     def coefficient(self) -> float:
-        """The penalty's weight, by criterion unless it was given."""
-        if self.penalty.coefficient is not None:
-            return self.penalty.coefficient
-        return COEFFICIENTS.get(self.pairs.criterion, OTHER_COEFFICIENT)
+        """The penalty's weight, the criterion's own unless it was given; 0 without a constraint."""
+        return coefficient(self.pairs, self.penalty)
 
 
 def check_threads(threads: int) -> None:

@@ -42,7 +42,7 @@ def at_safe_scale(rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
 
 
 def times_two_to_the(rows: Tensor, exponent: Tensor) -> Tensor:
-    """Returns rows `[n, width]` times `2 ** exponent` `[n]`; infinite where that is beyond the dtype."""
+    """Returns rows `[n, width]` times `2 ** exponent` `[n]`, infinite beyond the dtype's range."""
     half = exponent // 2  # the whole power may be beyond the dtype where the product is not
     for part in (half, exponent - half):
         rows = rows * torch.exp2(part.to(rows.dtype))[:, None]

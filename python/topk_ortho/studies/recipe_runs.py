@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from topk_ortho.config import ConfigError, TrainConfig
-from topk_ortho.config.toml import config_hash, read_config, write_config
+from topk_ortho.config.toml import config_hash, read_stored_config, write_config
 from topk_ortho.report.table import comparison_table
 from topk_ortho.studies.recipes import RECIPES
 
@@ -67,7 +67,7 @@ def run_recipes(settings: Mapping[str, TrainConfig], out: Path) -> int:
 
 def _check(folder: Path, asked: TrainConfig) -> None:
     path = folder / "config.toml"
-    if path.exists() and config_hash(asked) != config_hash(read_config(path)):
+    if path.exists() and config_hash(asked) != config_hash(read_stored_config(path)):
         raise ConfigError(
             f"--out {folder.parent} was given, but {folder} holds a run with other settings; take "
             "another folder, or the settings it was begun with."

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from topk_ortho.commands.reader.help import help_text
 from topk_ortho.commands.reader.options import Option, options_of
-from topk_ortho.config.error import ConfigError
+from topk_ortho.config.errors import ConfigError
 from topk_ortho.config.option import check_ranges
 from topk_ortho.config.renamed import renamed_option, renamed_value
 from topk_ortho.config.rules import check_effect

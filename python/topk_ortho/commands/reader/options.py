@@ -7,9 +7,10 @@ import types
 import typing
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from topk_ortho.config.toml import nearest
+from topk_ortho.config.errors import nearest
+from topk_ortho.config.toml import choices, field_types
 
 NAMES = {int: "a whole number", float: "a number", Path: "a path", str: "a value"}
 
@@ -24,7 +25,6 @@ class Option:
         optional: whether `None` is among its values.
         default: MISSING where it has to be given.
         positional: given by its place.
-        choices: its values, where they are few.
         owner: the dataclass that declares it.
     """
 
@@ -33,8 +33,12 @@ class Option:
     optional: bool
     default: Any
     positional: bool
-    choices: tuple[str, ...]
     owner: type
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Its values, where they are listed."""
+        return choices(self.kind)
 
     @property
     def shown(self) -> str:
@@ -59,7 +63,8 @@ class Option:
     @property
     def item(self) -> Any:
         """The type of one value."""
-        return typing.get_args(self.kind)[0] if typing.get_origin(self.kind) is tuple else self.kind
+        listed = typing.get_origin(self.kind) in (tuple, Annotated)
+        return typing.get_args(self.kind)[0] if listed else self.kind
 
     @property
     def expected(self) -> str:
@@ -95,9 +100,9 @@ def options_of(cls: type, prefix: str = "") -> dict[str, Option]:
     A table that is declared `flat` has its options without the table's name.
     """
     found: dict[str, Option] = {}
-    hints = typing.get_type_hints(cls)
+    kinds = field_types(cls)
     for f in dataclasses.fields(cls):
-        kind, name = hints[f.name], prefix + f.name.replace("_", "-")
+        kind, name = kinds[f.name], prefix + f.name.replace("_", "-")
         if dataclasses.is_dataclass(kind):
             inner = prefix if f.metadata.get("flat") else f"{name}."
             found |= options_of(typing.cast(type, kind), inner)
@@ -111,13 +116,6 @@ def options_of(cls: type, prefix: str = "") -> dict[str, Option]:
             optional=optional,
             default=MISSING if f.default is MISSING else f.default,
             positional=bool(f.metadata.get("positional")),
-            choices=_choices(kind, f),
             owner=cls,
         )
     return found
-
-
-def _choices(kind: Any, f: dataclasses.Field[Any]) -> tuple[str, ...]:
-    if "choices" in f.metadata:
-        return tuple(f.metadata["choices"]())
-    return typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()

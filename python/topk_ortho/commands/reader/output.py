@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from topk_ortho.config.error import ConfigError
+from topk_ortho.config.errors import ConfigError
 from topk_ortho.terminal import printable
 
 

@@ -12,6 +12,7 @@ from topk_ortho.commands.reader.arguments import Given, build, read
 from topk_ortho.commands.reader.options import options_of
 from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.config.option import option, table, whole
+from topk_ortho.config.registry import CRITERIA
 from topk_ortho.config.rules import check, check_effect
 from topk_ortho.config.toml import from_table, given_in, names_in, overlaid, read_table
 from topk_ortho.config.train import OF_A_LANGUAGE_MODEL, check_threads
@@ -157,7 +158,9 @@ def _of_one_source(stored: dict[str, Any], own: Mapping[str, Any]) -> dict[str, 
 
 def _freely_sized(settings: TrainConfig, own: Mapping[str, Any]) -> TrainConfig:
     """A recipe's settings without its size of a selection, where the options say another."""
-    other = "pairs.per-feature" in own or own.get("pairs.criterion") == "ortsae"
+    criterion = own.get("pairs.criterion", "none")
+    own_size = criterion != "none" and CRITERIA[criterion].own_size
+    other = "pairs.per-feature" in own or own_size
     if not other or "pairs.fraction" in own:
         return settings
     pairs = dataclasses.replace(

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from topk_ortho import _core
+from topk_ortho.machine.spans import spanned
 
 
 def takes(W_dec: Tensor) -> bool:
@@ -38,16 +39,17 @@ class NativePairPenalty(torch.autograd.Function):
     ):
         ctx.save_for_backward(W_dec, i, j, tau, weight, i_is_child)
         ctx.both_signs = both_signs
-        value, ctx.gradient = _with_gradient(W_dec, i, j, tau, weight, i_is_child, both_signs)
+        value, ctx.gradient = _pair_penalty(W_dec, i, j, tau, weight, i_is_child, both_signs)
         return W_dec.new_tensor(value)
 
     @staticmethod
     @once_differentiable
+    @spanned("penalty")
     def backward(ctx, grad: Tensor):
         gradient, ctx.gradient = ctx.gradient, None
         if gradient is None:  # given away by an earlier backward pass
             W_dec, i, j, tau, weight, i_is_child = ctx.saved_tensors
-            _, gradient = _with_gradient(W_dec, i, j, tau, weight, i_is_child, ctx.both_signs)
+            _, gradient = _pair_penalty(W_dec, i, j, tau, weight, i_is_child, ctx.both_signs)
         scale = float(grad)
         return gradient if scale == 1 else gradient.mul_(scale), *[None] * 6
 
@@ -69,6 +71,7 @@ class NativePairCosine(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @spanned("penalty")
     def backward(ctx, grad: Tensor):
         W_dec, i, j, i_is_child, norms = ctx.saved_tensors
         moves_i = torch.ones_like(i, dtype=torch.bool) if i_is_child is None else i_is_child
@@ -86,7 +89,7 @@ class NativePairCosine(torch.autograd.Function):
         return torch.from_numpy(out), None, None, None
 
 
-def _with_gradient(
+def _pair_penalty(
     W_dec: Tensor,
     i: Tensor,
     j: Tensor,

@@ -21,7 +21,7 @@ from tests.integrations.standalone import (
 from topk_ortho import ConfigError
 from topk_ortho.activations.scaling import ESTIMATION_ROWS, total_variance
 from topk_ortho.config import HistoryConfig, PairsConfig, PenaltyConfig
-from topk_ortho.constraint.orthogonality import decided_by
+from topk_ortho.constraint.settings import decided_by
 from topk_ortho.constraint.variance import RunningVariance
 from topk_ortho.integrations import Orthogonality, OrthogonalityConfig
 from topk_ortho.sparse.codes import Codes
@@ -241,7 +241,7 @@ def test_it_is_ramped_up_over_the_given_steps() -> None:
 # --- state ---------------------------------------------------------------------------------------
 
 
-def test_without_gradients_it_prices_and_changes_nothing() -> None:
+def test_without_gradients_it_is_that_of_the_current_pairs_and_changes_nothing() -> None:
     W_dec = decoder()
     penalty = Orthogonality(GIVEN)
     with torch.no_grad():
@@ -271,7 +271,7 @@ def test_the_history_has_every_selection() -> None:
 
 @pytest.mark.parametrize(
     "criterion", ["coactive-cosine", "decoder-cosine", "correlation", "magnitude", "ortsae",
-                  "random", "random-matched", "conditional"]
+                  "random", "rate-matched-random", "conditional"]
 )  # fmt: skip
 def test_other_criteria_that_need_codes_and_decoder_alone(criterion: str) -> None:
     pairs = PairsConfig(criterion=criterion, min_support=2)

@@ -20,8 +20,8 @@ from topk_ortho import OrthogonalityPenalty, PairSelector
 from topk_ortho.activations import Activations
 from topk_ortho.config.rules import check
 from topk_ortho.config.toml import from_table
+from topk_ortho.constraint.criteria import CRITERIA
 from topk_ortho.constraint.penalty.orthogonality import TAUS
-from topk_ortho.constraint.selection.selector import CRITERIA
 from topk_ortho.sae import ARCHITECTURES, build
 from topk_ortho.training import evaluation
 from topk_ortho.training.state import TrainState
@@ -75,7 +75,7 @@ STEP = COACTIVE | PENALTY | {
     ("topk_ortho/codes.py:counts", "bincount"): 2,
     ("constraint/firing.py:dead", "nonzero"): 1,
     ("training/finite.py:check_finite", READ): 2,
-    ("training/constraint.py:_select", HOST): 2,
+    ("constraint/orthogonality.py:_select", HOST): 2,
 }  # fmt: skip
 
 
@@ -99,11 +99,11 @@ def evidence() -> tuple[Tensor, dict[str, Tensor]]:
     }
 
 
-@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("criterion", CRITERIA.names())
 def test_a_selection_on_the_device_is_that_on_cpu(criterion: str, gpu: torch.device) -> None:
     acts, given = evidence()
     select = PairSelector(criterion, per_feature=0.5, min_support=1, backend="torch")
-    given = {name: tensor for name, tensor in given.items() if name in select.needs}
+    given = {name: tensor for name, tensor in given.items() if name in select.required_inputs}
     expected = select(acts, **given)
     there = {name: pretend(tensor) for name, tensor in given.items()}
     waits.clear()
@@ -230,7 +230,7 @@ def test_fake_tensors_give_bfloat16_products_and_a_float32_penalty(
             penalty = OrthogonalityPenalty("mean-std", gradient="symmetric")
             with torch.autocast("cuda", enabled=False):
                 cosine = penalty._cosines(sae.W_dec, pairs.i, pairs.j, None)
-                tau, weight = penalty._price(sae.W_dec.detach(), cosine, pairs.score, None)
+                tau, weight = penalty._tau_and_weight(sae.W_dec.detach(), cosine, pairs.score, None)
         for tensor in (pre, acts, x_hat, cosine, tau, weight):
             assert tensor.device.type == "cuda"
         assert pre.dtype == acts.dtype == x_hat.dtype == torch.bfloat16

@@ -11,9 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from topk_ortho.config.errors import ConfigError, nearest
+from topk_ortho.config.errors import one_of
+
+if TYPE_CHECKING:
+    from topk_ortho.constraint.criteria import Criterion
 
 
 class Named(Protocol):
@@ -83,14 +86,7 @@ class Registry(Generic[R]):
             ConfigError: there is none; the message offers the nearest.
         """
         self._complete_once()
-        canonical = name.replace("_", "-")
-        if canonical not in self._records:
-            names = list(self._records)
-            raise ConfigError(
-                f"{self.noun} {name!r} was given, but one of {', '.join(names)} was expected"
-                f"{nearest(canonical, names)}; correct it."
-            )
-        return self._records[canonical]
+        return self._records[one_of(self.noun, name, self._records)]
 
     def _complete_once(self) -> None:
         if self._complete:
@@ -120,3 +116,6 @@ class OneOf:
     def names(self) -> tuple[str, ...]:
         """Returns every word that may be given."""
         return (*self.besides, *self.registry.names())
+
+
+CRITERIA: Registry[Criterion] = Registry("criterion", home="topk_ortho.constraint.criteria")

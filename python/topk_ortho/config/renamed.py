@@ -15,7 +15,9 @@ RENAMED: dict[str, str] = {
 }
 """Old option: new option."""
 
-RENAMED_VALUES: dict[str, dict[Any, Any]] = {}
+RENAMED_VALUES: dict[str, dict[Any, Any]] = {
+    "pairs.criterion": {"random-matched": "rate-matched-random"},
+}
 """New name of an option: its old values, and what they are now."""
 
 

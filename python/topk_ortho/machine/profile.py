@@ -40,7 +40,7 @@ def spans(state: TrainState) -> list[tuple[Any, str, str]]:
     found: list[tuple[Any, str, str]] = [(state.buffer, "next", "data")]
     found += [(state.sae, "forward", "forward"), (torch.autograd, "backward", "backward")]
     found += [(losses, name, "forward") for name in ("reconstruction", "sparsity", "aux_k")]
-    found += [(step, "step_evidence", "scores"), (pairs.PairSelector, "__call__", "scores")]
+    found += [(step, "step_inputs", "scores"), (pairs.PairSelector, "__call__", "scores")]
     for collector in (topk.RustCollector, topk.TorchCollector):
         found += [(collector, name, "selection") for name in ("push", "finish")]
     found += [(penalty.OrthogonalityPenalty, "__call__", "penalty")]

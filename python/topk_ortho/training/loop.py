@@ -183,7 +183,7 @@ class Loop:
             return (
                 0.0
                 if constraint is None
-                else float(constraint.cost(state.sae.W_dec, state.firing.rate))
+                else float(constraint.unweighted(state.sae.W_dec, state.firing.rate))
             )
 
     def _selection_event(self) -> dict[str, Any]:
@@ -203,7 +203,7 @@ class Loop:
             "selection_blocks": selection.blocks,
             "selection_largest_block": selection.largest_block,
         }
-        if self.state.config.pairs.account:
+        if self.state.config.pairs.track_memory:
             event["selection_temporaries"] = constraint.temporaries
             event["selection_held"] = sum(constraint.temporaries.values())
         if selection.saturation > SATURATED and not self._warned:
@@ -214,7 +214,7 @@ class Loop:
                 "--pairs.fraction.",
                 stacklevel=2,
             )
-        history = constraint.settled_history()
+        history = constraint.history
         if history is not None:
             last = history.stability()["last"]
             event |= {k: last[k] for k in ("jaccard", "entered", "left", "kept", "mean_ema",

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from topk_ortho.constraint import schedules
+from topk_ortho.constraint.selection import PairSelection
 from topk_ortho.sae import Forward
 from topk_ortho.training import losses
-from topk_ortho.training.evidence import step_evidence
 from topk_ortho.training.finite import check_finite
+from topk_ortho.training.inputs import step_inputs
 from topk_ortho.training.state import TrainState
 
 
@@ -29,13 +30,93 @@ class Step:
     sparsity_weight: float
 
 
+@dataclass(frozen=True)
+class Reconstruction:
+    """A pass over a batch and the terms of its loss, attached to their graph."""
+
+    out: Forward
+    loss: Tensor
+    l2: Tensor
+    aux: Tensor
+
+
 def train_step(state: TrainState, x: Tensor) -> Step:
     """Train on `x` `[batch, d_in]` and return what happened.
 
     Raises:
         NotFiniteError: before the optimiser moves anything; it names the tensor.
     """
+    weight = state.sparsity_weight
+    found = _reconstruct(state, x)
+    check_finite(state, x, found.out, found.loss)
+    state.firing.update(found.out.codes.counts(), batch=found.out.codes.batch)
+
+    pairs = _select(state, x, found)
+    penalty = _penalty(state, pairs)
+
+    loss = found.loss if state.constraint is None else found.loss + penalty
+    _backward(state, x, found, loss)
+    lr = _update(state)
+    _count(state, found.out)
+    return Step(
+        x, found.out, loss.detach(), found.l2.detach(), penalty.detach(), found.aux.detach(), lr,
+        weight,
+    )  # fmt: skip
+
+
+def _reconstruct(state: TrainState, x: Tensor) -> Reconstruction:
+    """Codes of the batch, what they decode to, and its loss without the penalty."""
     config, sae = state.config, state.sae
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=x.device.type == "cuda"):
+        out = sae(x, sparse=state.sparse)
+        l2 = losses.reconstruction(x, out.x_hat)
+        loss = l2
+        if state.sparsity_weight:
+            loss = loss + state.sparsity_weight * losses.sparsity(sae, out)
+        dead = state.firing.dead(config.sae.dead_after)
+        aux = l2.new_zeros(())
+        if config.sae.aux_k and dead.numel():
+            aux = losses.aux_k(sae, x, out, dead)
+            loss = loss + config.sae.aux_coefficient * aux
+    return Reconstruction(out, loss, l2, aux)
+
+
+def _select(state: TrainState, x: Tensor, found: Reconstruction) -> PairSelection | None:
+    """The pairs of this step; None where it has no penalty."""
+    constraint, codes = state.constraint, found.out.codes
+    if constraint is None:
+        return None
+    required = constraint.required_inputs(state.step)
+    inputs = step_inputs(
+        required, sae=state.sae, firing=state.firing, x=x, out=found.out, l2=found.l2, codes=codes
+    )
+    return constraint.select(codes, step=state.step, **inputs)
+
+
+def _penalty(state: TrainState, pairs: PairSelection | None) -> Tensor:
+    """What the pairs cost; 0 without any."""
+    W_dec = state.sae.W_dec
+    if state.constraint is None:
+        return W_dec.new_zeros(())
+    rate = state.firing.rate
+    return state.constraint.penalty(pairs, W_dec, step=state.step, firing_rate=rate)
+
+
+def _backward(state: TrainState, x: Tensor, found: Reconstruction, loss: Tensor) -> None:
+    """Gradients of all parameters, checked and clipped."""
+    sae, clip = state.sae, state.config.grad_clip
+    state.optimizer.zero_grad()
+    loss.backward()
+    sae.remove_parallel_gradient_()
+    norm = torch.nn.utils.get_total_norm([p.grad for p in sae.parameters() if p.grad is not None])
+    check_finite(state, x, found.out, loss + norm)
+    if clip and (norm.is_cuda or norm > clip):  # a GPU multiplies by 1 sooner than it tells
+        torch.nn.utils.clip_grads_with_norm_(sae.parameters(), clip, norm)
+
+
+def _update(state: TrainState) -> float:
+    """Move the parameters; returns the learning rate."""
+    config = state.config
     lr = schedules.learning_rate(
         state.step,
         peak=config.lr,
@@ -43,45 +124,17 @@ def train_step(state: TrainState, x: Tensor) -> Step:
         warmup_steps=config.warmup_steps,
         decay_fraction=config.decay_fraction,
     )
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=x.device.type == "cuda"):
-        out = sae(x, sparse=state.sparse)
-        l2 = losses.reconstruction(x, out.x_hat)
-        loss = l2
-        weight = state.sparsity_weight
-        if weight:
-            loss = loss + weight * losses.sparsity(sae, out)
-        dead = state.firing.dead(config.sae.dead_after)
-        aux = l2.new_zeros(())
-        if config.sae.aux_k and dead.numel():
-            aux = losses.aux_k(sae, x, out, dead)
-            loss = loss + config.sae.aux_coefficient * aux
-
-    check_finite(state, x, out, loss)
-    codes = out.codes
-    state.firing.update(codes.counts(), batch=codes.batch)
-    penalty = l2.new_zeros(())
-    if state.constraint is not None:
-        needs = state.constraint.needs(state.step)
-        evidence = step_evidence(
-            needs, sae=sae, firing=state.firing, x=x, out=out, l2=l2, codes=codes
-        )
-        penalty = state.constraint(codes, sae.W_dec, state.firing.rate, state.step, evidence)
-        loss = loss + penalty
-
-    state.optimizer.zero_grad()
-    loss.backward()
-    sae.remove_parallel_gradient_()
-    norm = torch.nn.utils.get_total_norm([p.grad for p in sae.parameters() if p.grad is not None])
-    check_finite(state, x, out, loss + norm)
-    clip = config.grad_clip
-    if clip and (norm.is_cuda or norm > clip):  # a GPU multiplies by 1 sooner than it tells
-        torch.nn.utils.clip_grads_with_norm_(sae.parameters(), clip, norm)
     state.optimizer.step(lr)
-    sae.normalise_decoder_()
-    if weight:
+    state.sae.normalise_decoder_()
+    return lr
+
+
+def _count(state: TrainState, out: Forward) -> None:
+    """What the next step goes by: the sparsity weight, the density, the number."""
+    codes = out.codes
+    if state.sparsity_weight:
         state.sparsity_weight = losses.steer(
-            weight, l0=codes.nnz / codes.batch, target=config.sae.k
+            state.sparsity_weight, l0=codes.nnz / codes.batch, target=state.config.sae.k
         )
     state.density = codes.nnz / (codes.batch * codes.d_sae)
     state.step += 1
-    return Step(x, out, loss.detach(), l2.detach(), penalty.detach(), aux.detach(), lr, weight)

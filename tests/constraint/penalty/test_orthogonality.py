@@ -170,7 +170,7 @@ def test_a_negative_cosine_is_no_overlap_unless_both_signs_count() -> None:
     W = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
     chosen = Pairs(torch.tensor([0]), torch.tensor([1]), torch.ones(1))
     assert OrthogonalityPenalty(0.1, gradient="symmetric")(W, chosen) == 0
-    both = OrthogonalityPenalty(0.1, gradient="symmetric", sign="both", n="k")(W, chosen)
+    both = OrthogonalityPenalty(0.1, gradient="symmetric", sign="both", normalize_by="k")(W, chosen)
     assert float(both) == pytest.approx(0.81)
 
 
@@ -187,7 +187,9 @@ def test_a_negative_cosine_is_no_overlap_unless_both_signs_count() -> None:
 def test_one_pair(policy: str, expected: float) -> None:
     W = torch.tensor([[1.0, 0.0], [0.8, 0.6]], dtype=torch.float64)
     chosen = Pairs(torch.tensor([0]), torch.tensor([1]), torch.tensor([7.0]))
-    penalty = OrthogonalityPenalty(policy, threshold=THRESHOLD, gradient="symmetric", n="k")
+    penalty = OrthogonalityPenalty(
+        policy, threshold=THRESHOLD, gradient="symmetric", normalize_by="k"
+    )
     got = penalty(W, chosen, ema=torch.tensor([0.2]))
     assert float(got) == pytest.approx(expected, abs=1e-7)
 
@@ -207,7 +209,7 @@ def test_the_threshold_is_where_the_price_begins() -> None:
     W = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
     chosen = Pairs(torch.tensor([0]), torch.tensor([1]), torch.ones(1))
     price_at = [
-        float(OrthogonalityPenalty(t, gradient="symmetric", n="k")(W, chosen))
+        float(OrthogonalityPenalty(t, gradient="symmetric", normalize_by="k")(W, chosen))
         for t in (0.0, 0.5, 0.59, 0.61, 1.0)
     ]
     assert price_at == pytest.approx([0.36, 0.01, 0.0001, 0.0, 0.0], abs=1e-6)
@@ -303,8 +305,10 @@ def test_mean_std_looks_at_the_overlap_that_is_priced() -> None:
     """With both signs the mean is that of the absolute values: cosines .6 and -.6 give τ .6."""
     W = torch.tensor([[1.0, 0.0], [0.6, 0.8], [-0.6, 0.8]], dtype=torch.float64)
     chosen = Pairs(torch.tensor([0, 0]), torch.tensor([1, 2]), torch.ones(2))
-    both = OrthogonalityPenalty("mean-std", sign="both", gradient="symmetric", n="k")(W, chosen)
-    one = OrthogonalityPenalty("mean-std", gradient="symmetric", n="k")(W, chosen)
+    both = OrthogonalityPenalty("mean-std", sign="both", gradient="symmetric", normalize_by="k")(
+        W, chosen
+    )
+    one = OrthogonalityPenalty("mean-std", gradient="symmetric", normalize_by="k")(W, chosen)
     assert float(both) == pytest.approx(0, abs=1e-12)
     assert float(one) == pytest.approx(0, abs=1e-12)  # mean 0, std .6
 
@@ -331,7 +335,7 @@ def test_weights_are_shares_of_the_mean(n: str) -> None:
         assert float(a) == pytest.approx(float(b), rel=1e-6)
     W = torch.tensor([[1.0, 0, 0, 0], [0.5, 0.75**0.5, 0, 0], [0, 0, 1, 0], [0, 0, 0.6, 0.8]])
     two = Pairs(torch.tensor([0, 2]), torch.tensor([1, 3]), torch.tensor([3.0, 1.0]))
-    got = OrthogonalityPenalty("strength", gradient="symmetric", n="k")(W, two)
+    got = OrthogonalityPenalty("strength", gradient="symmetric", normalize_by="k")(W, two)
     assert float(got) == pytest.approx((1.5 * 0.25 + 0.5 * 0.36) / 2)
 
 
@@ -391,8 +395,8 @@ def test_an_unknown_name_is_answered_with_the_known_ones(options: dict[str, str]
 
 def test_hyphens_and_underscores_are_the_same() -> None:
     W, chosen = decoder(), pairs()
-    a = OrthogonalityPenalty("strength_threshold", gradient="child_only", n="d_sae")
-    b = OrthogonalityPenalty("strength-threshold", gradient="child-only", n="d-sae")
+    a = OrthogonalityPenalty("strength_threshold", gradient="child_only", normalize_by="d_sae")
+    b = OrthogonalityPenalty("strength-threshold", gradient="child-only", normalize_by="d-sae")
     assert torch.equal(price(a, W, chosen), price(b, W, chosen))
 
 

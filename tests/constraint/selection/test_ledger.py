@@ -46,7 +46,7 @@ def test_a_selection_accounts_for_its_temporaries(backend: str) -> None:
     codes = sparse_codes(600)
     select = PairSelector("correlation", per_feature=1, backend=backend)
     expected = select(codes)
-    selection, held = select.accounted(codes)
+    selection, held = select.tracked(codes)
     assert torch.equal(selection.i, expected.i)
     # columns i, j, sum of the largest block, and moments of every feature, cannot be missing
     maker = "native.py blocks" if backend == "auto" else "coactive.py"

@@ -5,9 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from topk_ortho.constraint.criteria.criteria import COACTIVE, PRODUCT
+from topk_ortho.constraint.criteria import (
+    CRITERIA,
+    AllPairs,
+    CoactiveSum,
+    Drawn,
+    OnePerFeature,
+)
+from topk_ortho.constraint.orthogonality import LEAST_CAPACITY, PAIRS_PER_ENTRY
 from topk_ortho.constraint.selection.paths import DENSE_OPERATIONS_PER_PRODUCT
-from topk_ortho.constraint.selection.tiles import TILED
 from topk_ortho.machine.forecast.component import Component, between, since
 from topk_ortho.machine.forecast.sizes import (
     CHOSEN,
@@ -24,7 +30,6 @@ from topk_ortho.machine.forecast.sizes import (
     TILED_PAIR,
     Sizes,
 )
-from topk_ortho.training.constraint import LEAST_CAPACITY, PAIRS_PER_ENTRY
 
 
 def pairs(s: Sizes) -> Iterator[Component]:
@@ -33,12 +38,12 @@ def pairs(s: Sizes) -> Iterator[Component]:
         return
     size = "--pairs.per-feature"
     budget = "--pairs.memory-budget"
-    name = s.config.pairs.criterion
-    if name.startswith("gradient"):
+    criterion = CRITERIA[s.config.pairs.criterion]
+    if criterion.required_inputs & {"gradient", "energy"}:
         gradient = FLOAT * s.entries if s.sparse else s.dense
         yield Component("gradient of the codes", gradient, ("selecting pairs",), "--batch-size")
     yield Component("selection", selection(s), ("selecting pairs",), budget, blocks=4)
-    if name in COACTIVE and is_dense(s):
+    if isinstance(criterion.form, CoactiveSum) and is_dense(s):
         yield from _tiles(s)
     yield Component("chosen pairs", CHOSEN * s.k, since("refilling the buffer"), size,
                     born="selecting pairs", blocks=3)  # fmt: skip
@@ -76,20 +81,22 @@ def selection(s: Sizes) -> int:
     """Bytes of one selection's temporaries."""
     c, d_sae, batch = s.config.pairs, s.config.sae.d_sae, s.config.batch_size
     ranked, budget = RANKED * s.k, c.memory_budget
-    if c.criterion in PRODUCT:
+    criterion = CRITERIA[c.criterion]
+    form = criterion.form
+    if isinstance(form, OnePerFeature):
         return min(budget, ranked + DOUBLE * s.entries)
-    if c.criterion == "random":
+    if isinstance(form, Drawn) and form.label == "drawn":
         return min(budget, 2 * ranked)
-    if c.criterion in ("decoder-cosine", "ortsae"):
+    if criterion.required_inputs == {"W_dec"} and not isinstance(form, CoactiveSum):
         side = _side(s, s.d_in)  # the tile, its k-th value (values and places), who is near
         return min(budget, (2 * FLOAT + INT) * side**2 + ranked)
-    if c.criterion in TILED:
+    if isinstance(form, AllPairs):
         side = _side(s, 4 * batch)
         return min(budget, 3 * DOUBLE * side**2 + 4 * DOUBLE * batch * side + ranked)
     if is_dense(s):
         return ranked
     codes = 20 * s.entries + 28 * d_sae  # rust/core/src/coactivation.rs
-    if c.criterion in ("coactivation", "gradient", "gradient-batchwise", "coactive-cosine"):
+    if isinstance(form, CoactiveSum) and (form.score is None or form.rust is not None):
         return codes + ranked
     return codes + ranked + min(budget, SCORED * min(s.products, s.n_pairs))
 

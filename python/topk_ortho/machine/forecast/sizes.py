@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from topk_ortho.activations.synthetic import BLOCK_ROWS, resolve
 from topk_ortho.config import DEFAULT_PER_FEATURE, TrainConfig
-from topk_ortho.constraint.criteria.criteria import COACTIVE
+from topk_ortho.constraint.criteria import CRITERIA, CoactiveSum
 from topk_ortho.sae.jumprelu import SURPLUS
 from topk_ortho.sae.matryoshka import default_prefixes
 from topk_ortho.sae.sae import SPARSE_DENSITY
@@ -146,12 +146,13 @@ class Sizes:
         c = self.config.pairs
         if not self.config.constrained:
             return 0
-        if c.criterion == "ortsae":
+        criterion = CRITERIA[c.criterion]
+        if criterion.own_size:
             return self.config.sae.d_sae
         k = round((c.per_feature or DEFAULT_PER_FEATURE) * self.config.sae.d_sae)
         if c.fraction is not None:
             k = round(max(c.fraction, c.final_fraction or 0.0) * self.n_pairs)
-        if c.criterion in COACTIVE:
+        if isinstance(criterion.form, CoactiveSum):
             k = min(k, self.products)
         return min(k, self.n_pairs, c.max_pairs or self.n_pairs)
 

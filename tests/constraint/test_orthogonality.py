@@ -18,12 +18,11 @@ from tests.integrations.standalone import (
     expected,
     same_pairs,
 )
-from topk_ortho import ConfigError
+from topk_ortho import ConfigError, Orthogonality, OrthogonalityConfig
 from topk_ortho.activations.scaling import ESTIMATION_ROWS, total_variance
 from topk_ortho.config import HistoryConfig, PairsConfig, PenaltyConfig
 from topk_ortho.constraint.settings import decided_by
 from topk_ortho.constraint.variance import RunningVariance
-from topk_ortho.integrations import Orthogonality, OrthogonalityConfig
 from topk_ortho.sparse.codes import Codes
 
 GIVEN = replace(AT_ONCE, variance=5.0)

@@ -66,7 +66,11 @@ def parse(arguments: list[str], *, prog: str = "python -m topk_ortho.train") -> 
             f"--resume was given together with --{sorted(given - GO_WITH_RESUME)[0]}, but a run "
             "goes on with its own configuration; leave the option out, or start a new run."
         )
-    options = tyro.cli(RunOptions, args=arguments, default=_default(arguments), prog=prog)
+    try:
+        options = tyro.cli(RunOptions, args=arguments, default=_default(arguments), prog=prog)
+    except SystemExit:
+        _print_registered(known)
+        raise
     if options.stop_after is not None and options.stop_after < 1:
         raise ConfigError(
             f"--stop-after {options.stop_after} was given, but at least 1 step was expected; "
@@ -83,6 +87,13 @@ def parse(arguments: list[str], *, prog: str = "python -m topk_ortho.train") -> 
         options = dataclasses.replace(options, settings=settings)
     settings = _fine_tuning(options, given)
     return dataclasses.replace(options, settings=check(settings))
+
+
+def _print_registered(known: dict[str, Any]) -> None:
+    """What the help above cannot know: values that any package may add to."""
+    for name, kind in known.items():
+        if typing.get_origin(kind) is Annotated:
+            print(f"values of --{name}: {', '.join(choices(kind))}")
 
 
 def _fine_tuning(options: RunOptions, given: set[str]) -> TrainConfig:

@@ -99,7 +99,9 @@ def test_value_is_the_definition(
     policy: str, sign: str, n: str, gradient: str, dtype: torch.dtype, tolerance: float
 ) -> None:
     W, chosen = decoder(dtype), pairs()
-    penalty = OrthogonalityPenalty(policy, threshold=THRESHOLD, sign=sign, gradient=gradient, n=n)
+    penalty = OrthogonalityPenalty(
+        policy, threshold=THRESHOLD, sign=sign, gradient=gradient, normalize_by=n
+    )
     got = price(penalty, W, chosen)
     expected = naive.penalty(
         W.double().numpy(),
@@ -130,7 +132,9 @@ def test_gradient_is_that_of_the_definition(policy: str, sign: str, n: str, grad
     W, chosen = decoder(), pairs()
     W[7] = torch.randn(D_IN, generator=torch.Generator().manual_seed(3))
     ours, theirs = W.clone().requires_grad_(), W.clone().requires_grad_()
-    penalty = OrthogonalityPenalty(policy, threshold=THRESHOLD, sign=sign, gradient=gradient, n=n)
+    penalty = OrthogonalityPenalty(
+        policy, threshold=THRESHOLD, sign=sign, gradient=gradient, normalize_by=n
+    )
     price(penalty, ours, chosen).backward()
     sampled = [naive.cosine(W.numpy(), i, j) for i, j in sample()]
     score, weights = chosen.score.double().numpy(), ema().numpy()
@@ -198,7 +202,7 @@ def test_one_pair(policy: str, expected: float) -> None:
 def test_no_pair_costs_nothing(policy: str, n: str, dtype: torch.dtype) -> None:
     W = torch.full((4, 1000), 60_000.0, dtype=dtype, requires_grad=True)  # its sum leaves float16
     none = torch.empty(0, dtype=torch.int64)
-    got = OrthogonalityPenalty(policy, n=n)(W, Pairs(none, none, torch.empty(0)))
+    got = OrthogonalityPenalty(policy, normalize_by=n)(W, Pairs(none, none, torch.empty(0)))
     assert got.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     got.backward()
     assert got == 0
@@ -329,7 +333,7 @@ def test_weights_are_shares_of_the_mean(n: str) -> None:
     """Scaling all scores or averages changes nothing; a pair twice as strong weighs twice."""
     W, chosen = decoder(), pairs()
     for policy in ("strength", "strength-threshold", "stability"):
-        penalty = OrthogonalityPenalty(policy, gradient="symmetric", n=n)
+        penalty = OrthogonalityPenalty(policy, gradient="symmetric", normalize_by=n)
         a = penalty(W, chosen, ema=ema())
         b = penalty(W, chosen._replace(score=chosen.score * 64), ema=ema() * 64)
         assert float(a) == pytest.approx(float(b), rel=1e-6)
@@ -386,7 +390,12 @@ def test_stability_needs_the_history() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"tau": "strong"}, {"sign": "negative"}, {"gradient": "parent_only"}, {"n": "batch"}],
+    [
+        {"tau": "strong"},
+        {"sign": "negative"},
+        {"gradient": "parent_only"},
+        {"normalize_by": "batch"},
+    ],
 )
 def test_an_unknown_name_is_answered_with_the_known_ones(options: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=r"but one of .*, .* was expected"):

@@ -53,7 +53,7 @@ def test_a_selection_accounts_for_its_temporaries(backend: str) -> None:
     maker = f"constraint/selection/{maker}"
     blocks = sum(size for name, size in held.items() if name.startswith(maker))
     assert blocks >= 24 * selection.largest_block > 0
-    assert held["constraint/criteria/criteria.py correlation"] >= 2 * 8 * 600
+    assert held["constraint/criteria/coactive.py correlation"] >= 2 * 8 * 600
     assert held.get("rust buffers", 0) > 0 or backend == "torch"
     assert sum(held.values()) < select.memory_budget
     assert "elsewhere" not in held

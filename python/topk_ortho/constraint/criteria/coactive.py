@@ -86,7 +86,7 @@ RECORDS = (
     ),
     Criterion(
         "coactivation-cosine",
-        "the same, divided by the two column norms",
+        "`Σ_b f_bi f_bj` over the two column norms",
         CoactiveSum(activation, column_cosine, min_support=True),
     ),
     Criterion(
@@ -107,7 +107,7 @@ RECORDS = (
     ),
     Criterion(
         "gradient-batchwise",
-        "the same with `g = |f dL_rec/df|`, divided by the batch's largest",
+        "`Σ_b g_bi g_bj`, `g = |f dL_rec/df|` over the batch's largest",
         CoactiveSum(attribution),
         required_inputs=frozenset({"gradient"}),
     ),

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from topk_ortho.constraint import schedules
 from topk_ortho.constraint.selection import PairSelection
+from topk_ortho.machine.spans import span
 from topk_ortho.sae import Forward
 from topk_ortho.training import losses
 from topk_ortho.training.finite import check_finite
@@ -55,8 +56,12 @@ def train_step(state: TrainState, x: Tensor) -> Step:
     penalty = _penalty(state, pairs)
 
     loss = found.loss if state.constraint is None else found.loss + penalty
-    _backward(state, x, found, loss)
-    lr = _update(state)
+    state.optimizer.zero_grad()
+    with span("backward"):
+        loss.backward()
+    with span("optimiser"):
+        _clip(state, x, found, loss)
+        lr = _update(state)
     _count(state, found.out)
     return Step(
         x, found.out, loss.detach(), found.l2.detach(), penalty.detach(), found.aux.detach(), lr,
@@ -67,7 +72,8 @@ def train_step(state: TrainState, x: Tensor) -> Step:
 def _reconstruct(state: TrainState, x: Tensor) -> Reconstruction:
     """Codes of the batch, what they decode to, and its loss without the penalty."""
     config, sae = state.config, state.sae
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=x.device.type == "cuda"):
+    autocast = torch.autocast(x.device.type, torch.bfloat16, enabled=x.device.type == "cuda")
+    with span("forward"), autocast:
         out = sae(x, sparse=state.sparse)
         l2 = losses.reconstruction(x, out.x_hat)
         loss = l2
@@ -87,9 +93,16 @@ def _select(state: TrainState, x: Tensor, found: Reconstruction) -> PairSelectio
     if constraint is None:
         return None
     required = constraint.required_inputs(state.step)
-    inputs = step_inputs(
-        required, sae=state.sae, firing=state.firing, x=x, out=found.out, l2=found.l2, codes=codes
-    )
+    with span("scores"):
+        inputs = step_inputs(
+            required,
+            sae=state.sae,
+            firing=state.firing,
+            x=x,
+            out=found.out,
+            l2=found.l2,
+            codes=codes,
+        )
     return constraint.select(codes, step=state.step, **inputs)
 
 
@@ -102,11 +115,9 @@ def _penalty(state: TrainState, pairs: PairSelection | None) -> Tensor:
     return state.constraint.penalty(pairs, W_dec, step=state.step, firing_rate=rate)
 
 
-def _backward(state: TrainState, x: Tensor, found: Reconstruction, loss: Tensor) -> None:
-    """Gradients of all parameters, checked and clipped."""
+def _clip(state: TrainState, x: Tensor, found: Reconstruction, loss: Tensor) -> None:
+    """Check the gradients of all parameters, and scale them down where they are too large."""
     sae, clip = state.sae, state.config.grad_clip
-    state.optimizer.zero_grad()
-    loss.backward()
     sae.remove_parallel_gradient_()
     norm = torch.nn.utils.get_total_norm([p.grad for p in sae.parameters() if p.grad is not None])
     check_finite(state, x, found.out, loss + norm)

@@ -29,6 +29,7 @@ from topk_ortho.constraint.selection.ledger import Ledger
 from topk_ortho.constraint.selection.native import Coactivation
 from topk_ortho.constraint.selection.retry import halving
 from topk_ortho.constraint.selection.selection import PairSelection, n_pairs
+from topk_ortho.machine.spans import spanned
 from topk_ortho.sparse.codes import Codes
 
 
@@ -97,6 +98,7 @@ class PairSelector:
         """Names of what the criterion looks at besides the codes."""
         return self._criterion.required_inputs
 
+    @spanned("scores")
     @torch.no_grad()
     def __call__(
         self,

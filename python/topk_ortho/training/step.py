@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from topk_ortho.constraint import schedules
-from topk_ortho.constraint.selection import PairSelection
 from topk_ortho.machine.spans import span
 from topk_ortho.sae import Forward
 from topk_ortho.training import losses
@@ -47,15 +46,20 @@ def train_step(state: TrainState, x: Tensor) -> Step:
     Raises:
         NotFiniteError: before the optimiser moves anything; it names the tensor.
     """
-    weight = state.sparsity_weight
+    sae, constraint, weight = state.sae, state.constraint, state.sparsity_weight
     found = _reconstruct(state, x)
-    check_finite(state, x, found.out, found.loss)
-    state.firing.update(found.out.codes.counts(), batch=found.out.codes.batch)
+    loss, codes = found.loss, found.out.codes
+    check_finite(state, x, found.out, loss)
+    state.firing.update(codes.counts(), batch=codes.batch)
 
-    pairs = _select(state, x, found)
-    penalty = _penalty(state, pairs)
+    penalty = loss.new_zeros(())
+    if constraint is not None:
+        inputs = _inputs(state, constraint.required_inputs(state.step), x, found)
+        pairs = constraint.select(codes, step=state.step, **inputs)
+        rate = state.firing.rate
+        penalty = constraint.penalty(pairs, sae.W_dec, step=state.step, firing_rate=rate)
+        loss = loss + penalty
 
-    loss = found.loss if state.constraint is None else found.loss + penalty
     state.optimizer.zero_grad()
     with span("backward"):
         loss.backward()
@@ -87,32 +91,21 @@ def _reconstruct(state: TrainState, x: Tensor) -> Reconstruction:
     return Reconstruction(out, loss, l2, aux)
 
 
-def _select(state: TrainState, x: Tensor, found: Reconstruction) -> PairSelection | None:
-    """The pairs of this step; None where it has no penalty."""
-    constraint, codes = state.constraint, found.out.codes
-    if constraint is None:
-        return None
-    required = constraint.required_inputs(state.step)
+def _inputs(
+    state: TrainState, required: frozenset[str], x: Tensor, found: Reconstruction
+) -> dict[str, Tensor]:
+    """What the criterion looks at on this step besides the codes."""
+    out = found.out
     with span("scores"):
-        inputs = step_inputs(
+        return step_inputs(
             required,
             sae=state.sae,
             firing=state.firing,
             x=x,
-            out=found.out,
+            out=out,
             l2=found.l2,
-            codes=codes,
+            codes=out.codes,
         )
-    return constraint.select(codes, step=state.step, **inputs)
-
-
-def _penalty(state: TrainState, pairs: PairSelection | None) -> Tensor:
-    """What the pairs cost; 0 without any."""
-    W_dec = state.sae.W_dec
-    if state.constraint is None:
-        return W_dec.new_zeros(())
-    rate = state.firing.rate
-    return state.constraint.penalty(pairs, W_dec, step=state.step, firing_rate=rate)
 
 
 def _clip(state: TrainState, x: Tensor, found: Reconstruction, loss: Tensor) -> None:

@@ -1,229 +1,74 @@
-"""The rules that settings have to meet; a refusal says what was given, expected, and what to do."""
+"""Whether a configuration can be used: the one place that checks all of it.
+
+The rules of a table stand beside its dataclass; here are those that two tables have in common.
+"""
 
 from __future__ import annotations
 
-from operator import attrgetter
+from collections.abc import Mapping
 
-from topk_ortho.config import (
-    ConfigError,
-    PairsConfig,
-    PenaltyConfig,
-    SAEConfig,
-    TrainConfig,
-)
+from topk_ortho.config.error import ConfigError, require
+from topk_ortho.config.option import When, check_ranges, without_effect
+from topk_ortho.config.pairs import check_pairs
+from topk_ortho.config.sae import check_sae
 from topk_ortho.config.toml import from_table, to_table
+from topk_ortho.config.train import OF_A_LANGUAGE_MODEL, TrainConfig, check_data
+
+NAMES_A_SOURCE = (*OF_A_LANGUAGE_MODEL, "data", "init_sha256", "allow_pickle")
+"""Options that nobody sets without meaning them, so that they have an effect or are refused."""
 
 
 def check(c: TrainConfig) -> TrainConfig:
-    """Return the configuration with its names as the options have them.
+    """Returns the configuration with its names as the options have them.
 
     Raises:
         ConfigError: a setting is out of range or contradicts another one.
     """
     c = from_table(to_table(c))  # names as the options have them, values of the right type
-    _check_ranges(c)
-    _check_run(c)
-    _check_sae(c.sae)
-    _check_pairs(c.pairs)
+    check_ranges(c)
+    check_effect({n.replace("_", "-"): "" for n in NAMES_A_SOURCE if getattr(c, n)}, c)
+    check_sae(c.sae)
+    check_pairs(c.pairs)
     _check_ortsae(c)
-    _check_penalty(c.penalty)
-    _require(
+    require(
         c.penalty.tau != "stability" or c.history.enabled,
         "--penalty.tau stability was given without a history",
         "it weighs pairs by their history",
         "leave --history.no-enabled out, or take another --penalty.tau",
     )
-    _check_data(c)
+    check_data(c)
     return c
 
 
-def _require(condition: bool, given: str, expected: str, fix: str) -> None:
-    if not condition:
-        raise ConfigError(f"{given}, but {expected}; {fix}.")
+def check_effect(given: Mapping[str, str], *configs: TrainConfig) -> None:
+    """Refuse an option that was given and has no effect.
 
+    Args:
+        given: names of options, such as `sae.bandwidth`, and the file that each stands in; empty
+            for those of the command line.
+        configs: what they came to, one configuration or those of several arms, of which one has to
+            use the option.
 
-_LARGEST = 1.7e308
-_SMALLEST = 5e-324
-_BELOW_ONE = 1 - 2**-53
-_FROM_0 = (0, _LARGEST, "0 or more")
-_FROM_1 = (1, _LARGEST, "1 or more")
-_ABOVE_0 = (_SMALLEST, _LARGEST, "a finite number above 0")
-_RATE = (_SMALLEST, 1, "a rate above 0 and up to 1")
-_SHARE = (0, 1, "a share in [0, 1]")
-_COSINE = (-1, 1, "a cosine in [-1, 1]")
-_DECAY = (0, _BELOW_ONE, "a number from 0 and below 1")
-_RANGES: dict[str, tuple[float, float, str]] = {
-    "seed": (0, 2**63 - 1, "a whole number from 0 to 2^63 - 1"),
-    "threads": _FROM_0,
-    "warmup-steps": _FROM_0,
-    "lr": _ABOVE_0,
-    "beta1": _DECAY,
-    "beta2": _DECAY,
-    "grad-clip": _FROM_0,
-    "context": (3, _LARGEST, "3 or more, BOS and two tokens,"),
-    "sae.aux-k": _FROM_0,
-    "sae.aux-coefficient": _FROM_0,
-    "sae.dead-after": _FROM_0,
-    "sae.bandwidth": (_SMALLEST, 2, "a share of the threshold above 0 and up to 2"),
-    "pairs.per-feature": _ABOVE_0,
-    "pairs.min-support": _FROM_0,
-    "pairs.schedule-steps": _FROM_1,
-    "penalty.coefficient": _FROM_0,
-    "penalty.threshold": _COSINE,
-    "history.decay": (_SMALLEST, _BELOW_ONE, "a number above 0 and below 1"),
-    "history.capacity": _FROM_1,
-    "history.queue": _FROM_1,
-    "plant.roots": _FROM_1,
-    "plant.children": _FROM_0,
-    "plant.rate-high": _RATE,
-    "plant.rate-low": _RATE,
-    "plant.child-probability": _SHARE,
-    "plant.sibling-exponent": _FROM_0,
-    "plant.magnitude": _ABOVE_0,
-    "plant.magnitude-std": _FROM_0,
-    "plant.parent-child-cosine": _COSINE,
-    "synthetic.d-in": _FROM_1,
-    "synthetic.roots": _FROM_0,
-    "synthetic.children": _FROM_0,
-    "synthetic.independent": _FROM_0,
-    "synthetic.root-rate-high": _RATE,
-    "synthetic.root-rate-low": _RATE,
-    "synthetic.independent-rate-high": _RATE,
-    "synthetic.independent-rate-low": _RATE,
-    "synthetic.child-probability": _SHARE,
-    "synthetic.sibling-exponent": _FROM_0,
-    "synthetic.parent-child-cosine": _COSINE,
-    "synthetic.magnitude-mean": _FROM_0,
-    "synthetic.magnitude-std": _FROM_0,
-    "synthetic.noise": _FROM_0,
-}
-"""Option: least, most, and both in words; NaN is in no range."""
-
-
-def _check_ranges(c: TrainConfig) -> None:
-    for option, (least, most, words) in _RANGES.items():
-        value = attrgetter(option.replace("-", "_"))(c)
-        _require(
-            value is None or least <= value <= most,
-            f"--{option} {value} was given",
-            f"{words} was expected",
-            "see --help for the default",
+    Raises:
+        ConfigError: the first one.
+    """
+    for name, condition in without_effect(given, *configs):
+        shown = f"{name} in {given[name]}" if given[name] else f"--{name}"
+        now = condition.now(configs[0])
+        raise ConfigError(
+            f"{shown} was given, but it has no effect with {now}; leave it out, or give "
+            f"{_wanted(condition)}."
         )
 
 
-def _check_run(c: TrainConfig) -> None:
-    _require(
-        c.steps >= 1,
-        f"--steps {c.steps} was given",
-        "a run needs at least 1 step",
-        "give --steps 1 or more",
-    )
-    for name, needless in (("init-sha256", c.init_sha256), ("allow-pickle", c.allow_pickle)):
-        _require(
-            c.init_from is not None or not needless,
-            f"--{name} was given without --init-from",
-            "it says how the SAE there is opened",
-            "add --init-from DIR, or leave it out",
-        )
-    for name, value in (
-        ("batch-size", c.batch_size),
-        ("log-every", c.log_every),
-        ("checkpoint-every", c.checkpoint_every),
-        ("keep-checkpoints", c.keep_checkpoints),
-        ("eval-samples", c.eval_samples),
-        ("buffer-rows", c.buffer_rows),
-    ):
-        _require(
-            value >= 1,
-            f"--{name} {value} was given",
-            "a whole number from 1 was expected",
-            f"give --{name} 1 or more",
-        )
-    _require(
-        0 <= c.decay_fraction <= 1,
-        f"--decay-fraction {c.decay_fraction} was given",
-        "a share in [0, 1] was expected",
-        "try the default, 0.3",
-    )
-
-
-def _check_sae(c: SAEConfig) -> None:
-    _require(
-        c.d_sae >= 2,
-        f"--sae.d-sae {c.d_sae} was given",
-        "a pair needs at least 2 features",
-        "give --sae.d-sae 2 or more",
-    )
-    _require(
-        0 < c.k <= c.d_sae,
-        f"--sae.k {c.k:g} was given",
-        f"0 < k <= d_sae = {c.d_sae} was expected",
-        "lower --sae.k or raise --sae.d-sae",
-    )
-    if c.kind == "topk":
-        _require(
-            c.k == int(c.k),
-            f"--sae.k {c.k:g} was given with --sae.kind topk",
-            "TopK keeps a whole number of features per activation",
-            "round it, or take --sae.kind batch-topk",
-        )
-    if c.kind == "jumprelu":
-        _require(
-            c.products == "float32",
-            f"--sae.products {c.products} was given with --sae.kind jumprelu",
-            "its thresholds learn from pre-activations just below them, which no screen computes",
-            "leave --sae.products out",
-        )
-    prefixes = list(c.prefixes)
-    if prefixes:
-        _require(
-            prefixes == sorted(set(prefixes)) and prefixes[0] >= 1 and prefixes[-1] == c.d_sae,
-            f"--sae.prefixes {' '.join(map(str, prefixes))} was given",
-            f"rising numbers that end in d_sae = {c.d_sae} were expected",
-            "correct the list",
-        )
-
-
-def _check_pairs(c: PairsConfig) -> None:
-    for name, value in (("fraction", c.fraction), ("final-fraction", c.final_fraction)):
-        _require(
-            value is None or 0 < value <= 1,
-            f"--pairs.{name} {value} was given",
-            "a share of the pairs in (0, 1] was expected",
-            "0.001 is 0.1 % of them",
-        )
-    _require(
-        c.fraction is None or c.per_feature is None,
-        f"--pairs.fraction {c.fraction} and --pairs.per-feature {c.per_feature} were both given",
-        "they say the same thing, k, in two ways",
-        "leave one of them out",
-    )
-    if c.schedule != "constant":
-        _require(
-            c.fraction is not None and c.final_fraction is not None,
-            f"--pairs.schedule {c.schedule} was given",
-            "it needs --pairs.fraction and --pairs.final-fraction",
-            "give both, such as 0.001 and 0.005",
-        )
-    if c.of == "active":
-        _require(
-            c.fraction is not None,
-            "--pairs.of active was given",
-            "it says what --pairs.fraction is a share of",
-            "give --pairs.fraction too",
-        )
-    _require(
-        c.max_pairs is None or c.max_pairs >= 1,
-        f"--pairs.max-pairs {c.max_pairs} was given",
-        "a selection needs at least 1 pair",
-        "raise it, or leave it out",
-    )
-    _require(
-        c.memory_budget >= 2**20,
-        f"--pairs.memory-budget {c.memory_budget} was given",
-        "at least 1048576 bytes (1 MiB) were expected",
-        "the default is 268435456",
-    )
+def _wanted(condition: When) -> str:
+    """What gives an option its effect."""
+    name = f"--{condition.option}"
+    if condition.values_now() == (None,):
+        return f"{name} too"
+    if not condition.wanted:
+        return f"another {name}"
+    return " or ".join(condition.shown(value) for value in condition.values_now())
 
 
 def _check_ortsae(c: TrainConfig) -> None:
@@ -231,61 +76,15 @@ def _check_ortsae(c: TrainConfig) -> None:
         return
     for name in ("fraction", "per-feature", "max-pairs"):
         size = getattr(c.pairs, name.replace("-", "_"))
-        _require(
+        require(
             size is None,
             f"--pairs.{name} {size} was given with --pairs.criterion ortsae",
             "it takes one pair per feature",
             "leave it out",
         )
-    _require(
+    require(
         c.sae.d_sae > 2,
         f"--sae.d-sae {c.sae.d_sae} was given with --pairs.criterion ortsae",
         "it lists a pair once for each of its features, and there is only one pair",
         "give --sae.d-sae 3 or more",
     )
-
-
-def _check_penalty(c: PenaltyConfig) -> None:
-    _require(
-        0 <= c.ramp <= 1,
-        f"--penalty.ramp {c.ramp} was given",
-        "a share of the steps in [0, 1] was expected",
-        "try the default, 0.05",
-    )
-    for name, value in (("every-n", c.every_n), ("refresh-every", c.refresh_every)):
-        _require(
-            value >= 1,
-            f"--penalty.{name} {value} was given",
-            "a whole number from 1 was expected",
-            "1 is every step",
-        )
-
-
-def _check_data(c: TrainConfig) -> None:
-    if c.activations == "language-model":
-        _require(
-            bool(c.model),
-            "--activations language-model was given without a model",
-            "a model name or a local folder was expected",
-            "add --model NAME_OR_DIR",
-        )
-        _require(
-            bool(c.text) != bool(c.dataset),
-            "--activations language-model was given"
-            + (" with both --text and --dataset" if c.text else " without any text"),
-            "exactly one source of text was expected",
-            "give --text FILE... or --dataset NAME",
-        )
-        _require(
-            bool(c.hook),
-            "--activations language-model was given without a hook point",
-            "a name such as blocks.3.hook_resid_post was expected",
-            "add --hook NAME",
-        )
-    if c.activations == "files":
-        _require(
-            c.data is not None,
-            "--activations files was given without a folder",
-            "a folder of .npy or .safetensors shards was expected",
-            "add --data DIR",
-        )

@@ -1,0 +1,88 @@
+"""The dictionary: its options and their rules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from topk_ortho.config.error import require
+from topk_ortho.config.option import (
+    FEATURES,
+    FROM_0,
+    STEPS,
+    Range,
+    option,
+    unless,
+    when,
+    whole,
+)
+
+
+@dataclass(frozen=True)
+class SAEConfig:
+    """The dictionary."""
+
+    kind: Literal["topk", "batch-topk", "relu", "jumprelu", "matryoshka"] = "batch-topk"
+    """Architecture."""
+    d_sae: int = option(
+        256,
+        within=whole(2, 2**24, "a pair needs 2 features, and 2 to 16,777,216",
+                     fix="give --sae.d-sae 2 or more"),
+    )  # fmt: skip
+    """Number of features."""
+    k: float = 8.0
+    """Mean L0 (for `relu` and `jumprelu` the target that the sparsity weight is steered to)."""
+    aux_k: int = option(16, within=FEATURES)
+    """Dead features that reconstruct the residual; 0 switches it off."""
+    aux_coefficient: float = option(1 / 32, within=FROM_0, used=unless("sae.aux-k", 0))
+    """Weight of that reconstruction."""
+    dead_after: int = option(50, within=STEPS)
+    """A feature counts as dead after so many steps without firing."""
+    prefixes: tuple[int, ...] = option((), used=when("sae.kind", "matryoshka"))
+    """Matryoshka prefixes, the last one `d_sae`; `d_sae` times 1/8, 3/8, 1 when empty."""
+    bandwidth: float = option(
+        0.6,
+        within=Range(5e-324, 2, "a share of the threshold above 0 and up to 2"),
+        used=when("sae.kind", "jumprelu"),
+    )
+    """`jumprelu`: width of the window in which a threshold's gradient is estimated, as a share of
+    the threshold."""
+    products: Literal["float32", "bfloat16"] = option("float32")
+    """On CPU, `bfloat16` screens the features of sparse codes by a bfloat16 product, for processors
+    that have them; float32 still decides. CUDA always takes autocast."""
+
+
+def check_sae(c: SAEConfig) -> None:
+    """Refuse a dictionary that contradicts itself.
+
+    Raises:
+        ConfigError: so it does.
+    """
+    require(
+        0 < c.k <= c.d_sae,
+        f"--sae.k {c.k:g} was given",
+        f"0 < k <= d_sae = {c.d_sae} was expected",
+        "lower --sae.k or raise --sae.d-sae",
+    )
+    if c.kind == "topk":
+        require(
+            c.k == int(c.k),
+            f"--sae.k {c.k:g} was given with --sae.kind topk",
+            "TopK keeps a whole number of features per activation",
+            "round it, or take --sae.kind batch-topk",
+        )
+    if c.kind == "jumprelu":
+        require(
+            c.products == "float32",
+            f"--sae.products {c.products} was given with --sae.kind jumprelu",
+            "its thresholds learn from pre-activations just below them, which no screen computes",
+            "leave --sae.products out",
+        )
+    prefixes = list(c.prefixes)
+    if prefixes:
+        require(
+            prefixes == sorted(set(prefixes)) and prefixes[0] >= 1 and prefixes[-1] == c.d_sae,
+            f"--sae.prefixes {' '.join(map(str, prefixes))} was given",
+            f"rising numbers that end in d_sae = {c.d_sae} were expected",
+            "correct the list",
+        )

@@ -1,0 +1,206 @@
+"""What a run is: data, dictionary, pairs, penalty, optimiser; its options and their rules.
+
+The names here are the names of the command line (`--pairs.per-feature`) and of the TOML files
+(`per_feature` under `[pairs]`, see `toml.py`). Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from topk_ortho.config.data import PlantConfig, SyntheticConfig
+from topk_ortho.config.error import require
+from topk_ortho.config.history import HistoryConfig
+from topk_ortho.config.option import (
+    ABOVE_0,
+    DECAY,
+    FROM_0,
+    ROWS,
+    ROWS_IN_MEMORY,
+    SEED,
+    STEPS,
+    STEPS_FROM_1,
+    Range,
+    option,
+    table,
+    unless,
+    when,
+    whole,
+)
+from topk_ortho.config.pairs import PairsConfig
+from topk_ortho.config.penalty import COEFFICIENTS, OTHER_COEFFICIENT, PenaltyConfig
+from topk_ortho.config.sae import SAEConfig
+
+_LANGUAGE = when("activations", "language-model")
+_CONSTRAINED = unless("pairs.criterion", "none")
+_FROM_AN_SAE = unless("init-from", None)
+
+Source = Literal["auto", "synthetic", "language-model", "files"]
+OF_A_LANGUAGE_MODEL = ("model", "text", "dataset", "hook")
+"""Options that say that activations come from a language model."""
+CONTEXT = whole(3, 2**20, "3 (BOS and two tokens) to 1048576")
+PER_CORE = 4
+"""Threads or processes for each core that are more than anybody needs."""
+CORES = os.cpu_count() or 1
+A_CORE_OR_MORE = whole(
+    1,
+    PER_CORE * CORES,
+    f"1 to {PER_CORE * CORES}, {PER_CORE} for each of this machine's {CORES} cores,",
+    fix="lower it",
+)
+"""Processes at a time."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One arm: data, dictionary, pairs, penalty, optimiser."""
+
+    seed: int = option(0, within=SEED)
+    """Seed of data, initialisation and selection."""
+    steps: int = option(
+        2000,
+        within=whole(1, 10**12, "a run needs at least 1 step, and 1 to 10^12",
+                     fix="give --steps 1 or more"),
+    )  # fmt: skip
+    """Optimiser steps of the whole run; all schedules follow it."""
+    batch_size: int = option(512, within=ROWS_IN_MEMORY)
+    """Activations per step."""
+    lr: float = option(5e-3, within=ABOVE_0)
+    """Adam's peak learning rate."""
+    warmup_steps: int = option(100, within=STEPS)
+    """Steps of linear warm-up."""
+    decay_fraction: float = option(
+        0.3, within=Range(0, 1, "a share in [0, 1]", "try the default, 0.3")
+    )
+    """Share of the steps, at the end, over which the learning rate falls to 0."""
+    beta1: float = option(0.9, within=DECAY)
+    """Adam's β1."""
+    beta2: float = option(0.999, within=DECAY)
+    """Adam's β2."""
+    grad_clip: float = option(100.0, within=FROM_0)
+    """Largest norm of the gradient; above it the gradient is scaled down. 0 switches it off."""
+    log_every: int = option(50, within=STEPS_FROM_1)
+    """Steps between two lines of `metrics.jsonl`."""
+    checkpoint_every: int = option(1000, within=STEPS_FROM_1)
+    """Steps between two checkpoints."""
+    keep_checkpoints: int = option(2, within=whole(1, 10_000))
+    """Newest checkpoints kept."""
+    eval_samples: int = option(30_000, within=ROWS)
+    """Held-out activations that the figures at the end are taken on."""
+    with_baseline: bool = option(False, used=_CONSTRAINED)
+    """Train the arm without the constraint as well, in `baseline/`, and compare."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1`, ..."""
+    threads: int = option(0, within=whole(0, 2**16))
+    """CPU threads; 0 chooses by the size of a step."""
+
+    init_from: Path | None = None
+    """Start from this trained SAE: a run folder, or a folder of SAELens, dictionary_learning or
+    sparsify. Architecture, `d_sae`, `k` and weights come from it."""
+    init_sha256: str | None = option(None, used=_FROM_AN_SAE)
+    """Which SAE that is, by its files' content; found out by itself, and another one is refused."""
+    allow_pickle: bool = option(False, used=_FROM_AN_SAE)
+    """Open the `ae.pt` of dictionary_learning, a pickle; only tensors are taken from it."""
+
+    activations: Source = "auto"
+    """Where activations come from; `auto` tells it from what is given: a language model by --model,
+    --text, --dataset or --hook, files by --data, and else synthetic data. Never `auto` once the
+    configuration is made."""
+    model: str = option("", used=_LANGUAGE)
+    """`language-model`: a model name or a local folder."""
+    text: tuple[Path, ...] = option((), used=_LANGUAGE)
+    """`language-model`: text files; blank lines separate documents."""
+    dataset: str = option("", used=_LANGUAGE)
+    """`language-model`: name of a Hugging Face dataset instead of text files."""
+    hook: str = option("", used=_LANGUAGE)
+    """`language-model`: hook point, such as `blocks.3.hook_resid_post`."""
+    context: int = option(128, within=CONTEXT, used=_LANGUAGE)
+    """`language-model`: tokens per context, BOS included."""
+    data: Path | None = option(None, used=when("activations", "files"))
+    """`files`: folder of `.npy` or `.safetensors` shards."""
+    buffer_rows: int = option(131_072, within=ROWS_IN_MEMORY)
+    """Activations in the shuffling buffer."""
+
+    synthetic: SyntheticConfig = table(SyntheticConfig, used=when("activations", "synthetic"))
+    plant: PlantConfig = table(PlantConfig)
+    sae: SAEConfig = table(SAEConfig)
+    pairs: PairsConfig = table(PairsConfig)
+    penalty: PenaltyConfig = table(PenaltyConfig, used=_CONSTRAINED)
+    history: HistoryConfig = table(HistoryConfig, used=_CONSTRAINED)
+
+    def __post_init__(self) -> None:
+        if self.activations == "auto":
+            object.__setattr__(self, "activations", self._source())
+
+    def _source(self) -> Source:
+        if any(getattr(self, name) for name in OF_A_LANGUAGE_MODEL):
+            return "language-model"
+        return "synthetic" if self.data is None else "files"
+
+    @property
+    def constrained(self) -> bool:
+        """Whether the arm has a penalty at all."""
+        return self.pairs.criterion != "none"
+
+    def without_constraint(self) -> TrainConfig:
+        """The same arm, same seed and data order, without the penalty."""
+        return replace(self, with_baseline=False, pairs=replace(self.pairs, criterion="none"))
+
+    def coefficient(self) -> float:
+        """The penalty's weight, by criterion unless it was given."""
+        if self.penalty.coefficient is not None:
+            return self.penalty.coefficient
+        return COEFFICIENTS.get(self.pairs.criterion, OTHER_COEFFICIENT)
+
+
+def check_threads(threads: int) -> None:
+    """Refuse more threads than this machine's cores can have any use for.
+
+    Raises:
+        ConfigError: so many.
+    """
+    most = PER_CORE * CORES
+    require(
+        threads <= most,
+        f"--threads {threads} was given",
+        f"at most {most} were expected, {PER_CORE} for each of this machine's {CORES} cores",
+        "lower it, or leave it out",
+    )
+
+
+def check_data(c: TrainConfig) -> None:
+    """Refuse a source of activations that lacks what it needs.
+
+    Raises:
+        ConfigError: so it does.
+    """
+    if c.activations == "language-model":
+        require(
+            bool(c.model),
+            "activations of a language model were asked for without a model",
+            "a model name or a local folder was expected",
+            "add --model NAME_OR_DIR",
+        )
+        require(
+            bool(c.text) != bool(c.dataset),
+            "activations of a language model were asked for"
+            + (" with both --text and --dataset" if c.text else " without any text"),
+            "exactly one source of text was expected",
+            "give --text FILE... or --dataset NAME",
+        )
+        require(
+            bool(c.hook),
+            "activations of a language model were asked for without a hook point",
+            "a name such as blocks.3.hook_resid_post was expected",
+            "add --hook NAME",
+        )
+    if c.activations == "files":
+        require(
+            c.data is not None,
+            "--activations files was given without a folder",
+            "a folder of .npy or .safetensors shards was expected",
+            "add --data DIR",
+        )

@@ -7,7 +7,7 @@ RUST := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name 'Cargo.tom
 export OMP_WAIT_POLICY ?= passive
 
 .PHONY: train test setup lint rust-test py-test faults bench bench-peers gpu clean \
-    test-integrations dist test-dist saebench fuzz soak
+    test-integrations dist test-dist saebench fuzz soak results bars
 
 train: setup
 	$(BIN)/python -m topk_ortho.train
@@ -79,6 +79,19 @@ bench: setup
 	$(BIN)/python benches/penalty.py
 	$(BIN)/python benches/curves.py
 	$(BIN)/python benches/table.py
+
+# Everything that docs/results.md states, hours on two cores; interrupted, it continues. MODEL and
+# TEXT are for the parts that need a language model; ONLY names some of the parts.
+JOBS ?= 2
+results: setup
+	$(BIN)/python benches/pages/results.py --jobs $(JOBS) --page docs/results.md \
+	    $(if $(MODEL),--model $(MODEL)) $(if $(TEXT),--text $(TEXT)) $(if $(ONLY),--only $(ONLY))
+
+# The default arm against fixed thresholds on seeds 0 to 2, four minutes on forest-240.
+SETTING ?= forest-240
+bars: setup
+	$(BIN)/python benches/pages/bars.py $(SETTING) \
+	    $(if $(MODEL),--model $(MODEL)) $(if $(TEXT),--text $(TEXT))
 
 # An environment of its own which shares the packages of .venv, so that there is one torch.
 define sharing

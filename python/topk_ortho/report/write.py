@@ -25,7 +25,7 @@ def write_report(
     """Draw what runs, bars and ablations have left behind.
 
     Args:
-        paths: run folders, folders of `topk-ortho bars`, ablations, or folders around them.
+        paths: run folders, folders of `make bars`, ablations, or folders around them.
         out: where `index.html` and `plots/` go; `report` in the first of the folders unless given.
             A report that is there already is written anew.
         history: reads the pair history of a run folder (`constraint/history/figures.py`); without

@@ -1,1 +1,1 @@
-"""Comparisons: settings with ground truth, arms, the documents' recipes, paired seeds, bars."""
+"""Many runs compared: arms, the documents' recipes, grids over paired seeds, tuning."""

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from settings import setting
+
 from topk_ortho.config import TrainConfig
 from topk_ortho.studies.ablation import Request
 from topk_ortho.studies.recipes import RECIPES
-from topk_ortho.studies.settings import setting
 
 CONTROLS = ("random-matched", "ortsae")
 NESTED = ("matryoshka",)

@@ -1,19 +1,24 @@
-"""Bars for the default arm: means over paired seeds, each figure beside what it has to reach."""
+"""`make bars`: thresholds that the default arm has to reach, on means over paired seeds."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from settings import setting
+
 from topk_ortho.activations import Activations, prepare
+from topk_ortho.commands.reader import build, read
+from topk_ortho.commands.reader.output import guarded
 from topk_ortho.config import ConfigError, TrainConfig
+from topk_ortho.config.option import SEED, option
 from topk_ortho.config.rules import check
 from topk_ortho.config.toml import config_hash
 from topk_ortho.report.table import comparison_table
 from topk_ortho.studies.arms import arms
-from topk_ortho.studies.settings import setting
 from topk_ortho.training import resume, train
 
 Figures = dict[str, float]
@@ -76,6 +81,34 @@ BARS: dict[str, tuple[Bar, ...]] = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Train the arms of a setting over paired seeds, print their means, and check the bars."""
+
+    setting: str = option(positional=True)
+    """forest-240, forest-256, planted-6 or planted-12."""
+    seeds: tuple[int, ...] = option((0, 1, 2), within=SEED)
+    """Paired seeds."""
+    arms: tuple[str, ...] = ()
+    """Some of the setting's arms; all unless given."""
+    out: Path = Path("runs/bars")
+    """Run folders; finished ones are reused, interrupted ones are resumed."""
+    model: str = ""
+    """Language model of the planted settings."""
+    text: tuple[Path, ...] = ()
+    """Text files of the planted settings."""
+    hook: str = "blocks.3.hook_resid_post"
+    """Hook point of the planted settings."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command line; the exit code is 1 where a bar is missed."""
+    o = build(Options, read(Options, arguments, prog="bars"))
+    return run_bars(
+        o.setting, seeds=o.seeds, arms=o.arms, out=o.out, model=o.model, text=o.text, hook=o.hook
+    )
+
+
 def run_bars(
     name: str,
     *,
@@ -132,3 +165,7 @@ def _result(config: TrainConfig, seed: int, folder: Path, data: Activations) -> 
 def _mean(results: Sequence[dict[str, Any]]) -> Figures:
     keys = [k for k in COLUMNS if all(isinstance(r.get(k), (int, float)) for r in results)]
     return {k: sum(r[k] for r in results) / len(results) for k in keys}
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(lambda: main(sys.argv[1:])))

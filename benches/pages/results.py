@@ -1,31 +1,69 @@
-"""`topk-ortho results`: run what the results page states, and write its tables.
+"""`make results`: run what docs/results.md states, and write its tables.
 
 The parts lie side by side in one folder and share their runs, so that an arm that several of them
-need is computed once. Started again, the same command goes on.
+need is computed once. Started again, the same command continues.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from crowding import crowding
+from parts import TOPK, Material, parts
+from settings import setting
+
+from topk_ortho.commands.reader import build, read
+from topk_ortho.commands.reader.output import guarded
 from topk_ortho.config import ConfigError
+from topk_ortho.config.option import option
+from topk_ortho.config.train import A_CORE_OR_MORE
 from topk_ortho.report.canvas import write_whole
 from topk_ortho.report.collect import collect
 from topk_ortho.report.markdown import comparison_markdown
 from topk_ortho.studies.ablation import run_ablation, said
 from topk_ortho.studies.calibrate import run_calibration
-from topk_ortho.studies.results.crowding import crowding
-from topk_ortho.studies.results.parts import TOPK, Material, parts
-from topk_ortho.studies.settings import setting
 
 SHARED = ("runs", "activations", "logs", ".locks")
 """Folders of an ablation that all parts have in common."""
 BEGIN, END = "<!-- {}: begin -->", "<!-- {}: end -->"
 CALIBRATE = "calibrate"
 """The one part that is no ablation; it comes last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Run everything that docs/results.md states, and write its tables anew.
+
+    Interrupted anywhere, the same command continues and computes nothing twice.
+    """
+
+    out: Path = Path("runs/results")
+    """Folder of the parts and of the runs that they share."""
+    model: str = ""
+    """Language model of the parts that need one, a name or a local folder."""
+    text: tuple[Path, ...] = ()
+    """Its text files."""
+    hook: str = "blocks.3.hook_resid_post"
+    """Its hook point."""
+    jobs: int = option(1, within=A_CORE_OR_MORE)
+    """Runs at a time, each in a process of its own."""
+    only: tuple[str, ...] = ()
+    """Some of the parts; all unless given."""
+    page: Path | None = None
+    """The page whose tables are written, part by part."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command line; the exit code."""
+    o = build(Options, read(Options, arguments, prog="results"))
+    return run_results(
+        Material(o.model, o.text, o.hook), out=o.out, jobs=o.jobs, page=o.page, only=o.only
+    )
 
 
 def run_results(
@@ -35,7 +73,7 @@ def run_results(
 
     Raises:
         ConfigError: a part of no such name, or one that needs a language model without any.
-        Stopped: interrupted; the same command goes on.
+        Stopped: interrupted; the same command continues.
     """
     every = parts()
     names = _chosen(only, material)
@@ -132,3 +170,7 @@ def write(page: Path, name: str, text: str) -> None:
         return
     head, tail = whole.split(begin, 1)[0], whole.split(end, 1)[1]
     write_whole(page, f"{head}{begin}\n\n{text}\n\n{end}{tail}".encode())
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(lambda: main(sys.argv[1:])))

@@ -1,4 +1,4 @@
-"""Settings with ground truth (method 6); their arms are in `arms.py`."""
+"""Settings with ground truth (docs/method.md, 6), on which the repository's pages compare arms."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +14,17 @@ import torch
 from tests.studies.test_ablation import PLANT, in_process  # noqa: F401  (a fixture)
 from tests.system.tiny_run import tiny
 from topk_ortho.config import ConfigError
-from topk_ortho.studies import results
 from topk_ortho.studies.ablation import Request, _plan
 from topk_ortho.studies.arms import ALWAYS_ON
 from topk_ortho.studies.recipes import RECIPES
-from topk_ortho.studies.results import command, crowding
-from topk_ortho.studies.results.parts import FRESH, Material, Part, parts
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benches" / "pages"))
+import bars
+import crowding
+import results
+from parts import FRESH, Material, Part, parts
+
+sys.path.pop(0)
 
 MATERIAL = Material("a-model", (Path("a.txt"),))
 BASE = tiny("--checkpoint-every", "1000", "--sae.kind", "topk")
@@ -48,20 +54,20 @@ def test_the_page_has_what_it_has_to_have() -> None:
     assert axes == {"sae.k", "synthetic.parent-child-cosine"}
 
 
-ABLATIONS = ["one", command.TOPK]
+ABLATIONS = ["one", results.TOPK]
 
 
 def tiny_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     two = [
         Part("one", "?", lambda m: BASE, 2, without_arm=ALWAYS_ON[1:]),
-        Part(command.TOPK, "?", lambda m: BASE, 2, without_arm=("ortsae", "matryoshka")),
+        Part(results.TOPK, "?", lambda m: BASE, 2, without_arm=("ortsae", "matryoshka")),
     ]
-    monkeypatch.setattr(command, "parts", lambda: {part.name: part for part in two})
+    monkeypatch.setattr(results, "parts", lambda: {part.name: part for part in two})
 
 
 def skeleton(path: Path) -> Path:
-    names = ("one", command.TOPK, "crowding")
-    marks = [f"{command.BEGIN.format(n)}\nold\n{command.END.format(n)}" for n in names]
+    names = ("one", results.TOPK, "crowding")
+    marks = [f"{results.BEGIN.format(n)}\nold\n{results.END.format(n)}" for n in names]
     path.write_text("# Mine\n\n" + "\n\nby hand\n\n".join(marks) + "\nthe end\n")
     return path
 
@@ -95,11 +101,11 @@ def test_a_part_of_no_such_name_and_a_model_that_is_missing(tmp_path: Path) -> N
 def test_a_page_without_marks_stays_as_it_is(tmp_path: Path, capsys) -> None:
     page = tmp_path / "page.md"
     page.write_text("nothing here")
-    command.write(page, "one", "text")
+    results.write(page, "one", "text")
     assert page.read_text() == "nothing here"
     assert "has no marks" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="--page"):
-        command.write(tmp_path / "other.md", "one", "text")
+        results.write(tmp_path / "other.md", "one", "text")
 
 
 def forest(rows: int = 64, n_true: int = 30, d_in: int = 48) -> tuple[torch.Tensor, ...]:
@@ -147,9 +153,9 @@ def test_the_calibration_is_shown_as_it_was_printed(
     """On files in place of a language model, which takes a minute."""
     np.save(tmp_path / "a.npy", np.random.default_rng(0).standard_normal((3000, 24), np.float32))
     base = replace(BASE, activations="files", data=tmp_path, sae=replace(BASE.sae, k=12.0))
-    monkeypatch.setattr(command, "setting", lambda name, **_: replace(base, plant=PLANT))
+    monkeypatch.setattr(results, "setting", lambda name, **_: replace(base, plant=PLANT))
     page = tmp_path / "page.md"
-    marks = (command.BEGIN.format("calibrate"), command.END.format("calibrate"))
+    marks = (results.BEGIN.format("calibrate"), results.END.format("calibrate"))
     page.write_text("\n".join(marks))
     out = tmp_path / "out"
     assert results.run_results(MATERIAL, out=out, jobs=1, page=page, only=["calibrate"]) == 0
@@ -157,3 +163,17 @@ def test_the_calibration_is_shown_as_it_was_printed(
     assert "At L0 12 (yours): " in text and "stand-in" in text and str(tmp_path) not in text
     assert len(in_process) == 3 * 2 * 3
     assert {p.name for p in (out / "runs").iterdir() if p.is_dir()} == set(in_process)
+
+
+def test_the_bars_of_a_setting_are_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bars, "setting", lambda name, **_: BASE)
+    arguments = ["forest-240", "--seeds", "1", "--arms", "none", "coactivation"]
+    assert bars.main([*arguments, "--out", str(tmp_path)]) in (0, 1)
+    shown = capsys.readouterr().out
+    assert "forest-240, means over seeds 1" in shown
+    assert shown.count("met   ") + shown.count("MISSED") == len(bars.BARS["forest-240"]) + 1
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match="the setting forest-1"):
+        bars.main(["forest-1"])

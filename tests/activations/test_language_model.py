@@ -234,6 +234,28 @@ def test_datasets_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
         list(text.dataset_documents("a"))
 
 
+@pytest.mark.fault("a dataset that cannot be used")
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (ValueError("Bad split: train. Available splits: ['test']"), "with a split 'train'"),
+        (ValueError("Config name is missing."), "name:configuration"),
+        (ConnectionError("Couldn't reach the Hub"), "check the network connection"),
+        (FileNotFoundError("Dataset 'a' doesn't exist"), "check the name"),
+        (RuntimeError("odd"), "a Hugging Face dataset"),
+    ],
+)
+def test_advice_fits_why_a_dataset_cannot_be_read(
+    error: Exception, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_datasets(monkeypatch, error)
+    with pytest.raises(ConfigError) as found:
+        list(text.dataset_documents("a"))
+    said = str(found.value)
+    assert str(error) in said and advice in said
+    assert ("network" in said) == isinstance(error, ConnectionError)
+
+
 # --- the source --------------------------------------------------------------------------------
 
 

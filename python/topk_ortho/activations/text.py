@@ -136,9 +136,26 @@ def dataset_documents(
     except Exception as error:
         cause = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(
-            f"the dataset {name!r} cannot be read ({cause}); expected a Hugging Face dataset as "
-            "`name` or `name:configuration`, and a network connection."
+            f"the dataset {name!r} cannot be read ({cause}); {_advice(error, cause, split)}."
         ) from error
+
+
+def _advice(error: Exception, cause: str, split: str) -> str:
+    """What to do about a dataset that cannot be read, by the reason."""
+    if isinstance(error, (ConnectionError, TimeoutError)) or "offline" in cause.lower():
+        return "check the network connection, or give text files with --text"
+    if isinstance(error, ValueError) and "split" in cause.lower():
+        return (
+            f"a dataset with a split {split!r} was expected; take another dataset or "
+            "configuration (`name:configuration`), or give text files with --text"
+        )
+    if isinstance(error, ValueError) and "config" in cause.lower():
+        return "give one of its configurations as `name:configuration`"
+    if isinstance(error, FileNotFoundError) or "exist" in cause.lower():
+        return (
+            "check the name: `name` or `name:configuration` of a Hugging Face dataset was expected"
+        )
+    return "expected a Hugging Face dataset as `name` or `name:configuration`"
 
 
 def _only_text(row: dict[str, Any], name: str) -> str:

@@ -1,91 +1,24 @@
-"""`python -m topk_ortho.train`: parse, train, print."""
+"""`python -m topk_ortho.train`: the command `train`, and `topk_ortho.train(...)` from Python."""
 
 from __future__ import annotations
 
 import os
 import sys
 import types
-from collections.abc import Callable
 from typing import Any
 
 # A spinning second thread takes the core that the first one needs; has to be set before torch.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler's own log; before torch as well
 
-from topk_ortho.commands.reader import fail, parse
-from topk_ortho.config import ConfigError
-from topk_ortho.terminal import printable
+from topk_ortho.commands import train as command
+from topk_ortho.commands.reader.output import guarded
 
 
 def main(arguments: list[str] | None = None, *, prog: str = "python -m topk_ortho.train") -> int:
     """Run one command line; the exit code."""
-    return guarded(lambda: _run(sys.argv[1:] if arguments is None else arguments, prog))
-
-
-def guarded(command: Callable[[], int]) -> int:
-    """The exit code of a command; what stops it becomes one sentence."""
-    try:
-        code = command()
-        sys.stdout.flush()  # what cannot be written is met here, and not after the last line
-        return code
-    except ConfigError as error:
-        return fail(error)
-    except KeyboardInterrupt:
-        return fail(
-            "interrupted while no step was running; if there is a run folder already, "
-            "--resume goes on with it.",
-            130,
-        )
-    except BrokenPipeError:
-        # whoever read the output has seen enough; the flush at exit must not fail once more
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 141
-    except OSError as error:
-        return fail(
-            f"{error.filename or 'the run folder'} cannot be used ({error.strerror}); "
-            "free disk space or check the permissions, then go on with --resume.",
-            1,
-        )
-    except (ArithmeticError, MemoryError, RuntimeError) as error:
-        return _stopped(error)
-
-
-def _stopped(error: Exception) -> int:
-    """The exit code of a run that was interrupted, met a NaN, or ran out of memory."""
-    from torch import OutOfMemoryError
-
-    from topk_ortho.studies.pool import Stopped
-    from topk_ortho.training import Interrupted
-    from topk_ortho.training.finite import NotFiniteError
-
-    if isinstance(error, (Interrupted, Stopped)):
-        print(printable(str(error)), file=sys.stderr)
-        return error.exit_code
-    if isinstance(error, NotFiniteError):
-        return fail(error, 1)
-    if isinstance(error, (MemoryError, OutOfMemoryError)) or "allocate memory" in str(error):
-        return fail(
-            f"out of memory ({str(error).splitlines()[0]}); lower --sae.d-sae, --batch-size or "
-            "--pairs.memory-budget.",
-            1,
-        )
-    raise error
-
-
-def _run(arguments: list[str], prog: str) -> int:
-    options = parse(arguments, prog=prog)
-    from topk_ortho.machine.hardware import keep_freed_memory
-    from topk_ortho.report.summary import finish
-    from topk_ortho.training import resume, train
-
-    keep_freed_memory()
-    how: dict[str, Any] = {"stop_after": options.stop_after, "profile": options.profile}
-    if options.resume is not None:
-        result = resume(options.resume, **how)
-    else:
-        result = train(options.settings, options.out, **how)
-    print(finish(result["folder"]))
-    return 0
+    words = sys.argv[1:] if arguments is None else arguments
+    return guarded(lambda: command.run(words, prog=prog))
 
 
 class _Callable(types.ModuleType):

@@ -16,7 +16,7 @@ import pytest
 
 import topk_ortho.train as command
 from tests.conftest import environment
-from tests.system.tiny_run import OPTIONS, assert_same, tiny
+from tests.system.tiny_run import OPTIONS, assert_same, over, tiny
 from topk_ortho.activations import prepare
 from topk_ortho.checkpoint import store
 from topk_ortho.checkpoint.locks import Held, claimed, locked
@@ -127,7 +127,7 @@ def test_a_disk_that_becomes_read_only(data, undisturbed, tmp_path) -> None:
 def test_a_folder_below_a_file_ends_in_one_sentence(tmp_path, capsys) -> None:
     (tmp_path / "file").touch()
     out = tmp_path / "file" / "run"
-    assert command.main([*OPTIONS, *SHORT, "--out", str(out)]) == 2
+    assert command.main(over(OPTIONS, *SHORT, "--out", str(out))) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("error: --out") and "cannot be written (" in said
 

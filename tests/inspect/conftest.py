@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests import tiny_llama
-from tests.system.tiny_run import SHAPE, tiny
+from tests.system.tiny_run import SHAPE, over, tiny
 from topk_ortho.training import train
 
 SHORT = ["--steps", "30", "--checkpoint-every", "10"]
@@ -17,8 +17,9 @@ HOOK = "blocks.0.hook_resid_post"
 
 def language_model(text: Path, *options: str) -> list[str]:
     """Options of a run on the random Llama."""
-    return [*SHAPE, *SHORT, "--activations", "language-model", "--model", str(tiny_llama.shared()),
-            "--text", str(text), "--hook", HOOK, "--context", "16", *options]  # fmt: skip
+    return over(SHAPE, *SHORT, "--activations", "language-model",
+                "--model", str(tiny_llama.shared()), "--text", str(text), "--hook", HOOK,
+                "--context", "16", *options)  # fmt: skip
 
 
 @pytest.fixture(scope="package", autouse=True)

@@ -14,10 +14,12 @@ from tests.system.tiny_run import tiny
 from topk_ortho import load_sae
 from topk_ortho.activations import same_data
 from topk_ortho.cli import main
+from topk_ortho.commands import evaluate as command
+from topk_ortho.commands.reader import build, read
 from topk_ortho.config import ConfigError
 from topk_ortho.config.toml import write_config
 from topk_ortho.formats import saelens
-from topk_ortho.inspect.evaluate.options import Asked, read, understand
+from topk_ortho.inspect.evaluate.asked import Asked, understand
 from topk_ortho.training import train
 
 HOOK = "blocks.0.hook_resid_post"
@@ -261,8 +263,8 @@ def test_json_in_place_of_the_table(run, capsys):
         (["/nowhere/sae", "--activations", "synthetic"], "no such folder"),
         (["SAE", "--text", "TEXT", "--out", "/nowhere/figures.json"], "--out"),
         (["SAE", "--text", "TEXT", "--eval-samples", "0"], "--eval-samples 0"),
-        (["SAE", "--text", "TEXT", "--data", "DIR"], "--text was given"),
-        (["SAE", "--text", "TEXT", "--evals", "core"], "add --suite saebench"),
+        (["SAE", "--text", "TEXT", "--data", "DIR"], "--data was given"),
+        (["SAE", "--text", "TEXT", "--evals", "core"], "or give --suite saebench"),
         (["SAE", "--suite", "saebench", "--plant"], "--plant was given"),
         (["SAE", "--suite", "saebench", "--evals", "corr"], "core"),
         (["SAE", "--suite", "saebench", "--saebench-python", "/nowhere"], "make saebench"),
@@ -275,9 +277,10 @@ def test_what_cannot_be_measured_is_refused_in_a_sentence(sae, text, arguments, 
 
 
 def asked(path: Path, *options: str) -> Asked:
-    arguments = [str(path), *options]
-    words = {o[2:] for o in options if o.startswith("--")}
-    return understand(read(arguments), words, named={"model": "m", "hook": "h"})
+    given = read(command.Options, [str(path), *options], prog="evaluate")
+    split = build(command.Options, given).split
+    settings = command.data_settings(given.values)
+    return understand(path, settings, split=split, named={"model": "m", "hook": "h"})
 
 
 def test_which_data_the_options_mean(run, sae, text):

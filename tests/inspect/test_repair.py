@@ -11,20 +11,15 @@ import numpy as np
 import pytest
 
 from tests.stored_saes import D_IN, D_SAE, K, codes, rows, stored
+from tests.system.tiny_run import over
 from topk_ortho import cli, formats
 from topk_ortho.activations import prepare
-from topk_ortho.commands.reader import parse
+from topk_ortho.commands.reader import parse, read
+from topk_ortho.commands.repair import REFUSED, Options, repairing
 from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.formats.saelens import export
-from topk_ortho.inspect.repair.command import words_for
+from topk_ortho.inspect.repair.defaults import DEFAULTS, PENALTY, defaults
 from topk_ortho.inspect.repair.measure import mean_l0
-from topk_ortho.inspect.repair.options import (
-    DEFAULTS,
-    PENALTY,
-    RepairOptions,
-    split_repair,
-    with_defaults,
-)
 from topk_ortho.inspect.repair.repair import as_it_came, repair
 from topk_ortho.training import Interrupted, train
 
@@ -69,10 +64,10 @@ def test_known_features_give_absorption_before_and_after(
 ) -> None:
     tiny = ["--synthetic.d-in", "16", "--synthetic.roots", "3", "--synthetic.children", "2",
             "--synthetic.independent", "6"]  # fmt: skip
-    plain = parse([*SHORT, *tiny, "--steps", "200", "--sae.d-sae", "24", "--sae.k", "3",
-                   "--pairs.criterion", "none"]).settings  # fmt: skip
+    plain = parse(over(SHORT, *tiny, "--steps", "200", "--sae.d-sae", "24", "--sae.k", "3",
+                   "--pairs.criterion", "none")).settings  # fmt: skip
     trained = train(plain, "plain", progress=False)
-    out = json.loads(printed(["plain", *SHORT, *tiny, "--out", "r", "--json"], capsys))
+    out = json.loads(printed(["plain", *over(SHORT, *tiny, "--out", "r", "--json")], capsys))
     assert out == json.loads(Path("r/repair.json").read_text())
     for name in ("absorption_rate", "excess", "mcc", "explained_variance", "l0"):
         assert out["before"][name] == pytest.approx(trained[name], abs=1e-5)
@@ -80,8 +75,8 @@ def test_known_features_give_absorption_before_and_after(
     result = json.loads(Path("r/result.json").read_text())
     assert out["after"]["explained_variance"] == pytest.approx(result["explained_variance"])
     assert (out["steps"], out["criterion"]) == (12, "coactivation")
-    assert out["coefficient"] == float(PENALTY["penalty.coefficient"])
-    text = printed(["plain", *SHORT, *tiny, "--out", "r"], capsys)  # nothing is trained again
+    assert out["coefficient"] == PENALTY["penalty.coefficient"]
+    text = printed(["plain", *over(SHORT, *tiny, "--out", "r")], capsys)  # nothing is trained again
     assert "absorption_rate" in text
     assert "explained variance" in text.splitlines()[-2]
 
@@ -105,8 +100,7 @@ def test_an_interrupted_repair_goes_on(
     formats.write(stored("topk"), "sae")
     options = ["sae", "--data", "shards", *SHORT]
     whole = printed([*options, "--out", "whole"], capsys).splitlines()[2:4]
-    own, rest = split_repair([*options, "--out", "parts"])
-    config = parse(words_for(RepairOptions(Path(own[0])), rest).arguments).settings
+    config = asked([*options, "--out", "parts"])
     with pytest.raises(Interrupted):
         train(config, "parts", stop_after=5, progress=False)
     assert printed([*options, "--out", "parts"], capsys).splitlines()[2:4] == whole
@@ -116,37 +110,43 @@ def test_an_interrupted_repair_goes_on(
 
 
 def test_what_was_given_stays_and_the_rest_is_by_default() -> None:
-    words = with_defaults(["--warmup-steps", "3"], given={"warmup-steps"}, usual=True)
-    assert words.count("--warmup-steps") == 1
-    assert words[words.index("--steps") + 1] == DEFAULTS["steps"]
-    assert words[words.index("--penalty.coefficient") + 1] == PENALTY["penalty.coefficient"]
-    words = with_defaults(["--recipe", "x"], given={"recipe"}, usual=False)
-    assert "--penalty.coefficient" not in words  # which goes with the default criterion
-    words = with_defaults(["--model", "m"], given={"model"}, usual=True, hook="blocks.3.x")
-    assert words[words.index("--activations") + 1] == "language-model"
-    assert words[words.index("--hook") + 1] == "blocks.3.x"
+    sae = replace(stored("topk"), hook="blocks.3.x")
+    assert defaults(sae, given=(), criterion=None) == {**DEFAULTS, **PENALTY}
+    found = defaults(sae, given={"recipe"}, criterion=None)
+    assert "penalty.coefficient" not in found  # which goes with the default criterion
+    assert defaults(sae, given={"model"}, criterion=None)["hook"] == "blocks.3.x"
+
+
+def test_a_setting_that_was_given_stays(here: Path) -> None:
+    formats.write(stored("topk"), "sae")
+    settings = settings_of(here, "--warmup-steps", "3")
+    assert (settings.warmup_steps, settings.steps) == (3, DEFAULTS["steps"])
+    assert settings.penalty.coefficient == PENALTY["penalty.coefficient"]
+    assert settings.activations == "files"
 
 
 def test_a_file_of_settings_counts_as_given(here: Path) -> None:
     formats.write(stored("topk"), "sae")
     Path("c.toml").write_text("steps = 7\n[pairs]\ncriterion = 'suppressed'")
     for config in (["--config", "c.toml"], ["--config=c.toml"]):
-        own, rest = split_repair(["sae", *config, "--data", "shards"])
-        settings = parse(words_for(RepairOptions(Path(own[0])), rest).arguments).settings
+        settings = asked(["sae", *config, "--data", "shards"])
         assert (settings.steps, settings.pairs.criterion) == (7, "suppressed")
         assert settings.penalty.coefficient is None
-        assert settings.warmup_steps == int(DEFAULTS["warmup-steps"])
+        assert settings.warmup_steps == DEFAULTS["warmup-steps"]
+
+
+def asked(arguments: list[str]) -> TrainConfig:
+    return repairing(read(Options, arguments, prog="repair", refused=REFUSED)).settings
 
 
 def settings_of(here: Path, *rest: str) -> TrainConfig:
-    words = words_for(RepairOptions(Path("sae")), [*rest, "--data", "shards"]).arguments
-    return parse(words).settings
+    return asked(["sae", *rest, "--data", "shards"])
 
 
 def test_the_default_criterion_may_be_named(here: Path) -> None:
     formats.write(stored("topk"), "sae")
     usual = settings_of(here)
-    assert usual.penalty.coefficient == float(PENALTY["penalty.coefficient"])
+    assert usual.penalty.coefficient == PENALTY["penalty.coefficient"]
     assert settings_of(here, "--pairs.criterion", "coactivation") == usual
     assert settings_of(here, "--pairs.criterion=coactivation") == usual
     other = settings_of(here, "--pairs.criterion", "suppressed")
@@ -172,7 +172,7 @@ def test_an_interrupted_repair_names_its_own_command(
 
     monkeypatch.setattr("topk_ortho.inspect.repair.repair.train", stopped)
     assert cli.main(["repair", "sae", "--data", "shards", "--out", "r", *SHORT]) == 130
-    assert "the same command with --out r goes on" in capsys.readouterr().err
+    assert "the same command with --out r continues" in capsys.readouterr().err
 
 
 def test_precision_and_metadata_stay() -> None:
@@ -186,7 +186,7 @@ def test_precision_and_metadata_stay() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "without an SAE"),
+        ([], "without SAE"),
         (["gone"], "no such folder"),
         (["sae", "--init-from", "x"], "--init-from was given, but the SAE to repair"),
         (["sae", "--data", "shards", "--sae.k", "9"], "--sae.k 9.0 was given"),
@@ -211,7 +211,5 @@ def test_an_sae_of_another_layout_keeps_its_hook(here: Path) -> None:
     export(Path("sae"), kind="relu", W_enc=given.W_enc, b_enc=given.b_enc, W_dec=given.W_dec,
            b_dec=given.b_dec, threshold=None, k=2.0, hook="blocks.1.hook_mlp_out",
            model="m")  # fmt: skip
-    own, rest = split_repair(["sae", "--model", "m", "--text", "t"])
-    words = words_for(RepairOptions(Path(own[0])), rest).arguments
-    assert words[words.index("--hook") + 1] == "blocks.1.hook_mlp_out"
+    assert asked(["sae", "--model", "m", "--text", "t"]).hook == "blocks.1.hook_mlp_out"
     assert formats.read("sae").d_sae == D_SAE

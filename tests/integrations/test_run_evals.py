@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import torch
 
+from topk_ortho import cli
 from topk_ortho.commands.reader import parse
-from topk_ortho.inspect.evaluate.command import run_evaluation
+from topk_ortho.inspect.evaluate.asked import understand
 from topk_ortho.inspect.evaluate.data import measurable
-from topk_ortho.inspect.evaluate.options import read, understand
 from topk_ortho.training import train
 
 pytest.importorskip("sae_lens", reason="SAELens is not installed here; `make test-integrations`")
@@ -67,7 +67,7 @@ def ours(run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What our command writes."""
     out = tmp_path_factory.mktemp("figures") / "figures.json"
     arguments = [*whole(run), "--eval-samples", str(_samples(run)), "--out", str(out)]
-    run_evaluation(read(arguments), arguments)
+    assert cli.main(["evaluate", *arguments]) == 0
     return json.loads(out.read_text())
 
 
@@ -77,7 +77,7 @@ def whole(run: Path) -> list[str]:
 
 
 def _contexts(run: Path) -> torch.Tensor:
-    asked = understand(read(whole(run)), set(), named={})
+    asked = understand(run, {}, split="all")
     data = measurable(asked.config, split=asked.split)
     contexts = data.contexts(10**9)
     assert len(contexts) >= PROMPTS * BATCHES

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import environment
-from tests.system.tiny_run import OPTIONS, events, tiny
+from tests.system.tiny_run import OPTIONS, events, over, tiny
 from topk_ortho import cli
 from topk_ortho.config import ConfigError, PlantConfig, TrainConfig
 from topk_ortho.config.toml import config_hash, read_config
@@ -25,7 +25,7 @@ from topk_ortho.studies.ablation import Request, Shard, dry_run, run_ablation, s
 from topk_ortho.studies.pool import Pool
 
 # TopK has no threshold to calibrate at the end, which takes most of such a short run.
-SHORT = [*OPTIONS, "--sae.kind", "topk"]
+SHORT = over(OPTIONS, "--sae.kind", "topk")
 BASE = tiny("--sae.kind", "topk", "--checkpoint-every", "1000")
 PLANT = PlantConfig(enabled=True, roots=3, children=2)
 ALONE = ("random-matched", "ortsae", "matryoshka")
@@ -202,16 +202,17 @@ def test_the_command_line_refuses_in_one_sentence(tmp_path, capsys, monkeypatch)
         (["--without-arm", "coactivation"], "random-matched"),
         (["--vary", "sae.k=4,999"], "sae.k=999"),
     ):
-        assert cli.main(["ablate", *SHORT, *arguments]) == 2
+        assert cli.main(["ablate", *over(SHORT, *arguments)]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("error: ") and words in line
     assert not list(tmp_path.iterdir())
 
 
 def start(root: Path, *more: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "topk_ortho.cli", "ablate", *SHORT, *WITHOUT, "--seeds", "2",
+    command = [sys.executable, "-m", "topk_ortho.cli", "ablate",
+               *over(SHORT, *WITHOUT, "--seeds", "2",
                "--vary", "penalty.tau=fixed,mean-std,mean-std-all,strength,strength-threshold",
-               "--out", str(root), *more]  # fmt: skip
+               "--out", str(root), *more)]  # fmt: skip
     return subprocess.Popen(
         command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -285,7 +286,7 @@ def test_a_signal_ends_it_with_checkpoints(tmp_path, number, code):
     process.send_signal(number)
     _, err = process.communicate(timeout=300)
     assert process.returncode == code
-    assert "the same command goes on" in err and "Traceback" not in err
+    assert "the same command continues" in err and "Traceback" not in err
     assert all(map(gone, workers))
     assert not list(root.glob("runs/*.failed.json"))
 
@@ -348,5 +349,5 @@ def test_seeds_of_the_tuning_are_not_reported(tmp_path):
     ],
 )
 def test_options_of_a_launcher_that_is_not_there_are_refused(options, said, tmp_path, capsys):
-    assert cli.main(["ablate", *SHORT, *options, "--out", str(tmp_path / "a")]) == 2
+    assert cli.main(["ablate", *over(SHORT, *options, "--out", str(tmp_path / "a"))]) == 2
     assert said in capsys.readouterr().err

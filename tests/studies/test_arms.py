@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import topk_ortho
-from tests.system.tiny_run import OPTIONS, events, tiny
+from tests.system.tiny_run import OPTIONS, events, over, tiny
 from topk_ortho.commands.reader import parse
 from topk_ortho.config import PairsConfig, PenaltyConfig, TrainConfig
 from topk_ortho.config.rules import check
@@ -103,7 +103,7 @@ def test_an_interrupted_run_of_a_new_arm_goes_on_bit_for_bit(
     from topk_ortho.training import Interrupted, resume, train
 
     monkeypatch.setattr("topk_ortho.training.evaluation.CALIBRATION_ROWS", 2048)
-    config = parse([*OPTIONS, "--pairs.criterion", criterion]).settings
+    config = parse(over(OPTIONS, "--pairs.criterion", criterion)).settings
     config = replace(config, sae=replace(config.sae, kind="jumprelu"))
     train(config, tmp_path / "whole", progress=False)
     with pytest.raises(Interrupted):

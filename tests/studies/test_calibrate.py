@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 from tests.studies.test_ablation import in_process  # noqa: F401
-from tests.system.tiny_run import SHAPE
+from tests.system.tiny_run import SHAPE, over
 from topk_ortho import cli
 from topk_ortho.commands.reader import parse
 from topk_ortho.config import TrainConfig
 from topk_ortho.studies import calibrate
 from topk_ortho.studies.calibrate import Setting, choose
 
-TINY = [*SHAPE, "--sae.kind", "topk", "--checkpoint-every", "1000",
+TINY = over(SHAPE, "--sae.kind", "topk", "--checkpoint-every", "1000",
         "--activations", "files", "--data", "shards",
-        "--plant.roots", "3", "--plant.children", "2"]  # fmt: skip
+        "--plant.roots", "3", "--plant.children", "2")  # fmt: skip
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_from_activations_to_a_setting(shards, in_process, capsys):  # noqa: F811
-    arguments = ["calibrate", *TINY, "--seeds", "2", "--l0", "3", "--coefficients", "4"]
+    arguments = ["calibrate", *over(TINY, "--seeds", "2", "--l0", "3", "--coefficients", "4")]
     assert cli.main([*arguments, "--out", "c"]) == 0
     out = capsys.readouterr().out
     assert "3 parent features, firing on 0.4 to 0.1" in out and "stand-in" in out
@@ -54,9 +54,9 @@ def test_synthetic_data_and_no_constraint_are_refused(tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     assert cli.main(["calibrate", "--steps", "9"]) == 2
     assert "your own were expected" in capsys.readouterr().err
-    assert cli.main(["calibrate", *TINY, "--pairs.criterion", "none"]) == 2
+    assert cli.main(["calibrate", *over(TINY, "--pairs.criterion", "none")]) == 2
     assert "a constraint to calibrate" in capsys.readouterr().err
-    assert cli.main(["calibrate", *TINY, "--coefficients", "0"]) == 2
+    assert cli.main(["calibrate", *over(TINY, "--coefficients", "0")]) == 2
     assert "above 0" in capsys.readouterr().err
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from tests.conftest import environment
 from tests.studies.test_ablation import SHORT, WITHOUT
+from tests.system.tiny_run import over
 from topk_ortho import cli
 from topk_ortho.config import ConfigError
 from topk_ortho.studies.launch import submit
@@ -29,8 +30,8 @@ def test_local_jobs_compute_the_shards(tmp_path: Path):
     where = environment()
     where["PYTHONPATH"] += os.pathsep + str(Path(submitit.__file__).parents[1])
     done = subprocess.run(
-        [sys.executable, "-m", "topk_ortho.cli", "ablate", *SHORT, *WITHOUT, "--seeds", "1",
-         "--out", "a", "--launcher", "submitit", "--cluster", "local", "--shards", "2"],
+        [sys.executable, "-m", "topk_ortho.cli", "ablate", *over(SHORT, *WITHOUT, "--seeds", "1",
+         "--out", "a", "--launcher", "submitit", "--cluster", "local", "--shards", "2")],
         cwd=tmp_path, env=where, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -58,5 +59,5 @@ def test_what_submitit_refuses_is_one_sentence(tmp_path: Path):
 def test_without_submitit_the_extra_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "submitit", None)
     out = ["--out", str(tmp_path / "a")]
-    assert cli.main(["ablate", *SHORT, *WITHOUT, *out, "--launcher", "submitit"]) == 2
+    assert cli.main(["ablate", *over(SHORT, *WITHOUT, *out, "--launcher", "submitit")]) == 2
     assert "pip install 'topk-ortho[cluster]'" in capsys.readouterr().err

@@ -26,13 +26,13 @@ def test_some_recipes_to_the_end_and_never_twice(
     shown = capsys.readouterr()
     for name in names:
         assert re.search(rf"^{name} +4 ", shown.out, re.MULTILINE)
-        assert f"--recipe {name}" in shown.err
+        assert f"{name}: -m topk_ortho.train --config {tmp_path / name}.toml" in shown.err
     peaks = json.loads((tmp_path / "peaks.json").read_text())
     assert set(peaks) == set(names)
     assert main(command) == 0
     again = capsys.readouterr()
     assert again.out == shown.out
-    assert "--recipe" not in again.err
+    assert "topk_ortho.train" not in again.err
 
 
 def test_a_recipe_that_fails_is_named(

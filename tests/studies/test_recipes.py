@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import topk_ortho
-from tests.system.tiny_run import OPTIONS, SYNTHETIC, events, words
+from tests.system.tiny_run import OPTIONS, SYNTHETIC, events, over, words
 from topk_ortho import cli
 from topk_ortho.commands.reader import parse
 from topk_ortho.config import ConfigError, TrainConfig
@@ -65,7 +65,7 @@ def test_all_of_them_share_the_documents_setting(name: str) -> None:
 
 
 def test_a_recipe_keeps_data_dictionary_and_optimiser() -> None:
-    base = parse([*OPTIONS, "--seed", "5", "--lr", "0.01"]).settings
+    base = parse(over(OPTIONS, "--seed", "5", "--lr", "0.01")).settings
     for r in RECIPES.values():
         config = r.config(base)
         assert (config.seed, config.lr, config.sae) == (5, 0.01, base.sae)
@@ -74,7 +74,8 @@ def test_a_recipe_keeps_data_dictionary_and_optimiser() -> None:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_trains_to_the_end(name: str, tmp_path: Path) -> None:
-    config = parse(["--recipe", name, *OPTIONS, *LARGER, "--pairs.min-support", "1"]).settings
+    support = ["--pairs.min-support", "1"] if TABLE[name][0] == "correlation" else []
+    config = parse(["--recipe", name, *over(OPTIONS, *LARGER, *support)]).settings
     assert config.pairs.criterion == TABLE[name][0]
     result = topk_ortho.train(config, tmp_path / "run", progress=False)
     assert result["steps"] == 60
@@ -89,7 +90,7 @@ def test_every_recipe_trains_to_the_end(name: str, tmp_path: Path) -> None:
 
 
 def test_single_pass_accounts_for_every_temporary_in_the_log(tmp_path: Path) -> None:
-    config = parse(["--recipe", "single-pass", *OPTIONS, *LARGER]).settings
+    config = parse(["--recipe", "single-pass", *over(OPTIONS, *LARGER)]).settings
     topk_ortho.train(config, tmp_path / "run", progress=False)
     for event in events(tmp_path / "run"):
         held = event["selection_temporaries"]
@@ -97,14 +98,14 @@ def test_single_pass_accounts_for_every_temporary_in_the_log(tmp_path: Path) -> 
         assert event["selection_held"] == sum(held.values())
         assert 0 < event["selection_held"] < event["selection_budget"]
         assert held["constraint/selection/native.py blocks"] >= 24 * event["pairs_positive"]
-    plain = parse(["--recipe", "stability", *OPTIONS, *LARGER]).settings
+    plain = parse(["--recipe", "stability", *over(OPTIONS, *LARGER)]).settings
     topk_ortho.train(plain, tmp_path / "plain", progress=False)
     assert "selection_temporaries" not in events(tmp_path / "plain")[0]
 
 
 def test_bounded_memory_logs_the_blocks_it_took(tmp_path: Path) -> None:
     small = ["--sae.d-sae", "400", "--sae.k", "30", "--batch-size", "128", "--steps", "8"]
-    config = parse(["--recipe", "bounded-memory", *OPTIONS, *small]).settings
+    config = parse(["--recipe", "bounded-memory", *over(OPTIONS, *small)]).settings
     topk_ortho.train(config, tmp_path / "run", progress=False)
     event = events(tmp_path / "run")[-1]
     assert event["selection_budget"] == 2**21
@@ -157,10 +158,10 @@ def test_the_default_is_no_recipe() -> None:
 
 def test_folders_of_other_settings_are_refused(tmp_path: Path, capsys) -> None:
     out = tmp_path / "r"
-    run = ["train", "--recipe", "magnitude", *OPTIONS, "--out", str(out / "magnitude")]
+    run = ["train", "--recipe", "magnitude", *over(OPTIONS, "--out", str(out / "magnitude"))]
     out.mkdir()
     assert cli.main(run) == 0
-    assert cli.main(["recipes", "--out", str(out), *OPTIONS, "--steps", "99"]) == 2
+    assert cli.main(["recipes", "--out", str(out), *over(OPTIONS, "--steps", "99")]) == 2
     assert "magnitude holds a run with other settings" in capsys.readouterr().err
 
 
@@ -168,7 +169,7 @@ def test_the_bounded_recipe_says_what_it_took_and_can_be_halved(tmp_path: Path) 
     from topk_ortho.constraint.selection.retry import LEAST_BUDGET
 
     assert RECIPES["bounded-memory"].config().pairs.memory_budget >= 2 * LEAST_BUDGET
-    run = ["train", "--recipe", "bounded-memory", *OPTIONS, "--out", str(tmp_path / "b")]
+    run = ["train", "--recipe", "bounded-memory", *over(OPTIONS, "--out", str(tmp_path / "b"))]
     assert cli.main(run) == 0
     result = json.loads((tmp_path / "b" / "result.json").read_text())
     assert result["selection_budget"] == RECIPES["bounded-memory"].config().pairs.memory_budget

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.conftest import environment
-from tests.system.tiny_run import events, words
+from tests.system.tiny_run import events, over, words
 
 LOG_EVERY, CHECKPOINT_EVERY = 100, 500
 OPTIONS = words(
@@ -72,8 +72,8 @@ class Soak:
 def train(folder: Path, *, steps: int, timeout: float) -> list[dict[str, Any]]:
     """Train in a process of its own; the lines of its log."""
     done = subprocess.run(
-        [sys.executable, "-m", "topk_ortho.train", *OPTIONS, "--steps", str(steps),
-         "--out", str(folder)],
+        [sys.executable, "-m", "topk_ortho.train", *over(OPTIONS, "--steps", str(steps),
+         "--out", str(folder))],
         env=environment(), capture_output=True, text=True, timeout=timeout,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]

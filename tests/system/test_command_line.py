@@ -16,13 +16,13 @@ import topk_ortho
 import topk_ortho.train as command
 from tests import tiny_llama
 from tests.conftest import Run
-from tests.system.tiny_run import OPTIONS, SHAPE, tiny, words
+from tests.system.tiny_run import OPTIONS, SHAPE, over, tiny, words
 from topk_ortho import cli, training
 from topk_ortho.commands.reader import parse
 from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.config.toml import from_table, option_types, read_config, write_config
 
-FILES = [*SHAPE, "--activations", "files", "--data", "shards"]
+FILES = over(SHAPE, "--activations", "files", "--data", "shards")
 HEAVY = ("torch", "transformers", "transformer_lens", "matplotlib", "scipy", "datasets")
 
 
@@ -99,7 +99,7 @@ WRONG = [
 @pytest.mark.parametrize(("name", "options", "parts"), WRONG, ids=[w[0] for w in WRONG])
 def test_a_wrong_option_ends_in_one_sentence(name, options, parts, here, capsys):
     base = [] if "--resume" in options else OPTIONS
-    line = sentence([*base, *options.split()], capsys)
+    line = sentence(over(base, *options.split()), capsys)
     for part in parts:
         assert part in line
     assert not list(here.iterdir())  # no run folder for a run that never was
@@ -133,7 +133,7 @@ def test_a_wrong_toml_ends_in_one_sentence(name, text, parts, here, capsys):
 @pytest.mark.fault("an output folder that exists")
 def test_a_folder_in_use_is_left_alone_and_resume_is_named(here, capsys):
     Path("taken").mkdir()
-    line = sentence([*OPTIONS, "--out", "taken"], capsys)
+    line = sentence(over(OPTIONS, "--out", "taken"), capsys)
     assert "--resume taken" in line
     assert not list(Path("taken").iterdir())
 
@@ -142,7 +142,7 @@ def test_a_shard_of_another_width_is_named(here, capsys):
     Path("shards").mkdir()
     np.save("shards/a.npy", np.ones((10, 8), np.float32))
     np.save("shards/b.npy", np.ones((10, 7), np.float32))
-    line = sentence([*FILES, "--out", "r"], capsys)
+    line = sentence(over(FILES, "--out", "r"), capsys)
     for part in ("b.npy", "width 7", "expected 8"):
         assert part in line
 
@@ -153,7 +153,7 @@ def test_nan_in_a_shard_is_named_by_file_and_row(here, capsys):
     x = np.random.default_rng(0).normal(size=(400, 8)).astype(np.float32)
     x[123, 4] = np.nan
     np.save("shards/a.npy", x)
-    line = sentence([*FILES, "--out", "r"], capsys)
+    line = sentence(over(FILES, "--out", "r"), capsys)
     assert "a.npy" in line
     assert "row 123" in line
 
@@ -161,18 +161,18 @@ def test_nan_in_a_shard_is_named_by_file_and_row(here, capsys):
 def test_data_without_variance_is_refused(here, capsys):
     Path("shards").mkdir()
     np.save("shards/a.npy", np.ones((400, 8), np.float32))
-    assert "total variance of 0" in sentence([*FILES, "--out", "r"], capsys)
+    assert "total variance of 0" in sentence(over(FILES, "--out", "r"), capsys)
 
 
 def test_fewer_rows_than_a_batch_are_refused(here, capsys):
     Path("shards").mkdir()
     np.save("shards/a.npy", np.random.default_rng(0).normal(size=(20, 8)))
-    assert "--batch-size 32" in sentence([*FILES, "--out", "r"], capsys)
+    assert "--batch-size 32" in sentence(over(FILES, "--out", "r"), capsys)
 
 
 def language(text: str, *, model: str = "", hook: str = "blocks.0.hook_resid_post") -> list[str]:
-    return [*SHAPE, "--activations", "language-model", "--context", "32", "--text", text,
-            "--model", model or str(tiny_llama.shared()), "--hook", hook]  # fmt: skip
+    return over(SHAPE, "--activations", "language-model", "--context", "32", "--text", text,
+            "--model", model or str(tiny_llama.shared()), "--hook", hook)  # fmt: skip
 
 
 @pytest.mark.fault("a missing text file")
@@ -211,7 +211,7 @@ def test_a_full_disk_ends_in_one_sentence(here, capsys, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl")
 
     monkeypatch.setattr("topk_ortho.training.loop.EventLog.write", full)
-    line = sentence([*OPTIONS, "--out", "r", "--log-every", "60"], capsys, code=1)
+    line = sentence(over(OPTIONS, "--out", "r", "--log-every", "60"), capsys, code=1)
     for part in ("metrics.jsonl", "No space left", "--resume"):
         assert part in line
 
@@ -243,7 +243,7 @@ def test_hyphens_and_underscores_are_the_same():
     assert hyphens.settings.sae.d_sae == 96
     assert hyphens.settings.penalty.tau == "mean-std-all"
     # a value that only looks like one is not touched
-    assert parse(["--model", "my_model"]).settings.model == "my_model"
+    assert parse(words("--model my_model --text a_b.txt --hook x")).settings.model == "my_model"
 
 
 def test_hyphens_and_underscores_are_the_same_in_toml():

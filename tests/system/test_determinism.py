@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.conftest import environment
-from tests.system.tiny_run import OPTIONS, assert_same, tiny
+from tests.system.tiny_run import OPTIONS, assert_same, over, tiny
 from topk_ortho import OrthogonalityPenalty, PairHistory, PairSelector
 from topk_ortho.machine import hardware
 from topk_ortho.training import train
@@ -23,7 +23,7 @@ KINDS = ("topk", "batch-topk", "matryoshka", "relu", "jumprelu")
 def in_a_process(folder: Path, *options: str, threads: int = 1) -> Path:
     """A whole run that is allowed so many threads."""
     done = subprocess.run(
-        [sys.executable, "-m", "topk_ortho.train", *OPTIONS, *options, "--out", str(folder)],
+        [sys.executable, "-m", "topk_ortho.train", *over(OPTIONS, *options, "--out", str(folder))],
         env=environment() | {"OMP_NUM_THREADS": str(threads), "PYTHONHASHSEED": str(threads)},
         capture_output=True,
         text=True,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.tiny_run import OPTIONS, tiny
+from tests.system.tiny_run import OPTIONS, over, tiny
 from topk_ortho import cli
 from topk_ortho.machine import doctor, memory
 from topk_ortho.training import train
@@ -52,7 +52,7 @@ def test_what_cannot_be_used_is_refused(capsys, tmp_path: Path) -> None:
 @pytest.mark.fault("less memory than a run needs")
 def test_too_little_memory_is_a_problem_with_a_remedy(capsys, monkeypatch) -> None:
     monkeypatch.setattr(doctor, "memory_available", lambda device: 10**6)
-    assert cli.main(["doctor", *OPTIONS, "--sae.d-sae", "65536", "--buffer-rows", "64"]) == 1
+    assert cli.main(["doctor", *over(OPTIONS, "--sae.d-sae", "65536", "--buffer-rows", "64")]) == 1
     said = capsys.readouterr().out
     problem = next(line for line in said.splitlines() if line.startswith("problem: "))
     assert re.search(r"expected to need [\d.]+ .B more memory on cpu, but 1.0 MB is", problem)
@@ -90,7 +90,7 @@ def test_a_run_says_at_its_start_what_it_will_need(tmp_path: Path, capsys) -> No
 def test_where_no_option_lowers_the_peak_the_data_is_named(capsys, monkeypatch) -> None:
     monkeypatch.setattr(doctor, "memory_available", lambda device: 10**6)
     monkeypatch.setattr(doctor, "still_to_load", lambda: 0)
-    assert cli.main(["doctor", *OPTIONS, "--synthetic.d-in", "768"]) == 1
+    assert cli.main(["doctor", *over(OPTIONS, "--synthetic.d-in", "768")]) == 1
     assert "take data of fewer dimensions (measuring their variance" in capsys.readouterr().out
 
 

@@ -17,7 +17,7 @@ import pytest
 import topk_ortho.train as command
 from tests import tiny_llama
 from tests.conftest import environment
-from tests.system.tiny_run import OPTIONS, SHAPE, assert_same, events, tiny, words
+from tests.system.tiny_run import OPTIONS, SHAPE, assert_same, events, over, tiny, words
 from topk_ortho.config import TrainConfig
 from topk_ortho.training import Interrupted, resume, train
 from topk_ortho.training.folder import RunFolder
@@ -163,7 +163,7 @@ def test_without_any_valid_checkpoint_a_run_starts_again(tmp_path, undisturbed):
 def test_stopped_inside_the_baseline(tmp_path, undisturbed, capsys):
     config = tiny("--with-baseline")
     folder = tmp_path / "run"
-    arguments = [*OPTIONS, "--with-baseline", "--out", str(folder)]
+    arguments = over(OPTIONS, "--with-baseline", "--out", str(folder))
     assert command.main([*arguments, "--stop-after", "85"]) == 130
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("stopped after step 25 of 60")
@@ -213,7 +213,7 @@ def language_options(folder: Path) -> list[str]:
     text.write_text("\n\n".join(tiny_llama.stories(60)))
     model = ["--activations", "language-model", "--model", str(tiny_llama.shared())]
     where = ["--text", str(text), "--context", "32", "--hook", "blocks.0.hook_resid_post"]
-    return [*SHAPE, *model, *where]
+    return over(SHAPE, *model, *where)
 
 
 def test_from_a_language_model(tmp_path, undisturbed):
@@ -227,7 +227,7 @@ LONG = words("--steps 100000 --checkpoint-every 20 --log-every 5 --eval-samples 
 
 def started(folder: Path, *options: str) -> subprocess.Popen[str]:
     """A long run in a process of its own, its schedules those of 100,000 steps."""
-    arguments = [*OPTIONS, *LONG, "--out", str(folder), *options]
+    arguments = over(OPTIONS, *LONG, "--out", str(folder), *options)
     return subprocess.Popen(
         [sys.executable, "-m", "topk_ortho.train", *arguments],
         env=environment(),
@@ -274,7 +274,7 @@ def test_a_signal_ends_the_run_with_a_checkpoint(number, code, tmp_path):
     last = stderr.splitlines()[-1]
     step = newest_step(folder)
     assert last == (
-        f"stopped after step {step} of 100000; go on with: "
+        f"stopped after step {step} of 100000; continue with: "
         f"python -m topk_ortho.train --resume {folder}"
     )
     continues_exactly(folder, tmp_path)

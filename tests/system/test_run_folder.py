@@ -16,7 +16,7 @@ import topk_ortho
 import topk_ortho.train as command
 from tests import tiny_llama
 from tests.conftest import Run
-from tests.system.tiny_run import OPTIONS, SHAPE, events, tiny
+from tests.system.tiny_run import OPTIONS, SHAPE, events, over, tiny
 from topk_ortho import cli, training
 from topk_ortho.activations import prepare
 from topk_ortho.commands.reader import parse
@@ -58,7 +58,7 @@ def both(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("both") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("topk_ortho.training.evaluation.CALIBRATION_ROWS", 2048)
-        assert command.main([*OPTIONS, *SHORT, "--with-baseline", "--out", str(folder)]) == 0
+        assert command.main(over(OPTIONS, *SHORT, "--with-baseline", "--out", str(folder))) == 0
     return folder
 
 
@@ -189,7 +189,7 @@ def test_no_arguments_train_both_arms_in_a_new_folder(tmp_path):
 
 def test_no_out_means_a_folder_under_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert command.main([*OPTIONS, *SHORT]) == 0
+    assert command.main(over(OPTIONS, *SHORT)) == 0
     (folder,) = (tmp_path / "runs").iterdir()
     assert f"run folder: {Path('runs') / folder.name}" in capsys.readouterr().out
     assert (folder / "result.json").exists()
@@ -251,7 +251,7 @@ def language(tmp_path: Path) -> list[str]:
 
 def test_a_language_model_end_to_end(language, tmp_path, capsys):
     out = tmp_path / "run"
-    arguments = [*SHAPE, *SHORT, "--activations", "language-model", *language]
+    arguments = over(SHAPE, *SHORT, "--activations", "language-model", *language)
     assert command.main([*arguments, "--out", str(out)]) == 0
     result = result_of(out)
     assert set(result) >= RESULT | OF_LANGUAGE
@@ -264,7 +264,7 @@ def test_a_language_model_end_to_end(language, tmp_path, capsys):
 
 def test_a_language_model_with_planted_hierarchies(language, tmp_path):
     out = tmp_path / "run"
-    arguments = [*SHAPE, *SHORT, "--activations", "language-model", *language, "--plant"]
+    arguments = over(SHAPE, *SHORT, "--activations", "language-model", *language, "--plant")
     assert command.main([*arguments, "--out", str(out)]) == 0
     result = result_of(out)
     assert set(result) >= RESULT | OF_TRUTH
@@ -276,7 +276,7 @@ def test_cached_activations_are_trained_on(language, tmp_path, capsys):
     assert cli.main(["cache", "--out", str(cached), *language]) == 0
     assert f"of width {tiny_llama.D_MODEL} in {cached}" in capsys.readouterr().out
     out = tmp_path / "run"
-    arguments = [*SHAPE, *SHORT, "--activations", "files", "--data", str(cached)]
+    arguments = over(SHAPE, *SHORT, "--activations", "files", "--data", str(cached))
     assert cli.main(["train", *arguments, "--out", str(out)]) == 0
     assert result_of(out)["steps"] == 20
 
@@ -290,7 +290,7 @@ def test_cache_refuses_a_folder_in_use(language, tmp_path, capsys):
 
 
 def test_the_process_prints_the_table_to_stdout_and_progress_to_stderr(run: Run, tmp_path):
-    done = run([*OPTIONS, *SHORT, "--out", "r"])
+    done = run(over(OPTIONS, *SHORT, "--out", "r"))
     assert done.returncode == 0, done.stderr
     assert "run folder: r" in done.stdout
     assert "step" not in done.stdout.splitlines()[0]

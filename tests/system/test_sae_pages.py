@@ -16,7 +16,7 @@ import torch
 from tests import tiny_llama
 from tests.conftest import environment
 from tests.integrations.hub_server import serving
-from tests.system.tiny_run import SYNTHETIC
+from tests.system.tiny_run import SYNTHETIC, over
 from topk_ortho import cli, formats
 from topk_ortho.formats.stored import StoredSAE
 from topk_ortho.train import main as train
@@ -52,7 +52,7 @@ def saes() -> None:
 
 
 def tiny(words: list[str]) -> list[str]:
-    return [*TINY, *(["--context", "32"] if "--model" in words else SYNTHETIC)]
+    return over(TINY, *(["--context", "32"] if "--model" in words else SYNTHETIC))
 
 
 def run(line: str, hub: str) -> int:

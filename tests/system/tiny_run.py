@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,25 @@ CHANGING_FIGURES = ("seconds", "step_ms", "folder")
 CHANGING_EVENTS = ("tokens_per_second", "memory_allocated", "memory_reserved")
 
 
-def tiny(*options: str, base: list[str] = OPTIONS) -> TrainConfig:
+def over(base: Sequence[str], *options: str) -> list[str]:
+    """The words of `base` without the options that `options` has too, then `options`.
+
+    Options of synthetic data are left out where another source of activations is given.
+    """
+    given = {word.partition("=")[0].replace("_", "-") for word in options if word.startswith("--")}
+    sources = {"--data", "--model", "--text", "--activations"}
+    kept: list[str] = []
+    keep = True
+    for word in base:
+        if word.startswith("--"):
+            keep = word not in given and not (word.startswith("--synthetic.") and sources & given)
+        kept += [word] if keep else []
+    return [*kept, *options]
+
+
+def tiny(*options: str, base: Sequence[str] = OPTIONS) -> TrainConfig:
     """The tiny configuration with options of the command line in place of its own."""
-    return parse([*base, *options]).settings
+    return parse(over(base, *options)).settings
 
 
 def outcome(folder: Path) -> dict[str, Any]:

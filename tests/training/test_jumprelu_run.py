@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import topk_ortho
-from tests.system.tiny_run import tiny
+from tests.system.tiny_run import over, tiny
 from topk_ortho.commands.reader import parse
 from topk_ortho.formats import saelens
 from topk_ortho.sae.jumprelu import JumpReLUSAE
@@ -21,7 +21,7 @@ OPTIONS = ["--sae.kind", "jumprelu", "--threads", "1", "--eval-samples", "10000"
     ("steps", "within"), [(600, 0.12), pytest.param(2000, 0.03, marks=pytest.mark.slow)]
 )
 def test_the_target_is_reached(steps: int, within: float, tmp_path: Path) -> None:
-    config = parse([*OPTIONS, "--steps", str(steps), "--pairs.criterion", "none"]).settings
+    config = parse(over(OPTIONS, "--steps", str(steps), "--pairs.criterion", "none")).settings
     result = train(config, tmp_path / "run", progress=False)
     assert result["l0"] == pytest.approx(8, rel=within)
     assert result["explained_variance"] > 0.8

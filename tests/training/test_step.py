@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 import topk_ortho.train as command
-from tests.system.tiny_run import OPTIONS, tiny
+from tests.system.tiny_run import OPTIONS, over, tiny
 from tests.training.states import BATCH, D_SAE, state, weights
 from topk_ortho.activations import ShuffleBuffer
 from topk_ortho.checkpoint import store
@@ -182,7 +182,7 @@ def test_a_run_that_meets_nan_writes_the_batch_aside_and_keeps_its_checkpoint(
 
     monkeypatch.setattr(ShuffleBuffer, "next", poisoned)
     out = tmp_path / "run"
-    assert command.main([*OPTIONS, "--out", str(out)]) == 1
+    assert command.main(over(OPTIONS, "--out", str(out))) == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
     assert len(lines) == 1
     assert "step 30: x (the activations) is not finite" in lines[0]
@@ -198,7 +198,7 @@ def test_a_run_that_meets_nan_writes_the_batch_aside_and_keeps_its_checkpoint(
 
 @pytest.mark.fault("a loss that explodes")
 def test_a_run_that_diverges_names_the_learning_rate(tmp_path, capsys):
-    assert command.main([*OPTIONS, "--lr", "1e30", "--out", str(tmp_path / "r")]) == 1
+    assert command.main(over(OPTIONS, "--lr", "1e30", "--out", str(tmp_path / "r"))) == 1
     assert "Lower --lr" in capsys.readouterr().err.splitlines()[-1]
 
 
@@ -222,6 +222,6 @@ def test_a_selection_that_takes_nearly_everything_warns_once(tmp_path):
 
 def test_a_run_of_one_row_per_batch(tmp_path, capsys):
     """The explained variance of one row is undefined, not an error."""
-    arguments = [*OPTIONS, "--batch-size", "1", "--steps", "5", "--log-every", "1"]
+    arguments = over(OPTIONS, "--batch-size", "1", "--steps", "5", "--log-every", "1")
     assert command.main([*arguments, "--out", str(tmp_path / "r")]) == 0
     assert "EV -" in capsys.readouterr().err

@@ -114,6 +114,7 @@ def option(
     within: Range | None = None,
     used: When | None = None,
     positional: bool = False,
+    choices: Callable[[], Collection[str]] | None = None,
 ) -> Any:
     """Returns a dataclass field.
 
@@ -122,14 +123,22 @@ def option(
         within: range of its number, or of each of its numbers.
         used: when it has an effect; always unless given.
         positional: given by its place on the command line, and not by its name.
+        choices: returns its values, where other packages may add to them.
     """
-    known = {"within": within, "used": used, "positional": positional}
+    known = {"within": within, "used": used, "positional": positional, "choices": choices}
     return field(default=default, metadata={k: v for k, v in known.items() if v})
 
 
-def table(cls: type, *, used: When | None = None) -> Any:
-    """Returns a dataclass field for a table of options, which has an effect when `used` says so."""
-    return field(default_factory=cls, metadata={"used": used} if used else {})
+def table(cls: type, *, used: When | None = None, flat: bool = False) -> Any:
+    """Returns a dataclass field for a table of options.
+
+    Args:
+        cls: the dataclass of the table.
+        used: when the table has an effect; always unless given.
+        flat: on the command line, its options stand without the table's name.
+    """
+    known = {"used": used, "flat": flat}
+    return field(default_factory=cls, metadata={k: v for k, v in known.items() if v})
 
 
 def check_ranges(options: Any, prefix: str = "") -> None:
@@ -143,15 +152,27 @@ def check_ranges(options: Any, prefix: str = "") -> None:
         if dataclasses.is_dataclass(value):
             check_ranges(value, f"{name}.")
         elif "within" in f.metadata and value is not None:
-            within: Range = f.metadata["within"]
-            shown = f"<{f.name}>" if f.metadata.get("positional") else f"--{name}"
             for number in value if isinstance(value, tuple) else (value,):
-                require(
-                    within.least <= number <= within.most,
-                    f"{shown} {number} was given",
-                    f"{within.words} was expected",
-                    within.fix,
-                )
+                check_number(name, number, f.metadata["within"])
+
+
+def check_number(name: str, number: float, within: Range) -> None:
+    """Refuse a number that is out of its range.
+
+    Args:
+        name: of the option, without the hyphens in front.
+        number: what was given.
+        within: its range.
+
+    Raises:
+        ConfigError: so it is.
+    """
+    require(
+        within.least <= number <= within.most,
+        f"--{name} {number} was given",
+        f"{within.words} was expected",
+        within.fix,
+    )
 
 
 def without_effect(given: Collection[str], *configs: Any) -> Iterator[tuple[str, When]]:

@@ -6,6 +6,7 @@ The rules of a table stand beside its dataclass; here are those that two tables 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from topk_ortho.config.error import ConfigError, require
 from topk_ortho.config.option import When, check_ranges, without_effect
@@ -40,14 +41,14 @@ def check(c: TrainConfig) -> TrainConfig:
     return c
 
 
-def check_effect(given: Mapping[str, str], *configs: TrainConfig) -> None:
+def check_effect(given: Mapping[str, str], *configs: Any) -> None:
     """Refuse an option that was given and has no effect.
 
     Args:
         given: names of options, such as `sae.bandwidth`, and the file that each stands in; empty
             for those of the command line.
-        configs: what they came to, one configuration or those of several arms, of which one has to
-            use the option.
+        configs: what they came to: a command's options, a configuration, or those of several arms,
+            of which one has to use the option.
 
     Raises:
         ConfigError: the first one.

@@ -9,10 +9,12 @@ import json
 import tomllib
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from topk_ortho.config import ConfigError, TrainConfig
+from topk_ortho.config.renamed import renamed_option, renamed_value
 
 # What does not change a run's figures.
 NOT_HASHED = frozenset(
@@ -34,23 +36,57 @@ def read_config(path: Path) -> TrainConfig:
     Raises:
         ConfigError: no such file, not TOML, an unknown key, or a value of the wrong type.
     """
-    return from_table(_read_table(path), where=str(path))
+    return from_table(read_table(path), where=str(path))
 
 
-def keys_given(path: Path) -> set[str]:
-    """The options that a TOML file sets, such as `sae.d-sae`.
+def given_in(table: dict[str, Any]) -> set[str]:
+    """Returns the options that a file sets on purpose, such as `sae.d-sae`.
 
-    Raises:
-        ConfigError: no such file, or not TOML.
+    None of a file that was written out by a run: it states every setting, used or not. One in ten
+    may be missing, since earlier versions had fewer.
     """
+    names = names_in(table)
+    all_names = names_in(to_table(TrainConfig()))
+    return set() if len(names & all_names) >= 0.9 * len(all_names) else names
+
+
+def names_in(table: dict[str, Any]) -> set[str]:
+    """Returns the options that nested tables set, such as `sae.d-sae`."""
     names = set()
-    for name, value in _read_table(path).items():
+    for name, value in table.items():
         inner = value if isinstance(value, dict) else {"": value}
         names |= {f"{name}.{key}".rstrip(".").replace("_", "-") for key in inner}
     return names
 
 
-def _read_table(path: Path) -> dict[str, Any]:
+def overlaid(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
+    """Returns the configuration with other values for some options.
+
+    Args:
+        config: what they are put over.
+        values: by name, such as `sae.d-sae`; an option of `plant` plants unless one says no.
+    """
+    table = to_table(config)
+    if "plant.enabled" not in values and any(name.startswith("plant.") for name in values):
+        values = {**values, "plant.enabled": True}
+    for option, value in values.items():
+        *heads, name = option.replace("-", "_").split(".")
+        inner = table
+        for head in heads:
+            inner = inner[head]
+        if value is None:
+            inner.pop(name, None)
+        else:
+            inner[name] = list(value) if isinstance(value, tuple) else value
+    return from_table(table)
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """Returns a TOML file as nested tables.
+
+    Raises:
+        ConfigError: no such file, or not TOML.
+    """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -132,6 +168,8 @@ def _build(cls: type, table: dict[str, Any], where: str, prefix: str) -> Any:
         name = key.replace("-", "_")
         shown = prefix + key
         if name not in hints:
+            if sentence := renamed_option(shown):
+                raise ConfigError(f"{where}: {sentence}")
             known = [prefix + known for known in hints]
             raise ConfigError(
                 f"{where} has an unknown key {shown}{nearest(shown, known)}; "
@@ -155,6 +193,10 @@ def _value(hint: Any, value: Any, where: str, shown: str) -> Any:
         return _value(next(a for a in args if a is not type(None)), value, where, shown)
     if origin is typing.Literal:
         canonical = value.replace("_", "-") if isinstance(value, str) else value
+        if (new := renamed_value(shown, canonical)) is not None:
+            raise ConfigError(
+                f"{where} has {shown} = {value!r}, but it is called {new} now; write {new}."
+            )
         if canonical in args:
             return canonical
         near = nearest(str(canonical), [str(a) for a in args])

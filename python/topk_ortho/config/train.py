@@ -171,6 +171,22 @@ def check_threads(threads: int) -> None:
     )
 
 
+def check_places(c: TrainConfig) -> None:
+    """Refuse files and folders that there are not, before many runs fail one by one.
+
+    Raises:
+        ConfigError: the first one.
+    """
+    files = [("text", path) for path in c.text]
+    for name, path in [*files, ("data", c.data), ("init-from", c.init_from)]:
+        require(
+            path is None or path.exists(),
+            f"--{name} {path} was given",
+            "there is no such file or folder",
+            "check the path",
+        )
+
+
 def check_data(c: TrainConfig) -> None:
     """Refuse a source of activations that lacks what it needs.
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from topk_ortho.config import ConfigError, TrainConfig
+from topk_ortho.config.train import CORES, PER_CORE
 
 # Below about so many multiply-adds a step, a second thread costs more than it brings.
 ONE_THREAD_STEP = 2e9
@@ -45,9 +46,12 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_threads(config: TrainConfig, d_in: int) -> int:
-    """`--threads`, or one for small steps and all that are allowed for large ones."""
+    """`--threads`, or one for small steps and all that are allowed for large ones.
+
+    A run that was begun on a machine with more cores has no more threads than these have use for.
+    """
     if config.threads:
-        return config.threads
+        return min(config.threads, PER_CORE * CORES)
     work = 6.0 * config.batch_size * d_in * config.sae.d_sae
     return 1 if work < ONE_THREAD_STEP else threads_allowed()
 

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from topk_ortho.activations.same_data import other_data
 from topk_ortho.config import ConfigError, TrainConfig
+from topk_ortho.config.option import check_number
 from topk_ortho.config.toml import config_hash
+from topk_ortho.config.train import A_CORE_OR_MORE
 from topk_ortho.report.typeset import count, metric
 from topk_ortho.studies import tuning
 from topk_ortho.studies.comparison import tables
@@ -119,6 +121,26 @@ def dry_run(request: Request) -> str:
     return "\n".join(lines)
 
 
+def settings_of_arms(request: Request, *, given: Collection[str] = ()) -> list[TrainConfig]:
+    """Returns the settings of every arm, whatever the seed.
+
+    Args:
+        request: the ablation.
+        given: options of the varied arm that were given, which no axis may set as well.
+
+    Raises:
+        ConfigError: the plan cannot be made, or an axis sets an option that was given.
+    """
+    plan = _plan(request)
+    for axis in plan.axes:
+        if axis.option in given:
+            raise ConfigError(
+                f"--{axis.option} was given together with an axis that sets it, but one of both "
+                "was expected; leave it out."
+            )
+    return [subject.config for subject in _subjects(plan)]
+
+
 def stored_plan(request: Request) -> Plan:
     """The plan as far as it is known before any run, stored in the folder."""
     plan = _plan(request)
@@ -133,8 +155,7 @@ def stored_plan(request: Request) -> Plan:
 
 def _plan(request: Request) -> Plan:
     """The plan, with coefficients as they are before any tuning."""
-    if request.jobs < 1:
-        raise ConfigError(f"--jobs {request.jobs} was given, but 1 or more was expected.")
+    check_number("jobs", request.jobs, A_CORE_OR_MORE)
     base = replace(request.base, with_baseline=False, seed=0)
     base, axes = choose(base, grid=request.grid, vary=request.vary)
     if request.tune and "penalty.coefficient" in [axis.option for axis in axes]:

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from topk_ortho.config import ConfigError
+from topk_ortho.config.option import check_number, whole
+
+SHARDS = whole(1, 10_000)
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,7 @@ def submit(
             "--launcher submitit was given, but submitit is not installed; run "
             "pip install 'topk-ortho[cluster]'."
         ) from None
-    if shards < 1:
-        raise ConfigError(f"--shards {shards} was given, but 1 or more was expected.")
+    check_number("shards", shards, SHARDS)
     command = [sys.executable, "-m", "topk_ortho.cli", "ablate", *arguments]
     call = submitit.helpers.CommandFunction
     try:
@@ -85,17 +87,6 @@ def submit(
     stopped = {str(job.job_id): job.exception() for job in jobs} if local else {}
     failed = {name: str(why).strip().splitlines()[-1] for name, why in stopped.items() if why}
     return Submitted(tuple(str(job.job_id) for job in jobs), executor.cluster, failed)
-
-
-def for_shards(own: Sequence[str]) -> list[str]:
-    """The options of `ablate` that a shard is given: without those of the launcher."""
-    kept, dropping = [], False
-    for word in own:
-        if word.startswith("--"):
-            dropping = word[2:] in ("launcher", "shards", "shard", "cluster", "cluster-option")
-        if not dropping:
-            kept.append(word)
-    return kept
 
 
 def _option(text: str) -> tuple[str, Any]:

@@ -40,7 +40,7 @@ class Stopped(RuntimeError):
     """
 
     def __init__(self, number: int):
-        super().__init__("stopped; the same command goes on where it was.")
+        super().__init__("stopped; the same command continues where it was.")
         self.exit_code = 128 + number
 
 

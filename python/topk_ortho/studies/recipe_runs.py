@@ -10,12 +10,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from topk_ortho.config import ConfigError, TrainConfig
-from topk_ortho.config.toml import config_hash, read_config
+from topk_ortho.config.toml import config_hash, read_config, write_config
 from topk_ortho.report.table import comparison_table
 from topk_ortho.studies.recipes import RECIPES
 
@@ -35,12 +35,11 @@ COLUMNS = (
 )
 
 
-def run_recipes(options: Sequence[str], out: Path, *, settings: Mapping[str, TrainConfig]) -> int:
+def run_recipes(settings: Mapping[str, TrainConfig], out: Path) -> int:
     """Train what is missing, print the table; 1 where a recipe failed or executed no step.
 
     Args:
-        options: of `train`, for every recipe alike.
-        settings: what each recipe comes to with them.
+        settings: of each recipe, by its name.
         out: a run folder per recipe, and `peaks.json`.
 
     Raises:
@@ -49,7 +48,7 @@ def run_recipes(options: Sequence[str], out: Path, *, settings: Mapping[str, Tra
     out.mkdir(parents=True, exist_ok=True)
     for name in RECIPES:
         _check(out / name, settings[name])
-    failed = [name for name in RECIPES if not _finished(name, options, out)]
+    failed = [name for name in RECIPES if not _finished(name, settings[name], out)]
     peaks = _peaks(out)
     rows = []
     for name in RECIPES:
@@ -75,15 +74,18 @@ def _check(folder: Path, asked: TrainConfig) -> None:
         )
 
 
-def _finished(name: str, options: Sequence[str], out: Path) -> bool:
+def _finished(name: str, settings: TrainConfig, out: Path) -> bool:
     """Run a recipe to its end, unless that was done; whether it got there."""
-    folder = out / name
+    folder, config = out / name, out / f"{name}.toml"
     if (folder / "result.json").exists():
         return True
     command = [sys.executable, "-m", "topk_ortho.train"]
     begun = (folder / "config.toml").exists()
-    command += ["--resume", str(folder)] if begun else ["--recipe", name, *options]
-    command += [] if begun else ["--out", str(folder)]
+    if begun:
+        command += ["--resume", str(folder)]
+    else:
+        write_config(settings, config)
+        command += ["--config", str(config), "--out", str(folder)]
     print(f"{name}: {' '.join(command[1:])}", file=sys.stderr, flush=True)
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)

@@ -35,7 +35,7 @@ class RunFolder:
         if path.exists():
             raise ConfigError(
                 f"--out {path} was given, but it exists already and a run never overwrites; "
-                f"take another folder, or go on with --resume {path}."
+                f"take another folder, or resume it with --resume {path}."
             )
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,7 +130,7 @@ class RunFolder:
             value = None
         if not isinstance(value, dict):
             raise ConfigError(
-                f"{path} is damaged, but a JSON object was expected; remove it and go on with "
+                f"{path} is damaged, but a JSON object was expected; remove it and continue with "
                 f"--resume {self.path}, which writes it again."
             )
         return value

@@ -18,7 +18,7 @@ class Interrupted(RuntimeError):
 
     def __init__(self, *, step: int, steps: int, folder: Path, number: int):
         super().__init__(
-            f"stopped after step {step} of {steps}; go on with: "
+            f"stopped after step {step} of {steps}; continue with: "
             f"python -m topk_ortho.train --resume {shlex.quote(str(folder))}"
         )
         self.exit_code = 128 + number

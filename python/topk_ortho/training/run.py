@@ -15,6 +15,7 @@ from topk_ortho.activations.fingerprint import fingerprint
 from topk_ortho.config import TrainConfig
 from topk_ortho.config.rules import check
 from topk_ortho.config.toml import config_hash
+from topk_ortho.config.train import check_threads
 from topk_ortho.machine import hardware
 from topk_ortho.machine.doctor import announce, cached_blocks, in_short
 from topk_ortho.training.folder import RunFolder, new_run_path
@@ -26,7 +27,7 @@ from topk_ortho.training.warm_start import fine_tuning, start_from
 
 @dataclass(frozen=True)
 class Progressing:
-    """How a run goes on, whatever it trains: the arguments of `train` by these names."""
+    """How a run proceeds, whatever it trains: the arguments of `train` by these names."""
 
     stop_after: int | None
     profile: int
@@ -63,6 +64,7 @@ def train(
     """
     # a digest tells that the SAE has been looked up before, and k been settled
     config = check(fine_tuning(config, given={"sae.k"} if config.init_sha256 else ()))
+    check_threads(config.threads)
     device = hardware.choose_device(config.device)
     if out is not None:
         _refuse_existing(Path(out), config)
@@ -80,7 +82,7 @@ def resume(
     profile: int = 0,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Go on with a run from its newest valid checkpoint, or from step 0 when there is none yet."""
+    """Resumes a run from its newest valid checkpoint, or from step 0 when there is none yet."""
     run, config = RunFolder.open(Path(folder))
     device = hardware.choose_device(config.device)
     data = data or prepare(config, device=str(device))

@@ -8,9 +8,11 @@ probes take them: `8 * tokens * d_in` bytes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,7 +25,6 @@ from topk_ortho.config import ConfigError
 from topk_ortho.formats.load import load_sae
 from topk_ortho.inspect.absorption.classes import TokenClasses, read_classes
 from topk_ortho.inspect.absorption.gate import HALVES, ClassVerdict, ProbedText, judge
-from topk_ortho.inspect.absorption.options import AbsorptionOptions
 from topk_ortho.machine.hardware import choose_device
 from topk_ortho.metrics.absorption import (
     AbsorptionMeter,
@@ -37,6 +38,8 @@ from topk_ortho.metrics.probe import LinearProbe
 from topk_ortho.metrics.reconstruction import Reconstruction
 from topk_ortho.sae import SAE
 from topk_ortho.training.evaluation import BEHAVIOUR_CONTEXTS, reconstructor, rows_at_once
+
+Score = Literal["f1", "correlation"]
 
 
 @dataclass(frozen=True)
@@ -80,57 +83,70 @@ class TokenAbsorption:
         return out | {"measurable": self.measurable}
 
 
-def measure(options: AbsorptionOptions) -> TokenAbsorption:
-    """Measure what the command's options ask for.
+def measure(
+    sae: Path,
+    *,
+    model: str,
+    text: Sequence[Path],
+    hook: str,
+    classes: Path,
+    context: int = 128,
+    tokens: int = 200_000,
+    draws: int = 19,
+    match: Score = "f1",
+    seed: int = 0,
+    device: str = "auto",
+    allow_pickle: bool = False,
+) -> TokenAbsorption:
+    """Returns the absorption of an SAE between classes of tokens.
+
+    Args:
+        sae: a run folder, or a folder with an SAE.
+        model: model name or local folder.
+        text: text files.
+        hook: hook point that the SAE was trained on.
+        classes: TOML or JSON file of classes and edges.
+        context: tokens per context, BOS included.
+        tokens: of the text, half to fit probes and match features, half to measure.
+        draws: random classes that each class has to beat.
+        match: score by which a feature is matched to each class.
+        seed: of the random classes.
+        device: where model, SAE and probes run.
+        allow_pickle: open an SAE of dictionary_learning.
 
     Raises:
-        ConfigError: an option, file, model or SAE that cannot be used.
+        ConfigError: a file, model or SAE that cannot be used.
     """
-    _check(options)
-    device = choose_device(options.device)
-    sae = load_sae(options.sae, allow_pickle=options.allow_pickle).to(device)
-    documents = text_documents(options.text)
+    where = choose_device(device)
+    loaded = load_sae(sae, allow_pickle=allow_pickle).to(where)
+    documents = text_documents(text)
     documents = chain([next(documents, "")], documents)  # a missing file is told before loading
-    model = LanguageModel.load(options.model, device=device)
-    classes = read_classes(options.classes, model.tokenizer, d_vocab=model.d_vocab)
-    contexts = pack_contexts(model.tokenizer, documents, options.context, max_tokens=options.tokens)
-    halves = _halves(contexts, model)
-    x = {half: _activations(model, halves[half], options.hook, sae) for half in HALVES}
-    text = ProbedText(halves, model.bos, LinearProbe(x["train"], x["eval"]))
-    verdicts = judge(classes, text, draws=options.draws, seed=options.seed)
-    judged = tuple(tqdm(verdicts, total=len(classes.names), desc="probes", disable=None))
-    matching = _match(sae, x["train"], _labels(classes, text, "train"), options)
+    lm = LanguageModel.load(model, device=where)
+    known = read_classes(classes, lm.tokenizer, d_vocab=lm.d_vocab)
+    halves = _halves(pack_contexts(lm.tokenizer, documents, context, max_tokens=tokens), lm)
+    x = {half: _activations(lm, halves[half], hook, loaded) for half in HALVES}
+    probed = ProbedText(halves, lm.bos, LinearProbe(x["train"], x["eval"]))
+    verdicts = judge(known, probed, draws=draws, seed=seed)
+    judged = tuple(tqdm(verdicts, total=len(known.names), desc="probes", disable=None))
+    matching = _match(loaded, x["train"], _labels(known, probed, "train"), score=match)
     measured, figures = _count(
-        sae, x["eval"], _labels(classes, text, "eval"), classes, judged, matching
+        loaded, x["eval"], _labels(known, probed, "eval"), known, judged, matching
     )
     spliced = halves["eval"][:BEHAVIOUR_CONTEXTS]
-    figures |= behaviour(model, spliced, options.hook, reconstructor(sae))
+    figures |= behaviour(lm, spliced, hook, reconstructor(loaded))
     return TokenAbsorption(
-        sae=str(options.sae),
-        model=options.model,
-        hook=options.hook,
-        classes_file=str(options.classes),
+        sae=str(sae),
+        model=model,
+        hook=hook,
+        classes_file=str(classes),
         tokens={half: len(x[half]) for half in HALVES},
-        draws=options.draws,
+        draws=draws,
         classes=judged,
         features=tuple(None if f < 0 else f for f in matching.feature.tolist()),
         absorption=measured,
         figures=figures,
         invalid=health(figures),
     )
-
-
-def _check(options: AbsorptionOptions) -> None:
-    for name, value in (("--draws", options.draws), ("--tokens", options.tokens)):
-        if value < 1:
-            raise ConfigError(f"{name} {value} was given, but at least 1 was expected; raise it.")
-    if options.context < 3:
-        raise ConfigError(
-            f"--context {options.context} was given, but at least 3 was expected: BOS, a token, "
-            "and the one that it predicts."
-        )
-    if not options.text:
-        raise ConfigError("--text was given no file, but at least one was expected; add it.")
 
 
 def _halves(contexts: Tensor, model: LanguageModel) -> dict[Split, Tensor]:
@@ -164,12 +180,12 @@ def _labels(classes: TokenClasses, text: ProbedText, half: Split) -> Tensor:
 
 
 @torch.no_grad()
-def _match(sae: SAE, x: Tensor, labels: Tensor, options: AbsorptionOptions) -> Matching:
+def _match(sae: SAE, x: Tensor, labels: Tensor, *, score: Score) -> Matching:
     matcher = LabelMatcher(labels.shape[1], sae.d_sae)
     rows = rows_at_once(sae.d_sae)
     for part, on in zip(x.split(rows), labels.split(rows), strict=True):
         matcher.update(sae.encode(part), on)
-    return matcher.result(score=options.match)
+    return matcher.result(score=score)
 
 
 @torch.no_grad()

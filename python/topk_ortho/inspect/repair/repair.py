@@ -26,7 +26,7 @@ class Stopped(Exception):
     """A repair that was interrupted: its run folder, and the exit code of the command."""
 
     def __init__(self, run: Path, exit_code: int) -> None:
-        super().__init__(f"stopped; the same command with --out {run} goes on where it was.")
+        super().__init__(f"stopped; the same command with --out {run} continues where it was.")
         self.exit_code = exit_code
 
 
@@ -71,13 +71,13 @@ def repair(config: TrainConfig, out: str | Path | None = None, *, keep_l0: bool 
     """Fine-tune the SAE of `config.init_from` and compare.
 
     Args:
-        config: what to train; the few-step defaults are the command's (`options.py`).
-        out: run folder; one with the same configuration is gone on with.
+        config: what to train; the few-step defaults are in `defaults.py`.
+        out: run folder; one with the same configuration is continued.
         keep_l0: `k` becomes the mean L0 that the SAE has on the data, for files that do not say it.
 
     Raises:
         ConfigError: a setting, file or model that cannot be used, or `out` is in use.
-        Stopped: interrupted; the same call with the run folder that it names as `out` goes on.
+        Stopped: interrupted; the same call with the run folder that it names as `out` continues.
     """
     assert config.init_from is not None
     stored = formats.read(config.init_from, allow_pickle=config.allow_pickle)

@@ -1,16 +1,21 @@
-"""The options of `topk-ortho absorption`; importing them loads nothing heavy."""
+"""Absorption between classes of tokens that a file names."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-import tyro
+from topk_ortho.commands.reader import build, read
+from topk_ortho.commands.reader.output import check_out, say, write_json
+from topk_ortho.config.option import ROWS_IN_MEMORY, SEED, option, whole
+from topk_ortho.config.train import CONTEXT
 
 
-@dataclass(frozen=True)
-class AbsorptionOptions:
+@dataclass(frozen=True, kw_only=True)
+class Options:
     """Measure absorption between classes of tokens, such as "any pronoun" > "she".
 
     A class counts only if a linear probe for it beats the same probe on random classes of the same
@@ -18,7 +23,7 @@ class AbsorptionOptions:
     format and the definitions.
     """
 
-    sae: Annotated[Path, tyro.conf.Positional]
+    sae: Path = option(positional=True)
     """A run folder, or a folder with an SAE."""
     model: str
     """Model name or local folder."""
@@ -28,15 +33,15 @@ class AbsorptionOptions:
     """Hook point that the SAE was trained on, such as `blocks.3.hook_resid_post`."""
     classes: Path
     """TOML or JSON file of classes and edges."""
-    context: int = 128
+    context: int = option(128, within=CONTEXT)
     """Tokens per context, BOS included."""
-    tokens: int = 200_000
+    tokens: int = option(200_000, within=ROWS_IN_MEMORY)
     """Tokens of the text that are used: half to fit probes and match features, half to measure."""
-    draws: int = 19
+    draws: int = option(19, within=whole(1, 10_000))
     """Random classes that each class has to beat."""
     match: Literal["f1", "correlation"] = "f1"
     """Score by which a feature is matched to each class."""
-    seed: int = 0
+    seed: int = option(0, within=SEED)
     """Seed of the random classes."""
     device: str = "auto"
     """Where model, SAE and probes run."""
@@ -46,3 +51,30 @@ class AbsorptionOptions:
     """Open an SAE of dictionary_learning, which is a pickle; nothing but tensors is taken."""
     json: bool = False
     """Print JSON instead of the table."""
+
+
+def run(arguments: Sequence[str], *, prog: str) -> int:
+    """Run the command; the exit code."""
+    o = build(Options, read(Options, arguments, prog=prog))
+    check_out(o.out)
+    from topk_ortho.inspect.absorption.measure import measure
+    from topk_ortho.inspect.absorption.text import as_text
+
+    found = measure(
+        o.sae,
+        model=o.model,
+        text=o.text,
+        hook=o.hook,
+        classes=o.classes,
+        context=o.context,
+        tokens=o.tokens,
+        draws=o.draws,
+        match=o.match,
+        seed=o.seed,
+        device=o.device,
+        allow_pickle=o.allow_pickle,
+    )
+    record = found.as_json()
+    write_json(o.out, record)
+    say(json.dumps(record, indent=2) if o.json else as_text(found))
+    return 0

@@ -1,11 +1,11 @@
-"""`topk-ortho evaluate` with its own suite: load, measure, say it, write it down."""
+"""An SAE measured on data: the record of everything, and its tables."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -14,61 +14,66 @@ from topk_ortho.activations.fingerprint import fingerprint
 from topk_ortho.activations.same_data import other_data
 from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.formats.load import as_module
+from topk_ortho.inspect.evaluate.asked import Asked, run_config, understand
 from topk_ortho.inspect.evaluate.data import measurable
 from topk_ortho.inspect.evaluate.measure import Measured, measure
-from topk_ortho.inspect.evaluate.options import Asked, EvaluateOptions, run_config, understand
 from topk_ortho.inspect.evaluate.text import metrics_text
 from topk_ortho.machine import hardware
 from topk_ortho.metrics.health import gate
-from topk_ortho.report.canvas import write_whole
 from topk_ortho.sae import SAE
-from topk_ortho.studies.options import names_given
 from topk_ortho.terminal import printable
 
 
-def run_evaluation(options: EvaluateOptions, arguments: list[str]) -> str:
-    """Measure, write `--out`, and return what to print.
+def evaluate(
+    sae: Path,
+    given: Mapping[str, Any],
+    *,
+    split: Literal["auto", "eval", "all"] = "auto",
+    device: str = "auto",
+    allow_pickle: bool = False,
+) -> dict[str, Any]:
+    """Returns everything that was measured, and what it was measured on.
 
     Args:
-        options: from `read`.
-        arguments: the command line that they were read from.
+        sae: a run folder, or the folder of an SAE.
+        given: settings of the data, by their names as options, such as `synthetic.d-in`; those of
+            a run's own data unless given.
+        split: the part of the data, as `understand` has it.
+        device: where to measure.
+        allow_pickle: open an SAE of dictionary_learning.
 
     Raises:
         ConfigError: no such SAE, or data that cannot be used or does not fit it.
     """
-    check_out(options.out)
-    stored = formats.read(options.sae, allow_pickle=options.allow_pickle)
-    sae = as_module(stored)
+    stored = formats.read(sae, allow_pickle=allow_pickle)
+    module = as_module(stored)
     asked = understand(
-        options, names_given(arguments), named={"model": stored.model, "hook": stored.hook}
+        sae, given, split=split, device=device, named={"model": stored.model, "hook": stored.hook}
     )
-    _check_held_out(options, asked)
-    device = hardware.choose_device(options.device)
-    data = measurable(asked.config, split=asked.split, device=str(device))
+    _check_held_out(asked)
+    where = hardware.choose_device(device)
+    data = measurable(asked.config, split=asked.split, device=str(where))
     try:
-        measured = measure(sae.to(device), data, samples=options.eval_samples)
+        measured = measure(module.to(where), data, samples=asked.config.eval_samples)
     except ConfigError:
         raise
     except ValueError as error:
-        raise ConfigError(f"{options.sae} cannot be measured: {error}") from error
-    record = as_json(asked, sae, measured, device)
-    if options.out is not None:
-        write(options.out, record)
-    return json.dumps(record, indent=2) if options.json else as_text(record)
+        raise ConfigError(f"{sae} cannot be measured: {error}") from error
+    return as_json(asked, module, measured, where)
 
 
-def _check_held_out(options: EvaluateOptions, asked: Asked) -> None:
+def _check_held_out(asked: Asked) -> None:
     """Refuse to call a part of a run's data held out once its files are others.
 
     Raises:
         ConfigError: so it is; a split that was asked for is taken as it is.
     """
-    run = run_config(options.sae)
-    if run is None or options.split != "auto" or asked.split != "eval":
+    run = run_config(asked.sae) if asked.held_out else None
+    if run is None:
         return
-    if changed := other_data(options.sae, replace(asked.config, model=run.model)):
+    if changed := other_data(asked.sae, replace(asked.config, model=run.model)):
         raise ConfigError(
-            f"{options.sae} was given, but {changed} is not what it was when the run was trained, "
+            f"{asked.sae} was given, but {changed} is not what it was when the run was trained, "
             "so that no part of the data is known to be held out; restore it, or give --split all."
         )
 
@@ -78,7 +83,7 @@ def as_json(asked: Asked, sae: SAE, measured: Measured, device: torch.device) ->
     truth = measured.truth
     return {
         "sae": {
-            "path": str(asked.options.sae),
+            "path": str(asked.sae),
             "kind": sae.config.kind,
             "d_in": sae.d_in,
             "d_sae": sae.d_sae,
@@ -137,20 +142,3 @@ def _where(data: dict[str, Any]) -> str:
         return f"{data['data']}{planted} ({part})"
     tokens = "" if data["contexts"] is None else f", {data['contexts']:,} contexts without BOS"
     return f"{data['model']} at {data['hook']}{planted} ({part}){tokens}"
-
-
-def check_out(path: Path | None) -> None:
-    """Say before the work that `--out` cannot be written.
-
-    Raises:
-        ConfigError: it is a folder, or its folder does not exist.
-    """
-    if path is not None and (path.is_dir() or not path.parent.is_dir()):
-        raise ConfigError(
-            f"--out {path} was given, but a file in an existing folder was expected; correct it."
-        )
-
-
-def write(path: Path, record: dict[str, Any]) -> None:
-    """Write a JSON file as a whole or not at all."""
-    write_whole(path, (json.dumps(record, indent=2) + "\n").encode())

@@ -1,0 +1,70 @@
+"""Write a language model's activations to files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from topk_ortho.commands.reader import build, read
+from topk_ortho.config import TrainConfig
+from topk_ortho.config.option import ROWS, option, whole
+from topk_ortho.config.rules import check
+from topk_ortho.config.train import CONTEXT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Write a language model's activations to a folder that `train --data` reads."""
+
+    out: Path
+    """Folder of the shards; it must not exist, or be empty."""
+    model: str
+    """Model name or local folder."""
+    hook: str
+    """Hook point, such as `blocks.3.hook_resid_post`."""
+    text: tuple[Path, ...] = ()
+    """Text files; blank lines separate documents."""
+    dataset: str = ""
+    """Name of a Hugging Face dataset instead of text files."""
+    context: int = option(128, within=CONTEXT)
+    """Tokens per context, BOS included."""
+    rows_per_shard: int = option(65_536, within=whole(1, 2**24))
+    """Activations per shard."""
+    max_rows: int | None = option(None, within=ROWS)
+    """Stop after so many activations."""
+    dtype: Literal["float16", "float32"] = "float16"
+    """Type of the stored activations."""
+    device: str = "auto"
+    """Where the model runs."""
+
+
+def run(arguments: Sequence[str], *, prog: str) -> int:
+    """Run the command; the exit code."""
+    o = build(Options, read(Options, arguments, prog=prog))
+    config = check(
+        TrainConfig(
+            activations="language-model",
+            model=o.model,
+            hook=o.hook,
+            text=o.text,
+            dataset=o.dataset,
+            context=o.context,
+            device=o.device,
+        )
+    )
+    from topk_ortho.activations.cache import write_cache
+    from topk_ortho.activations.prepare import open_language_model
+    from topk_ortho.machine.hardware import choose_device
+
+    written = write_cache(
+        open_language_model(config, device=str(choose_device(o.device))),
+        o.out,
+        rows_per_shard=o.rows_per_shard,
+        dtype=o.dtype,
+        max_rows=o.max_rows,
+        describe={"model": o.model, "hook": o.hook, "context": o.context},
+    )
+    print(f"{written['rows']} activations of width {written['d_in']} in {o.out}")
+    return 0

@@ -1,0 +1,97 @@
+"""How a command ends: what it prints, what it writes, and its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from topk_ortho.config.error import ConfigError
+from topk_ortho.terminal import printable
+
+
+def fail(error: Exception | str, code: int = 2) -> int:
+    """Print one sentence to stderr and return the exit code."""
+    print(f"error: {printable(str(error))}", file=sys.stderr)
+    return code
+
+
+def say(text: str) -> None:
+    """Print what may hold any character: what would act on a terminal, or what it cannot show, is
+    spelled out."""
+    text = "\n".join(printable(line) for line in text.split("\n"))
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def check_out(path: Path | None) -> None:
+    """Say before the work that `--out` cannot be written.
+
+    Raises:
+        ConfigError: it is a folder, or its folder does not exist.
+    """
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        raise ConfigError(
+            f"--out {path} was given, but a file in an existing folder was expected; correct it."
+        )
+
+
+def write_json(path: Path | None, record: dict[str, Any]) -> None:
+    """Write a JSON file as a whole or not at all; nothing where there is no path."""
+    from topk_ortho.report.canvas import write_whole
+
+    if path is not None:
+        write_whole(path, (json.dumps(record, indent=2) + "\n").encode())
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """Returns the exit code of a command; what stops it becomes one sentence."""
+    try:
+        code = command()
+        sys.stdout.flush()  # what cannot be written is met here, and not after the last line
+        return code
+    except ConfigError as error:
+        return fail(error)
+    except KeyboardInterrupt:
+        return fail(
+            "interrupted while no step was running; if there is a run folder already, "
+            "--resume continues it.",
+            130,
+        )
+    except BrokenPipeError:
+        # whoever read the output has seen enough; the flush at exit must not fail once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
+    except OSError as error:
+        return fail(
+            f"{error.filename or 'the run folder'} cannot be used ({error.strerror}); "
+            "free disk space or check the permissions, then continue with --resume.",
+            1,
+        )
+    except (ArithmeticError, MemoryError, RuntimeError) as error:
+        return _stopped(error)
+
+
+def _stopped(error: Exception) -> int:
+    """The exit code of a run that was interrupted, met a NaN, or ran out of memory."""
+    from torch import OutOfMemoryError
+
+    from topk_ortho.studies.pool import Stopped
+    from topk_ortho.training import Interrupted
+    from topk_ortho.training.finite import NotFiniteError
+
+    if isinstance(error, (Interrupted, Stopped)):
+        print(printable(str(error)), file=sys.stderr)
+        return error.exit_code
+    if isinstance(error, NotFiniteError):
+        return fail(error, 1)
+    if isinstance(error, (MemoryError, OutOfMemoryError)) or "allocate memory" in str(error):
+        return fail(
+            f"out of memory ({str(error).splitlines()[0]}); lower --sae.d-sae, --batch-size or "
+            "--pairs.memory-budget.",
+            1,
+        )
+    raise error

@@ -1,0 +1,166 @@
+"""The options of a run, on the command line, in a TOML file, and by the name of a recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from topk_ortho.commands.reader.arguments import Given, build, read
+from topk_ortho.commands.reader.options import options_of
+from topk_ortho.config import ConfigError, TrainConfig
+from topk_ortho.config.option import option, table, whole
+from topk_ortho.config.rules import check, check_effect
+from topk_ortho.config.toml import from_table, given_in, names_in, overlaid, read_table
+from topk_ortho.config.train import OF_A_LANGUAGE_MODEL, check_threads
+from topk_ortho.studies.recipes import recipe
+
+RESUMES_WITH = {"resume", "stop-after", "profile"}
+SOURCES: Mapping[str, Collection[str]] = {
+    "language-model": (*OF_A_LANGUAGE_MODEL, "context"),
+    "files": ("data",),
+    "synthetic": ("synthetic",),
+}
+"""Options of each source of activations."""
+REPLACED_BY_A_RECIPE = ("pairs.", "penalty.", "history.")
+OVER_MANY_RUNS: Mapping[str, str] = {
+    "resume": "an ablation continues by itself when the same command is given again",
+    "stop-after": "Ctrl-C stops an ablation, and the same command continues it",
+    "profile": "profile one of its arms with topk-ortho train",
+    "seed": "seeds are given by --seeds",
+    "with-baseline": "the arm without the constraint is always there",
+    "no-with-baseline": "the arm without the constraint is always there",
+}
+"""Options of `train` that mean nothing over many runs, and what to do instead."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What every command that trains takes."""
+
+    config: Path | None = None
+    """TOML file with the same names as the options; options given here win."""
+    recipe: str | None = None
+    """A run of the source documents (`topk-ortho recipes`) in place of the pairs, penalty and
+    history of the TOML file or the defaults; options given here win."""
+    settings: TrainConfig = table(TrainConfig, flat=True)
+    """What to train."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(Training):
+    """Train a sparse autoencoder with the top-k orthogonality constraint.
+
+    Without any argument: the quickstart, both arms on the default synthetic data, in a new folder
+    under runs/. Hyphens and underscores are the same in names and values.
+    """
+
+    out: Path | None = None
+    """Run folder; it must not exist yet."""
+    resume: Path | None = None
+    """Resume this run folder from its newest valid checkpoint."""
+    stop_after: int | None = option(
+        None,
+        within=whole(1, 10**12, "at least 1 step",
+                     fix="a run that executes no step is a failure"),
+    )  # fmt: skip
+    """Stop so many steps later as if interrupted; schedules follow the full --steps."""
+    profile: int = option(
+        0,
+        within=whole(0, 10_000, "a number of steps to watch, up to 10,000,",
+                     fix="20 is enough for a good mean"),
+    )  # fmt: skip
+    """Watch so many steps, print where their time goes, and write a trace; 0 for none."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Settings, and what was given of them.
+
+    Attributes:
+        settings: checked.
+        given: names of the options that were given, and the file that each stands in; empty for
+            those of the command line.
+    """
+
+    settings: TrainConfig
+    given: dict[str, str]
+
+
+def parse(arguments: Sequence[str], *, prog: str = "python -m topk_ortho.train") -> RunOptions:
+    """Returns the options of a run; its settings are checked, and each of them has an effect.
+
+    Raises:
+        ConfigError: an unknown option, or a setting that cannot be used or has no effect.
+        SystemExit: `--help`.
+    """
+    given = read(RunOptions, arguments, prog=prog)
+    if "resume" in given.values and (others := sorted(given.values.keys() - RESUMES_WITH)):
+        raise ConfigError(
+            f"--resume was given together with --{others[0]}, but a run resumes with its own "
+            "configuration; leave the option out, or start a new run."
+        )
+    quickstart = {} if arguments else {"with-baseline": True}
+    asked = settings_of(given, defaults=quickstart)
+    check_effect(asked.given, asked.settings)
+    return dataclasses.replace(build(RunOptions, given), settings=asked.settings)
+
+
+def settings_of(given: Given, *, defaults: Mapping[str, Any] | None = None) -> Asked:
+    """Returns the settings of a command that trains, checked; whether all have an effect is not.
+
+    Args:
+        given: what `read` found.
+        defaults: values of options, in place of the configuration's own defaults.
+
+    Raises:
+        ConfigError: a file or a recipe that there is not, or a setting that cannot be used.
+    """
+    options = options_of(TrainConfig)
+    own = {name: value for name, value in given.values.items() if name in options}
+    path: Path | None = given.values.get("config")
+    stored = {} if path is None else read_table(path)
+    in_file, meant = names_in(stored), given_in(stored)
+    stored = _of_one_source(stored, own)
+    settings = from_table(stored, where=str(path))
+    if name := given.values.get("recipe"):
+        settings = _freely_sized(recipe(name).config(settings), own)
+        in_file = {n for n in in_file if not n.startswith(REPLACED_BY_A_RECIPE)}
+    missing = {n: v for n, v in (defaults or {}).items() if n not in {*own, *in_file}}
+    if "activations" not in stored:
+        missing["activations"] = "auto"
+    settings = overlaid(settings, {**missing, **own})
+    if settings.init_from is not None:
+        from topk_ortho.training.warm_start import fine_tuning
+
+        settings = fine_tuning(settings, given={*own, *in_file, *(defaults or {})})
+    check_threads(settings.threads)
+    where = {name: str(path) for name in meant & in_file} | dict.fromkeys(own, "")
+    return Asked(check(settings), where)
+
+
+def _of_one_source(stored: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """A file's settings without the source of activations that the command line replaces."""
+    first = {name.partition(".")[0] for name in own}
+    named = own.get("activations", "auto")
+    sources = {s for s, names in SOURCES.items() if first & set(names) and s != "synthetic"}
+    if named != "auto":
+        sources = {named}
+    if len(sources) != 1:
+        return stored
+    others = {n for s, names in SOURCES.items() if s not in sources for n in names}
+    return {k: v for k, v in stored.items()
+            if k.replace("-", "_") not in {*others, "activations"}}  # fmt: skip
+
+
+def _freely_sized(settings: TrainConfig, own: Mapping[str, Any]) -> TrainConfig:
+    """A recipe's settings without its size of a selection, where the options say another."""
+    other = "pairs.per-feature" in own or own.get("pairs.criterion") == "ortsae"
+    if not other or "pairs.fraction" in own:
+        return settings
+    pairs = dataclasses.replace(
+        settings.pairs, fraction=None, schedule="constant", final_fraction=None, schedule_steps=None
+    )
+    return dataclasses.replace(settings, pairs=pairs)

@@ -343,9 +343,12 @@ def test_seeds_of_the_tuning_are_not_reported(tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--shards", "4"], "add --launcher submitit"),
-        (["--cluster", "local"], "--shard I/N"),
-        (["--launcher", "submitit", "--shard", "1/2"], "computes every shard itself"),
+        (["--shards", "4"], "--shards was given, but it has no effect with --launcher none"),
+        (["--cluster", "local"], "leave it out, or give --launcher submitit"),
+        (
+            ["--launcher", "submitit", "--shard", "1/2"],
+            "--shard was given, but it has no effect with --launcher submitit",
+        ),
     ],
 )
 def test_options_of_a_launcher_that_is_not_there_are_refused(options, said, tmp_path, capsys):

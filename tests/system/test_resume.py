@@ -227,7 +227,7 @@ LONG = words("--steps 100000 --checkpoint-every 20 --log-every 5 --eval-samples 
 
 def started(folder: Path, *options: str) -> subprocess.Popen[str]:
     """A long run in a process of its own, its schedules those of 100,000 steps."""
-    arguments = over(OPTIONS, *LONG, "--out", str(folder), *options)
+    arguments = over(over(OPTIONS, *LONG, "--out", str(folder)), *options)
     return subprocess.Popen(
         [sys.executable, "-m", "topk_ortho.train", *arguments],
         env=environment(),

@@ -47,7 +47,11 @@ def over(base: Sequence[str], *options: str) -> list[str]:
 
 def tiny(*options: str, base: Sequence[str] = OPTIONS) -> TrainConfig:
     """The tiny configuration with options of the command line in place of its own."""
-    return parse(over(base, *options)).settings
+    words_ = list(base)
+    starts = [at for at, word in enumerate(options) if word.startswith("--")]
+    for start, end in zip(starts, [*starts[1:], len(options)], strict=True):
+        words_ = over(words_, *options[start:end])
+    return parse(words_).settings
 
 
 def outcome(folder: Path) -> dict[str, Any]:

@@ -9,14 +9,14 @@ from typing import Literal
 
 from topk_ortho.commands.reader import Given, Training, build, read, settings_of
 from topk_ortho.commands.reader.training import OVER_MANY_RUNS
-from topk_ortho.config.option import SEED, option, unless, when
+from topk_ortho.config.option import SEED, option, when
 from topk_ortho.config.rules import check_effect
 from topk_ortho.config.train import A_CORE_OR_MORE, check_places
 from topk_ortho.studies.launch import SHARDS
 
 LAUNCHING = ("launcher", "shards", "shard", "cluster", "cluster-option")
 """Options that a shard is not given."""
-_LAUNCHED = unless("launcher", "none")
+_LAUNCHED = when("launcher", "submitit")
 _COMPUTED = when("dry-run", False)
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests import tiny_llama
+from tests.system.tiny_run import over
 from topk_ortho import cli
 from topk_ortho.activations.language_model import LanguageModel
 from topk_ortho.activations.text import pack_contexts, text_documents
@@ -277,7 +278,7 @@ def test_absorption_of_an_unhealthy_sae_is_marked_invalid(tmp_path, capsys):
 def test_options_that_cannot_be_used_are_refused(more, said, tmp_path, capsys):
     d_in = tiny_llama.D_MODEL + ("attn" in more[1])
     sae = sae_folder(tmp_path / "sae", d_in, healthy=True)
-    assert cli.main([*command(tmp_path, sae), *more]) == 2
+    assert cli.main(over(command(tmp_path, sae), *more)) == 2
     error = capsys.readouterr().err
     assert error.splitlines()[-1].startswith("error: ")
     assert said in error

@@ -440,3 +440,22 @@ def assert_same_reconstruction(one: StoredSAE, other: StoredSAE, x: Tensor) -> N
 
 def test_saelens_names_its_own_files() -> None:
     assert formats.FILES["saelens"] == (saelens.CONFIG, saelens.WEIGHTS)
+
+
+@pytest.mark.parametrize("kind", ["batch-topk", "matryoshka"])
+def test_a_k_that_no_file_says_is_not_made_up(kind: str, tmp_path: Path) -> None:
+    """Codes need none; a training pass says that it does, and invents no k of its own."""
+    formats.write(replace(stored(kind), k=None), tmp_path / "sae")
+    sae = load_sae(tmp_path / "sae")
+    assert sae.config.k is None
+    assert_computes(tmp_path / "sae", stored(kind))
+    for sparse in (False, True):
+        with pytest.raises(ConfigError, match=r"training pass .* needs k.*sae\.encode"):
+            sae(rows(), sparse=sparse)
+
+
+@pytest.mark.parametrize("kind", ["relu", "jumprelu"])
+def test_a_training_pass_that_needs_no_k_is_that_of_the_codes(kind: str, tmp_path: Path) -> None:
+    formats.write(replace(stored(kind), k=None), tmp_path / "sae")
+    sae = load_sae(tmp_path / "sae")
+    torch.testing.assert_close(sae(rows()).code, codes(stored(kind), rows()), **CLOSE)

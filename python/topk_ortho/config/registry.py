@@ -11,9 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from topk_ortho.config.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from topk_ortho.sae import SAE
 
 
 class Named(Protocol):
@@ -120,3 +123,6 @@ class OneOf:
     def names(self) -> tuple[str, ...]:
         """Returns every word that may be given."""
         return (*self.besides, *self.registry.names())
+
+
+ARCHITECTURES: Registry[type[SAE]] = Registry("architecture", home="topk_ortho.sae")

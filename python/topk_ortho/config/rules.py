@@ -11,6 +11,7 @@ from topk_ortho.config import (
     SAEConfig,
     TrainConfig,
 )
+from topk_ortho.config.registry import ARCHITECTURES
 from topk_ortho.config.toml import from_table, to_table
 
 
@@ -160,20 +161,6 @@ def _check_sae(c: SAEConfig) -> None:
         f"0 < k <= d_sae = {c.d_sae} was expected",
         "lower --sae.k or raise --sae.d-sae",
     )
-    if c.kind == "topk":
-        _require(
-            c.k == int(c.k),
-            f"--sae.k {c.k:g} was given with --sae.kind topk",
-            "TopK keeps a whole number of features per activation",
-            "round it, or take --sae.kind batch-topk",
-        )
-    if c.kind == "jumprelu":
-        _require(
-            c.products == "float32",
-            f"--sae.products {c.products} was given with --sae.kind jumprelu",
-            "its thresholds learn from pre-activations just below them, which no screen computes",
-            "leave --sae.products out",
-        )
     prefixes = list(c.prefixes)
     if prefixes:
         _require(
@@ -182,6 +169,7 @@ def _check_sae(c: SAEConfig) -> None:
             f"rising numbers that end in d_sae = {c.d_sae} were expected",
             "correct the list",
         )
+    ARCHITECTURES[c.kind].check(c)
 
 
 def _check_pairs(c: PairsConfig) -> None:

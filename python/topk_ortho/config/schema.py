@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from topk_ortho.config.registry import ARCHITECTURES, OneOf
 
 Criterion = Literal[
     "none",
@@ -107,12 +109,13 @@ class PlantConfig:
 class SAEConfig:
     """The dictionary."""
 
-    kind: Literal["topk", "batch-topk", "relu", "jumprelu", "matryoshka"] = "batch-topk"
-    """Architecture."""
+    kind: Annotated[str, OneOf(ARCHITECTURES)] = "batch-topk"
+    """Architecture: one of the package, or one that was registered."""
     d_sae: int = 256
     """Number of features."""
     k: float = 8.0
-    """Mean L0 (for `relu` and `jumprelu` the target that the sparsity weight is steered to)."""
+    """Mean L0 (for `relu` and `jumprelu` the target that the coefficient of their sparsity term is
+    steered to)."""
     aux_k: int = 16
     """Dead features that reconstruct the residual; 0 switches it off."""
     aux_coefficient: float = 1 / 32
@@ -124,9 +127,9 @@ class SAEConfig:
     bandwidth: float = 0.6
     """`jumprelu`: width of the window in which a threshold's gradient is estimated, as a share of
     the threshold."""
-    products: Literal["float32", "bfloat16"] = "float32"
-    """On CPU, `bfloat16` screens the features of sparse codes by a bfloat16 product, for processors
-    that have them; float32 still decides. CUDA always takes autocast."""
+    bf16_prefilter: bool = False
+    """On CPU, find the features that may fire by a bfloat16 product; float32 still decides. Faster
+    on processors with bfloat16 products, slower on others. CUDA always takes autocast."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from safetensors.torch import load, save
 from topk_ortho.checkpoint import atomic
 from topk_ortho.checkpoint.folders import plain, write_folder
 from topk_ortho.config import ConfigError
+from topk_ortho.config.registry import ARCHITECTURES
 from topk_ortho.formats.saelens.layout import check_tensors
 from topk_ortho.formats.stored import StoredSAE, of_one_dtype
 
@@ -84,7 +85,7 @@ def write(sae: StoredSAE, folder: Path) -> Path:
     Raises:
         ConfigError: another architecture, or a folder that holds anything else.
     """
-    if sae.kind != "topk" or sae.k is None:
+    if ARCHITECTURES[sae.kind].inference != "topk" or sae.k is None:
         raise ConfigError(
             f"this SAE is {sae.kind}, but sparsify knows TopK alone; write it as saelens or "
             "dictionary-learning"

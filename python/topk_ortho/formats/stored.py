@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from topk_ortho.config import ConfigError
+from topk_ortho.config.registry import ARCHITECTURES
 
 EVEN = 0.01
 """Decoder norms that differ by no more than this share count as equal: bfloat16 rounds by .004."""
@@ -91,7 +92,7 @@ class StoredSAE:
         """
         norm = self.W_dec.double().norm(dim=1)
         norm = torch.where(norm > 0, norm, 1.0)
-        if self.kind in ("topk", "batch-topk", "matryoshka"):
+        if ARCHITECTURES[self.kind].ranks_features:
             least, most = float(norm.min()), float(norm.max())
             if most > least * (1 + EVEN):
                 raise ConfigError(

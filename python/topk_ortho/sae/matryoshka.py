@@ -18,6 +18,8 @@ class MatryoshkaSAE(BatchTopKSAE):
         prefixes: numbers of features, rising; the last one is `d_sae`.
     """
 
+    name = "matryoshka"
+
     def __init__(self, config: SAEConfig, *, d_in: int, seed: int):
         super().__init__(config, d_in=d_in, seed=seed)
         self.prefixes = config.prefixes or default_prefixes(config.d_sae)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from topk_ortho.config import ConfigError, Criterion, TrainConfig
+from topk_ortho.config.registry import ARCHITECTURES
 from topk_ortho.config.toml import NOT_HASHED, from_table, nearest, option_types, to_table
 
 FACTORS = (0.25, 0.5, 1.0, 1.5, 2.5)
@@ -182,7 +183,7 @@ def _coefficients(config: TrainConfig) -> tuple[Axis, ...]:
 
 
 def _l0(config: TrainConfig) -> tuple[Axis, ...]:
-    true, whole = true_l0(config), config.sae.kind == "topk"
+    true, whole = true_l0(config), ARCHITECTURES[config.sae.kind].whole_k
     values = (float(round(true * f, 0 if whole else 2)) for f in L0_FACTORS)
     return (Axis("sae.k", tuple(dict.fromkeys(values))),)
 

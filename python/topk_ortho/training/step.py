@@ -26,7 +26,7 @@ class Step:
     penalty: Tensor
     aux: Tensor
     lr: float
-    sparsity_weight: float
+    sparsity_coefficient: float
 
 
 def train_step(state: TrainState, x: Tensor) -> Step:
@@ -47,9 +47,9 @@ def train_step(state: TrainState, x: Tensor) -> Step:
         out = sae(x, sparse=state.sparse)
         l2 = losses.reconstruction(x, out.x_hat)
         loss = l2
-        weight = state.sparsity_weight
-        if weight:
-            loss = loss + weight * losses.sparsity(sae, out)
+        coefficient = state.sparsity_coefficient
+        if coefficient:
+            loss = loss + coefficient * sae.sparsity(out)
         dead = state.firing.dead(config.sae.dead_after)
         aux = l2.new_zeros(())
         if config.sae.aux_k and dead.numel():
@@ -78,10 +78,10 @@ def train_step(state: TrainState, x: Tensor) -> Step:
         torch.nn.utils.clip_grads_with_norm_(sae.parameters(), clip, norm)
     state.optimizer.step(lr)
     sae.normalise_decoder_()
-    if weight:
-        state.sparsity_weight = losses.steer(
-            weight, l0=codes.nnz / codes.batch, target=config.sae.k
+    if coefficient:
+        state.sparsity_coefficient = losses.steer(
+            coefficient, l0=codes.nnz / codes.batch, target=config.sae.k
         )
     state.density = codes.nnz / (codes.batch * codes.d_sae)
     state.step += 1
-    return Step(x, out, loss.detach(), l2.detach(), penalty.detach(), aux.detach(), lr, weight)
+    return Step(x, out, loss.detach(), l2.detach(), penalty.detach(), aux.detach(), lr, coefficient)

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from topk_ortho.checkpoint import atomic
 from topk_ortho.config import ConfigError
+from topk_ortho.config.registry import ARCHITECTURES
 from topk_ortho.formats.saelens.layout import (
-    ARCHITECTURES,
     CONFIG,
     IN_TRAINING,
     KINDS,
@@ -24,6 +24,7 @@ from topk_ortho.formats.saelens.layout import (
     SHA256,
     SWITCHES,
     WEIGHTS,
+    architecture_of,
     check_shapes,
     check_tensors,
     checked_prefixes,
@@ -57,7 +58,7 @@ def read(folder: Path) -> dict[str, Any]:
         raise ConfigError(f"{folder / WEIGHTS} is not the file that {CONFIG} was written for")
     tensors = _as_inference(folder, config, tensors)
     kind, k = _kind_and_k(config, metadata, tensors)
-    check_tensors(tensors, architecture=ARCHITECTURES[kind], k=k)
+    check_tensors(tensors, architecture=architecture_of(kind), k=k)
     d_in, d_sae = tensors["W_enc"].shape
     return {
         "kind": kind,
@@ -158,8 +159,10 @@ def _kind_and_k(
     if architecture in IN_TRAINING:
         return IN_TRAINING[architecture], config.get("k")
     ours = metadata.get(OURS)
-    if isinstance(ours, dict) and ARCHITECTURES.get(ours.get("kind", "")) == architecture:
-        return ours["kind"], config.get("k", ours.get("k"))
+    ours = ours if isinstance(ours, dict) else {}
+    own = ours.get("kind")
+    if isinstance(own, str) and own in ARCHITECTURES and architecture_of(own) == architecture:
+        return own, config.get("k", ours.get("k"))
     kind = KINDS[architecture]
     if kind == "jumprelu" and not learned(tensors["threshold"]):
         kind = "batch-topk"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from topk_ortho.config import TrainConfig
 from topk_ortho.machine.forecast.component import Component
 from topk_ortho.machine.forecast.sizes import FLOAT, TOPK_CELL, Sizes
+from topk_ortho.sae.largest import PIECE
 from topk_ortho.training import evaluation
 
 
@@ -24,7 +25,7 @@ def calibration(s: Sizes) -> Iterator[Component]:
     rows = min(c.batch_size, evaluation.rows_at_once(c.sae.d_sae))
     cells = rows * c.sae.d_sae
     share = min(cells, round(4 * c.sae.k * rows))
-    piece = min(cells, evaluation.PIECE)
+    piece = min(cells, PIECE)
     kept = min(cells, -(-cells // piece) * min(share, piece))
     found = FLOAT * share * -(-calibration_rows(c) // rows)
     if calibration_rows(c) > rows:

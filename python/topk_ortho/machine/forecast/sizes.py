@@ -78,7 +78,7 @@ class Sizes:
     @property
     def screened(self) -> bool:
         """Whether a bfloat16 product screens the features."""
-        return self.sparse and self.config.sae.products == "bfloat16"
+        return self.sparse and self.config.sae.bf16_prefilter
 
     @property
     def sparse(self) -> bool:

@@ -36,7 +36,7 @@ def encoding(s: Sizes) -> Iterator[Component]:
     yield Component("pre-activations", s.dense, lasting, where)
     if s.screened:
         size = s.matrix // 2 + s.rows // 2
-        yield Component("encoder in bfloat16", size, encoding, "--sae.products", blocks=2)
+        yield Component("encoder in bfloat16", size, encoding, "--sae.bf16-prefilter", blocks=2)
     if s.ranks_batch and not s.gpu:
         above = MASK * s.cells + ABOVE_BAR * s.entries
         yield Component("top-k over the batch", above, encoding, where, blocks=3)

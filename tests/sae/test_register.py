@@ -14,6 +14,7 @@ from topk_ortho.config import ConfigError, SAEConfig
 from topk_ortho.config.rules import check
 from topk_ortho.sae import ARCHITECTURES, SAE, register_architecture
 from topk_ortho.training import train
+from topk_ortho.training.memory import forecast
 
 
 class PerRow(SAE):
@@ -48,6 +49,7 @@ def test_it_trains_and_comes_back_from_its_folder(tmp_path: Path) -> None:
     sae = load_sae(tmp_path / "run")
     assert isinstance(sae, PerRow) and sae.config.k == config.sae.k
     assert 0 < (sae.encode(torch.randn(50, sae.d_in)) > 0).float().mean() < 1
+    assert forecast(config, d_in=sae.d_in, device="cpu").peak("host") > 0
     with pytest.raises(ConfigError, match=r"bf16-prefilter was given with --sae.kind per-row"):
         check(tiny("--sae.kind", "per-row", "--sae.bf16-prefilter"))
 

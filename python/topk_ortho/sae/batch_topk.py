@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 
 from topk_ortho.config import SAEConfig
-from topk_ortho.sae.largest import largest, largest_values
+from topk_ortho.machine.forecast import DOUBLE, FLOAT, INT, Component, Shapes
+from topk_ortho.sae.largest import PIECE, largest, largest_values
 from topk_ortho.sae.prefilter import Prefilter
 from topk_ortho.sae.sae import SAE
 
+RANKED = 16
+"""Bytes that torch.topk takes on CPU per value that it looks at: (value, place), sorted."""
 SPARE = 4
 """Calibration ranks so many times k values of a row; the k * rows largest are among them."""
 
@@ -31,6 +34,27 @@ class BatchTopKSAE(SAE):
     def __init__(self, config: SAEConfig, *, d_in: int, seed: int):
         super().__init__(config, d_in=d_in, seed=seed)
         self.register_buffer("threshold", torch.zeros(()))
+
+    @classmethod
+    def memory(cls, s: Shapes) -> Iterator[Component]:
+        yield from super().memory(s)
+        if not s.gpu:
+            # who reaches a first threshold, and of them place, value and rank, twice over
+            cells = s.config.batch_size * s.config.sae.d_sae
+            ranking = cells + 2 * (2 * INT + FLOAT + RANKED) * s.entries
+            yield Component("top-k over the batch", ranking, ("encoding",), "--batch-size")
+
+    @classmethod
+    def calibration_memory(cls, s: Shapes, *, rows: int, piece: int) -> Iterator[Component]:
+        when, cells = ("calibration",), piece * s.config.sae.d_sae
+        share = min(cells, round(SPARE * s.config.sae.k * piece))
+        found = FLOAT * share * -(-rows // piece)
+        yield Component("codes to calibrate on", 2 * FLOAT * cells, when, "--sae.d-sae")
+        if not s.gpu:
+            yield Component("ranking of codes", RANKED * min(cells, PIECE), when, "--sae.d-sae")
+        # found, put together, and sorted with their places
+        yield Component("largest codes", found, when, "--sae.k")
+        yield Component("the same, sorted", (DOUBLE + INT) * found // FLOAT, when, "--sae.k")
 
     def activate(self, pre: Tensor) -> Tensor:
         flat = pre.flatten()

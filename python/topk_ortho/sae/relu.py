@@ -19,6 +19,7 @@ class ReLUSAE(SAE):
     """The L1 SAE of Bricken et al. 2023, with unit decoder rows."""
 
     name = "relu"
+    encode_copies = 1
 
     @classmethod
     def first_l0(cls, config: SAEConfig) -> float:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from topk_ortho.config import ConfigError, SAEConfig
+from topk_ortho.machine.forecast import Component, Shapes
+from topk_ortho.sae.memory import passes
 from topk_ortho.sae.prefilter import Prefilter
 from topk_ortho.sparse.codes import Codes
 from topk_ortho.sparse.products import Decode, Encode
@@ -54,6 +56,7 @@ class SAE(nn.Module):
         ranks_features: whether features compete for their place in a code, so that the norms of
             decoder rows matter to which of them win.
         learns_thresholds: whether thresholds are trained like weights.
+        encode_copies: matrices `[rows, d_sae]` that `encode` holds at once.
         W_enc: `[d_in, d_sae]`, the decoder's transpose at the start.
         b_enc: `[d_sae]`.
         W_dec: `[d_sae, d_in]`.
@@ -65,6 +68,7 @@ class SAE(nn.Module):
     whole_k: ClassVar[bool] = False
     ranks_features: ClassVar[bool] = False
     learns_thresholds: ClassVar[bool] = False
+    encode_copies: ClassVar[int] = 3
 
     def __init__(self, config: SAEConfig, *, d_in: int, seed: int):
         super().__init__()
@@ -132,6 +136,16 @@ class SAE(nn.Module):
                 "needs none, or train from it with --init-from and --sae.k."
             )
         return k
+
+    @classmethod
+    def memory(cls, s: Shapes) -> Iterator[Component]:
+        """Yields what weights and a training pass hold, for the forecast of a run."""
+        yield from passes(s)
+
+    @classmethod
+    def calibration_memory(cls, s: Shapes, *, rows: int, piece: int) -> Iterator[Component]:
+        """Yields what `calibrate` holds on `rows` rows, `piece` of them at once."""
+        yield from ()
 
     def start(self, *, variance: float) -> None:
         """Adapt a fresh SAE to data of total `variance`, before the first step."""

@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from topk_ortho.activations import Activations, Block, GroundTruth, ShuffleBuffer, Source
+from topk_ortho.activations.memory import block_bytes, n_true
 from topk_ortho.activations.source import Split
+from topk_ortho.activations.synthetic import BLOCK_ROWS
+from topk_ortho.machine.forecast import DOUBLE, FLOAT, Component, Shapes, between
 from topk_ortho.metrics.behaviour import behaviour
 from topk_ortho.metrics.edges import GroundTruthResult
 from topk_ortho.metrics.ground_truth import GroundTruthMeter
@@ -28,6 +31,8 @@ CELLS_AT_ONCE = 2**24
 """Elements of `[rows, d_sae]` measured at once: 64 MB of float32."""
 GEOMETRY_CELLS = 2**31
 """Cosines of decoder rows measured: above, a sample of the features against all others."""
+COSINES_AT_ONCE = 2048
+"""Decoder rows of a tile in `decoder_geometry`."""
 BEHAVIOUR_CONTEXTS = 128
 
 
@@ -164,3 +169,23 @@ def reconstructor(sae: SAE, scale: float = 1.0) -> Callable[[Tensor], Tensor]:
         return x_hat.to(x)
 
     return reconstruct
+
+
+def memory(s: Shapes, *, encode_copies: int) -> Iterator[Component]:
+    """Yields the matching with true features, codes of held-out rows, and cosines of features."""
+    d_sae, size, measuring = s.config.sae.d_sae, "--sae.d-sae", ("encoding to measure",)
+    cells = n_true(s.config) * d_sae
+    if cells:
+        yield Component("decoder in float64", 2 * s.matrix, ("matching",), size, "host")
+        cosines = (2 * DOUBLE + 3) * cells  # and a copy that is checked
+        yield Component("cosines with true features", cosines, ("matching",), size, "host")
+    held_out = min(s.config.eval_samples, rows_at_once(d_sae), BLOCK_ROWS)
+    codes = FLOAT * held_out * d_sae
+    copies = encode_copies + (s.config.eval_samples > held_out)  # those of the piece before
+    yield Component("a block of held-out data", block_bytes(s), measuring, "", "host")
+    yield Component("codes in the making", copies * codes, measuring, size)
+    yield Component("measured codes", codes, between("encoding to measure", "geometry"), size)
+    yield Component("which codes are finite", 2 * codes, ("measuring",), size)
+    tile = min(COSINES_AT_ONCE, d_sae) ** 2
+    yield Component("unit rows", s.matrix, ("geometry",), size)
+    yield Component("cosines of a tile", (FLOAT + DOUBLE + 1) * tile, ("geometry",), "")

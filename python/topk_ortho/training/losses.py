@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
+from topk_ortho.machine.forecast import Component, Shapes, between
 from topk_ortho.sae import SAE, Forward
 
 
@@ -39,3 +42,26 @@ def steer(coefficient: float, *, l0: float, target: float) -> float:
 
 # At this gain the coefficient settles within a few hundred steps and then moves by less than 0.1 %.
 STEERING = 0.03
+
+
+def memory(s: Shapes) -> Iterator[Component]:
+    """Yields errors of the reconstruction, and what aux-k holds once features have died."""
+    where, graph = "--sae.aux-k, --batch-size", between("aux-k", "backward pass")
+    errors = between("decoding", "backward pass")
+    yield Component("errors and their gradients", 4 * s.rows, errors, "--batch-size")
+    dead = _dead(s)
+    codes, weights = round(dead * s.dense), round(dead * s.matrix)
+    copies = 2 if s.sparse else 1  # the dense path has their pre-activations already
+    yield Component("aux-k, codes", 2 * codes, ("aux-k",), where)
+    # on a GPU they are gone before the gradients of the other codes come
+    yield Component("aux-k, codes of the dead", codes, graph[:-1] if s.gpu else graph, where)
+    yield Component("aux-k, weights", copies * weights, graph, where)
+    yield Component("aux-k, gradients", codes * (not s.gpu) + copies * weights, graph[-1:], where)
+
+
+def _dead(s: Shapes) -> float:
+    """Share of the features that will have died: half of those that can have fired lately."""
+    sae = s.config.sae
+    if not sae.aux_k or s.config.steps <= sae.dead_after + 1:
+        return 0.0
+    return 1 - min(1.0, s.entries * (sae.dead_after + 1) / sae.d_sae) / 2

@@ -459,3 +459,30 @@ def test_a_training_pass_that_needs_no_k_is_that_of_the_codes(kind: str, tmp_pat
     formats.write(replace(stored(kind), k=None), tmp_path / "sae")
     sae = load_sae(tmp_path / "sae")
     torch.testing.assert_close(sae(rows()).code, codes(stored(kind), rows()), **CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("name", "hook"),
+    [
+        ("blocks.3.hook_mlp_out", "blocks.3.hook_mlp_out"),
+        ("resid_post_layer_3", "blocks.3.hook_resid_post"),
+        ("attention_out_layer_12", "blocks.12.hook_attn_out"),
+        ("something", ""),
+        (None, ""),
+    ],
+)
+def test_the_hook_of_dictionary_learning_has_the_usual_name(
+    name: str | None, hook: str, tmp_path: Path
+) -> None:
+    folder = dictionary_folder(tmp_path / "sae", "AutoEncoderTopK",
+                               linear(stored("topk")) | {"k": torch.tensor(K)}, k=K,
+                               submodule_name=name)  # fmt: skip
+    assert formats.read(folder, allow_pickle=True).hook == hook
+
+
+@pytest.mark.parametrize(
+    ("name", "hook"),
+    [("layers.3", "blocks.3.hook_resid_post"), ("h.2.mlp", "blocks.2.hook_mlp_out"), ("sae", "")],
+)
+def test_the_hook_of_sparsify_is_that_of_its_folder(name: str, hook: str, tmp_path: Path) -> None:
+    assert formats.read(sparsify_folder(tmp_path / name, stored("topk"))).hook == hook

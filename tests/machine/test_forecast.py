@@ -234,14 +234,15 @@ def test_what_is_yet_to_be_loaded_is_counted() -> None:
     assert of(loaded=10**9).peak("host") - of().peak("host") == 10**9
 
 
-def test_a_share_of_what_is_held_at_other_moments_is_kept_on_cpu_alone() -> None:
+def test_a_share_of_the_largest_hole_is_kept_on_cpu_alone() -> None:
     def held(gpu: bool) -> Forecast:
         one = Component("one", 1000, ("encoding",), "")
         other = Component("other", 400, ("decoding",), "")
-        return Forecast.of([one, other, Component("none", 0, MOMENTS, "")], gpu=gpu)
+        third = Component("third", 300, ("optimiser",), "")
+        return Forecast.of([one, other, third, Component("none", 0, MOMENTS, "")], gpu=gpu)
 
     assert held(gpu=True).peak("device") == 1000
-    assert [c.name for c in held(gpu=True).components] == ["one", "other"]
+    assert [c.name for c in held(gpu=True).components] == ["one", "other", "third"]
     assert held(gpu=False).peak("host") == 1000 + round(KEPT * 400)
     assert held(gpu=False).moment("host") == "encoding"
 

@@ -35,7 +35,8 @@ def memory(s: Shapes, *, cached: int, calibration_rows: int) -> Iterator[Compone
     fillings += ["refilling the buffer"] * (c.steps * c.batch_size > held)
     fillings += ["filling for calibration"] * (calibration_rows > held - c.steps * c.batch_size)
     yield Component("rows before shuffling", 2 * filling, tuple(fillings), size, "host")
-    yield Component("next filling", filling, tuple(fillings[1:]), size, "host")
+    if fillings[1:]:
+        yield Component("next filling", filling, tuple(fillings[1:]), size, "host")
     yield Component("data", filling, since("filling the buffer"), size, "host")
 
 

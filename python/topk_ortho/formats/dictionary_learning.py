@@ -110,7 +110,9 @@ def read(folder: Path, *, allow_pickle: bool = False) -> StoredSAE:
         prefixes=()
         if groups is None
         else checked_prefixes(groups.cumsum(0).tolist(), d_sae=len(ours["b_enc"])),
+        hook=_hook(trainer),
         model=str(trainer.get("lm_name") or ""),
+        context=_context(config),
         settings=config,
         W_enc=ours["W_enc"],
         b_enc=ours["b_enc"],
@@ -163,6 +165,24 @@ def _trainer(folder: Path, config: Any) -> dict[str, Any]:
         )
     assert isinstance(trainer, dict)
     return trainer
+
+
+def _hook(trainer: dict[str, Any]) -> str:
+    """The hook point as TransformerLens names it; `submodule_name` is free text there."""
+    name = str(trainer.get("submodule_name") or "")
+    if re.match(r"blocks\.\d+\.", name):
+        return name
+    found = re.fullmatch(r"(resid_pre|resid_post|mlp_out|attn_out|attention_out)_layer_(\d+)", name)
+    if found is None:
+        return ""
+    place = found[1].replace("attention_out", "attn_out")
+    return f"blocks.{found[2]}.hook_{place}"
+
+
+def _context(config: dict[str, Any]) -> int | None:
+    buffer = config.get("buffer")
+    length = buffer.get("ctx_len") if isinstance(buffer, dict) else None
+    return length if type(length) is int else None
 
 
 def _k(folder: Path, trainer: dict[str, Any], tensors: dict[str, Tensor]) -> float | None:

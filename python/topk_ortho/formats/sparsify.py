@@ -16,6 +16,7 @@ Transcoders, skip connections and GroupMax compute something else and are refuse
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,16 @@ def read(folder: Path) -> StoredSAE:
         b_enc=ours["b_enc"],
         W_dec=ours["W_dec"],
         b_dec=ours["b_dec"],
+        hook=_hook(folder.name),
         settings=config,
     )
+
+
+def _hook(name: str) -> str:
+    """The hook point of a folder that `sparsify` named after a layer, as TransformerLens names it;
+    empty for any other name."""
+    found = re.fullmatch(r"(?:layers|h)\.(\d+)(\.mlp)?", name)
+    return f"blocks.{found[1]}.hook_{'mlp_out' if found[2] else 'resid_post'}" if found else ""
 
 
 def write(sae: StoredSAE, folder: Path) -> Path:

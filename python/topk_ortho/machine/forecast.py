@@ -2,8 +2,8 @@
 
 Every part of a run yields what it holds as `Component`s, beside the code that allocates it; the
 peak is the largest sum of what exists at one moment. On CPU the C library keeps what is freed (the
-entry points ask it to), and new blocks do not fit all holes: a measured share of what is held at
-other moments comes on top. Measured peaks and forecasts are in `docs/memory.md`.
+entry points ask it to), and new blocks do not fit all holes: `KEPT` comes on top. Measured peaks
+and what they were forecast as are in `docs/memory.md`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ END = ("filling for calibration", "calibration", "export", "matching", "encoding
 MOMENTS = START + CYCLE + END
 """The moments of a run in their order; those of a step (`CYCLE`) come round again."""
 
-KEPT = 0.18
-"""Share of what is held at other moments than the peak that the C library keeps beside it; the one
-that fits the peaks of `docs/memory.md` best."""
+KEPT = 0.7
+"""Share of the largest component that is gone at the peak, or not there yet, which the C library
+keeps beside the peak: about the hole that other blocks do not fit. Fitted to measured peaks."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,9 @@ class Forecast:
         if gpu:
             return cls(found)
         live = cls(tuple(replace(part, place="host") for part in found))
-        ever = sum(part.bytes for part in live.components)
-        kept = round(KEPT * (ever - live.peak("host")))
+        peak = live.moment("host")
+        others = [part.bytes for part in live.components if peak not in part.when]
+        kept = round(KEPT * max(others, default=0))
         return cls((*live.components, Component(KEPT_NAME, kept, MOMENTS, "", "host")))
 
     def moment(self, place: Place) -> str:

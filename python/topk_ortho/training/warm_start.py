@@ -40,6 +40,8 @@ def fine_tuning(config: TrainConfig, *, given: Collection[str] = ()) -> TrainCon
     if config.init_from is None:
         return config
     stored, digest = _read(config), _checked_digest(config)
+    if config.activations == "language-model":
+        stored.check_unprocessed(config.init_from)
     _same_hook(config, stored)
     taken = {name: _taken(config, stored, name, given) for name in TAKEN}
     return replace(config, init_sha256=digest, sae=replace(config.sae, **taken))

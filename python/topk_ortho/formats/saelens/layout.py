@@ -23,7 +23,15 @@ IN_TRAINING = {"batchtopk": "batch-topk", "matryoshka_batchtopk": "matryoshka"}
 OURS = "topk_ortho"  # our own entry among SAELens' free metadata
 SHA256 = "weights_sha256"  # beside the metadata, so that SAELens drops it when it saves others
 SWITCHES = ("apply_b_dec_to_input", "rescale_acts_by_decoder_norm")
-PLAIN = {"normalize_activations": "none", "reshape_activations": "none"}
+PLAIN: dict[str, tuple[Any, ...]] = {
+    "normalize_activations": ("none", None),
+    "reshape_activations": ("none", None),
+    "finetuning_scaling_factor": (False, None),
+    "activation_fn": ("relu", None, "topk"),
+    "activation_fn_str": ("relu", None, "topk"),
+}
+"""Settings of `cfg.json`: the values that compute what we do, as it is written first."""
+WRITTEN = {"normalize_activations": "none", "reshape_activations": "none"}
 
 
 def architecture_of(kind: str) -> str:

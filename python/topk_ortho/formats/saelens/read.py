@@ -30,6 +30,7 @@ from topk_ortho.formats.saelens.layout import (
     checked_prefixes,
     one_number,
 )
+from topk_ortho.formats.saelens.metadata import processing
 from topk_ortho.formats.stored import StoredSAE, folded_norms, learned, of_one_dtype, with_centring
 
 
@@ -92,7 +93,14 @@ def read_stored(folder: Path) -> StoredSAE:
         threshold=got["threshold"],
         hook=got["hook"],
         model=got["model"],
+        context=_or_none(got["metadata"].get("context_size"), int),
+        prepend_bos=_or_none(got["metadata"].get("prepend_bos"), bool),
+        processing=processing(got["metadata"]),
     )
+
+
+def _or_none(value: Any, kind: type) -> Any:
+    return value if type(value) is kind else None
 
 
 def _read_config(folder: Path, config: Any) -> dict[str, Any]:
@@ -115,8 +123,9 @@ def _read_config(folder: Path, config: Any) -> dict[str, Any]:
     for name in SWITCHES:
         if not isinstance(config.get(name, False), bool):
             raise ConfigError(f"{folder} has {name} = {config[name]!r}; expected true or false")
-    for name, value in PLAIN.items():
-        if config.get(name, value) != value:
+    for name, values in PLAIN.items():
+        value = values[0]
+        if config.get(name, value) not in values:
             raise ConfigError(
                 f"{folder} has {name} = {config[name]!r}; only {value!r} is computed here, so it "
                 "would give other codes; fold it into the weights first"

@@ -18,10 +18,10 @@ from topk_ortho.config.registry import ARCHITECTURES
 from topk_ortho.formats.saelens.layout import (
     CONFIG,
     OURS,
-    PLAIN,
     SAELENS_VERSION,
     SHA256,
     WEIGHTS,
+    WRITTEN,
     architecture_of,
     check_tensors,
 )
@@ -115,7 +115,7 @@ def _config(
         "dtype": dtype,
         "device": "cpu",
         "apply_b_dec_to_input": True,
-        **PLAIN,
+        **WRITTEN,
         SHA256: sha256,
     }
     if architecture == "topk":

@@ -42,6 +42,8 @@ def run_evaluation(options: EvaluateOptions, arguments: list[str]) -> str:
     asked = understand(
         options, names_given(arguments), named={"model": stored.model, "hook": stored.hook}
     )
+    if asked.config.activations == "language-model":
+        stored.check_unprocessed(options.sae)
     _check_held_out(options, asked)
     device = hardware.choose_device(options.device)
     data = measurable(asked.config, split=asked.split, device=str(device))

@@ -1,4 +1,4 @@
-"""Folders of other packages, built by hand in their published layouts: read, written, refused."""
+"""Folders of other packages, in their published layouts: read, written, refused."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
+from tests.formats.folders import (
+    dictionary_folder,
+    dictionary_folders,
+    linear,
+    sparsify_folder,
+)
 from tests.stored_saes import D_IN, D_SAE, KINDS, K, codes, reconstruction, rows, stored
 from topk_ortho import formats, load_sae
 from topk_ortho.config import ConfigError
@@ -22,93 +27,6 @@ from topk_ortho.formats.stored import StoredSAE
 LAYOUTS = ("saelens", "dictionary-learning", "sparsify")
 CLOSE = {"rtol": 1e-6, "atol": 1e-6}
 FOLDED = {"rtol": 1e-5, "atol": 1e-5}  # norms multiply the rounding of `pre`
-
-
-def sparsify_folder(folder: Path, sae: StoredSAE, **settings: Any) -> Path:
-    """As `SparseCoder.save_to_disk` of eai-sparsify 1.3 writes it."""
-    folder.mkdir()
-    tensors = {
-        "encoder.weight": sae.W_enc.T.contiguous(),
-        "encoder.bias": sae.b_enc,
-        "W_dec": sae.W_dec,
-        "b_dec": sae.b_dec,
-    }
-    save_file(tensors, folder / "sae.safetensors")
-    config = {
-        "activation": "topk",
-        "expansion_factor": 32,
-        "normalize_decoder": True,
-        "num_latents": D_SAE,
-        "k": K,
-        "multi_topk": False,
-        "skip_connection": False,
-        "transcode": False,
-        "d_in": D_IN,
-        **settings,
-    }
-    (folder / "cfg.json").write_text(json.dumps(config))
-    return folder
-
-
-def linear(sae: StoredSAE, bias: str = "b_dec") -> dict[str, Tensor]:
-    return {
-        "encoder.weight": sae.W_enc.T.contiguous(),
-        "encoder.bias": sae.b_enc,
-        "decoder.weight": sae.W_dec.T.contiguous(),
-        bias: sae.b_dec,
-    }
-
-
-def direct(sae: StoredSAE) -> dict[str, Tensor]:
-    return {n: getattr(sae, n) for n in ("W_enc", "b_enc", "W_dec", "b_dec")}
-
-
-def dictionary_folder(
-    folder: Path, dict_class: str, tensors: dict[str, Any], **trainer: Any
-) -> Path:
-    """As `trainSAE` of dictionary_learning 0.1 writes it."""
-    folder.mkdir()
-    torch.save(tensors, folder / "ae.pt")
-    trainer = {
-        "dict_class": dict_class,
-        "activation_dim": D_IN,
-        "dict_size": D_SAE,
-        "lm_name": "tiny",
-        **trainer,
-    }
-    config = {"trainer": trainer, "buffer": {"d_submodule": D_IN}}
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
-
-
-def dictionary_folders(folder: Path) -> dict[str, tuple[Path, StoredSAE]]:
-    """Every class of theirs, with the SAE that it computes."""
-    folder.mkdir()
-    k, shared = torch.tensor(K, dtype=torch.int), torch.tensor(1.25)
-    numbers = {"k": k, "threshold": shared}
-    groups = {"group_sizes": torch.tensor([4, 8, 8])}
-    of = {kind: stored(kind) for kind in KINDS}
-    jump, relu = of["jumprelu"], of["relu"]
-
-    def bare(sae: StoredSAE) -> StoredSAE:  # an encoder that does not take b_dec off
-        return replace(sae, b_enc=sae.b_enc - sae.b_dec @ sae.W_enc)
-
-    tensors = {
-        "AutoEncoderTopK": (linear(of["topk"]) | numbers, of["topk"]),
-        "BatchTopKSAE": (linear(of["batch-topk"]) | numbers, of["batch-topk"]),
-        "MatryoshkaBatchTopKSAE": (direct(of["matryoshka"]) | numbers | groups, of["matryoshka"]),
-        "JumpReluAutoEncoder": (direct(bare(jump)) | {"threshold": jump.threshold}, jump),
-        "AutoEncoder": (linear(relu, "bias"), relu),
-        "AutoEncoderNew": (linear(bare(relu), "decoder.bias"), relu),
-    }
-    trainers = {"JumpReluAutoEncoder": {"target_l0": 3.5}, "AutoEncoder": {}, "AutoEncoderNew": {}}
-    return {
-        name: (
-            dictionary_folder(folder / name, name, given, **trainers.get(name, {"k": K})),
-            expected,
-        )
-        for name, (given, expected) in tensors.items()
-    }
 
 
 @torch.no_grad()
@@ -459,30 +377,3 @@ def test_a_training_pass_that_needs_no_k_is_that_of_the_codes(kind: str, tmp_pat
     formats.write(replace(stored(kind), k=None), tmp_path / "sae")
     sae = load_sae(tmp_path / "sae")
     torch.testing.assert_close(sae(rows()).code, codes(stored(kind), rows()), **CLOSE)
-
-
-@pytest.mark.parametrize(
-    ("name", "hook"),
-    [
-        ("blocks.3.hook_mlp_out", "blocks.3.hook_mlp_out"),
-        ("resid_post_layer_3", "blocks.3.hook_resid_post"),
-        ("attention_out_layer_12", "blocks.12.hook_attn_out"),
-        ("something", ""),
-        (None, ""),
-    ],
-)
-def test_the_hook_of_dictionary_learning_has_the_usual_name(
-    name: str | None, hook: str, tmp_path: Path
-) -> None:
-    folder = dictionary_folder(tmp_path / "sae", "AutoEncoderTopK",
-                               linear(stored("topk")) | {"k": torch.tensor(K)}, k=K,
-                               submodule_name=name)  # fmt: skip
-    assert formats.read(folder, allow_pickle=True).hook == hook
-
-
-@pytest.mark.parametrize(
-    ("name", "hook"),
-    [("layers.3", "blocks.3.hook_resid_post"), ("h.2.mlp", "blocks.2.hook_mlp_out"), ("sae", "")],
-)
-def test_the_hook_of_sparsify_is_that_of_its_folder(name: str, hook: str, tmp_path: Path) -> None:
-    assert formats.read(sparsify_folder(tmp_path / name, stored("topk"))).hook == hook

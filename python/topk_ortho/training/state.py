@@ -95,7 +95,7 @@ class TrainState:
         """Everything else of a checkpoint but the history, as JSON."""
         out: dict[str, Any] = {
             "step": self.step,
-            "sparsity_coefficient": self.sparsity_coefficient,
+            "sparsity_weight": self.sparsity_coefficient,  # its name in the format
             "density": self.density,
             "firing_started": self.firing.started,
             "cursor": self.buffer.state_dict(),
@@ -169,8 +169,7 @@ class TrainState:
             getattr(self.firing, name).copy_(tensors[f"firing.{name}"])
         self.firing.started = numbers["firing_started"]
         self.step = _whole(numbers["step"])
-        renamed = "sparsity_weight" if "sparsity_weight" in numbers else "sparsity_coefficient"
-        self.sparsity_coefficient = float(numbers[renamed])
+        self.sparsity_coefficient = float(numbers["sparsity_weight"])
         self.density = float(numbers["density"])
         self.buffer.load_state_dict(numbers["cursor"])
         if self.constraint is not None:

@@ -46,7 +46,7 @@ def test_hyphens_and_underscores_are_the_same(colours):
 
 
 def test_a_name_that_is_not_there_is_answered_with_the_nearest(colours):
-    with pytest.raises(ConfigError, match=r"colour 'light-blu' was given, but one of light-blue, "
+    with pytest.raises(ConfigError, match=r"colour='light-blu' was given, but one of light-blue, "
                        r"red was expected \(perhaps you meant light-blue\)"):  # fmt: skip
         colours["light-blu"]
 

@@ -18,12 +18,11 @@ from tests.integrations.standalone import (
     expected,
     same_pairs,
 )
-from topk_ortho import ConfigError
+from topk_ortho import ConfigError, Orthogonality, OrthogonalityConfig
 from topk_ortho.activations.scaling import ESTIMATION_ROWS, total_variance
 from topk_ortho.config import HistoryConfig, PairsConfig, PenaltyConfig
-from topk_ortho.constraint.orthogonality import decided_by
+from topk_ortho.constraint.settings import decided_by
 from topk_ortho.constraint.variance import RunningVariance
-from topk_ortho.integrations import Orthogonality, OrthogonalityConfig
 from topk_ortho.sparse.codes import Codes
 
 GIVEN = replace(AT_ONCE, variance=5.0)
@@ -241,7 +240,7 @@ def test_it_is_ramped_up_over_the_given_steps() -> None:
 # --- state ---------------------------------------------------------------------------------------
 
 
-def test_without_gradients_it_prices_and_changes_nothing() -> None:
+def test_without_gradients_it_is_that_of_the_current_pairs_and_changes_nothing() -> None:
     W_dec = decoder()
     penalty = Orthogonality(GIVEN)
     with torch.no_grad():
@@ -271,7 +270,7 @@ def test_the_history_has_every_selection() -> None:
 
 @pytest.mark.parametrize(
     "criterion", ["coactive-cosine", "decoder-cosine", "correlation", "magnitude", "ortsae",
-                  "random", "random-matched", "conditional"]
+                  "random", "rate-matched-random", "conditional"]
 )  # fmt: skip
 def test_other_criteria_that_need_codes_and_decoder_alone(criterion: str) -> None:
     pairs = PairsConfig(criterion=criterion, min_support=2)
@@ -334,3 +333,57 @@ def test_absolute_units_look_at_no_variance() -> None:
     penalty = Orthogonality(OrthogonalityConfig(penalty=absolute))
     penalty(codes(), decoder(), 0, target=batch())
     assert penalty.variance is None
+
+
+# --- state that survives a restart ---------------------------------------------------------------
+
+KEPT = replace(
+    AT_ONCE,
+    penalty=PenaltyConfig(ramp=0.0, refresh_every=2, tau="stability"),
+    history=HistoryConfig(decay=0.9),
+)
+
+
+def test_a_loop_that_goes_on_from_a_stored_state_is_the_one_that_never_stopped(tmp_path) -> None:
+    def run(penalty: Orthogonality, steps: range) -> list[float]:
+        return [
+            float(penalty(codes(step), decoder(step), step, target=batch(step))) for step in steps
+        ]
+
+    whole = Orthogonality(KEPT)
+    expected_values = run(whole, range(9))
+    first = Orthogonality(KEPT)
+    assert run(first, range(5)) == expected_values[:5]
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    again = Orthogonality(KEPT)
+    again.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert run(again, range(5, 9)) == expected_values[5:]
+    same_pairs(again.selection, whole.selection)
+    assert torch.equal(again.firing.rate, whole.firing.rate)
+    assert again.history.to_bytes() == whole.history.to_bytes()
+    assert again.variance == whole.variance
+
+
+def test_a_fresh_state_is_empty_and_loads() -> None:
+    assert Orthogonality(KEPT).state_dict() == {}
+    penalty = Orthogonality(KEPT)
+    penalty.load_state_dict({})
+    assert penalty.selection is None and penalty.firing is None
+
+
+def test_a_state_within_a_step_is_refused() -> None:
+    penalty = Orthogonality(replace(GIVEN, micro_batches=3))
+    penalty(codes(0), decoder(), 4)
+    with pytest.raises(ValueError, match="after 1 of 3 micro-batches of step 4"):
+        penalty.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("selection.selected_at", -1), ("selection.i", torch.tensor([D_SAE])), ("selection.at", 1)],
+)
+def test_a_state_of_something_else_is_refused(name: str, value: object) -> None:
+    penalty = Orthogonality(GIVEN)
+    penalty(codes(), decoder(), 0)
+    with pytest.raises((TypeError, ValueError)):
+        Orthogonality(GIVEN).load_state_dict(penalty.state_dict() | {name: value})

@@ -11,7 +11,7 @@ import torch
 from tests.cuda.test_without_a_gpu import evidence, run_steps
 from tests.system.tiny_run import tiny
 from topk_ortho import OrthogonalityPenalty, PairSelector
-from topk_ortho.constraint.selection.selector import CRITERIA
+from topk_ortho.constraint.criteria import CRITERIA
 from topk_ortho.training import train
 from topk_ortho.training.memory import forecast
 from topk_ortho.training.step import train_step
@@ -21,11 +21,11 @@ GPU = torch.device("cuda")
 WAITS = 40  # of a step; the exact list is in test_without_a_gpu.py
 
 
-@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("criterion", CRITERIA.names())
 def test_a_selection_is_that_on_cpu(criterion: str) -> None:
     acts, given = evidence()
     select = PairSelector(criterion, per_feature=0.5, min_support=1)
-    given = {name: tensor for name, tensor in given.items() if name in select.needs}
+    given = {name: tensor for name, tensor in given.items() if name in select.required_inputs}
     expected = select(acts, **given)
     got = select(acts.to(GPU), **{name: tensor.to(GPU) for name, tensor in given.items()})
     for name in ("i", "j", "score"):

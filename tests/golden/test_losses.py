@@ -28,13 +28,13 @@ ARMS = {
     "decoder-cosine": "--pairs.criterion decoder-cosine --penalty.tau mean-std-all",
     "correlation": "--pairs.criterion correlation --pairs.min-support 2 --penalty.tau strength",
     "random": "--pairs.criterion random --penalty.gradient symmetric",
-    "random-matched": "--pairs.criterion random-matched",
+    "random-matched": "--pairs.criterion rate-matched-random",
     "ortsae": "--pairs.criterion ortsae --penalty.threshold 0 --penalty.gradient symmetric",
     "jumprelu": "--sae.kind jumprelu",
     "stability": "--penalty.tau stability --penalty.refresh-every 2",
     "documents": (
-        "--pairs.fraction .01 --penalty.n k --penalty.units absolute --penalty.sign both "
-        "--penalty.coefficient .1 --penalty.threshold .1 --penalty.ramp 0"
+        "--pairs.fraction .01 --penalty.normalize-by k --penalty.units absolute "
+        "--penalty.sign both --penalty.coefficient .1 --penalty.threshold .1 --penalty.ramp 0"
     ),
     "planted": "--plant.roots 3",
 }

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from topk_ortho import OrthogonalityPenalty, PairSelection, PairSelector
-from topk_ortho.config import COEFFICIENTS, PenaltyConfig
+from topk_ortho.config import PenaltyConfig
+from topk_ortho.constraint.criteria import CRITERIA
 from topk_ortho.integrations import OrthogonalityConfig
 
 D_IN, D_SAE, BATCH = 16, 48, 64
@@ -63,7 +64,7 @@ def expected(
     rate = (acts.to_dense() > 0).float().mean(0)
     rows = W_dec.detach().clone().requires_grad_()
     penalty = OrthogonalityPenalty(gradient="child_only")
-    coefficient = COEFFICIENTS["coactivation"] * variance * weight
+    coefficient = CRITERIA["coactivation"].coefficient * variance * weight
     cost = penalty(rows, pairs, firing_rate=rate, coefficient=coefficient)
     cost.backward()
     assert cost > 0

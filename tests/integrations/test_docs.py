@@ -28,7 +28,7 @@ HOSTS = {
 }
 # Every penalty that an example made, and whether it acted.
 WATCHED = """
-from topk_ortho.integrations import orthogonality as module
+from topk_ortho.constraint import orthogonality as module
 made = []
 class Watched(module.Orthogonality):
     def __init__(self, *given):

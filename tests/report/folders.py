@@ -129,14 +129,14 @@ def ablation(root: Path, *, values: dict[str, dict[str, Any]], seeds: tuple[int,
         for tau, figures in values.items():
             folder = planned(f"penalty.tau={tau}", "variant", {"penalty.tau": tau}, seed)
             run_folder(folder, seed=seed, figures=FIGURES | figures, penalty={"tau": tau})
-    failed = planned("random-matched", "random-matched", {}, seeds[0])
+    failed = planned("rate-matched-random", "rate-matched-random", {}, seeds[0])
     failed.with_name(f"{failed.name}.failed.json").write_text(json.dumps({"reason": HOSTILE}))
-    planned("random-matched", "random-matched", {}, seeds[1])
+    planned("rate-matched-random", "rate-matched-random", {}, seeds[1])
     plan = {
         "version": 1,
         "base": tomli_w.dumps({"seed": 0, "steps": 200, "batch_size": 64}),
         "axes": {"penalty.tau": list(values)},
-        "arms": ["none", "random-matched"],
+        "arms": ["none", "rate-matched-random"],
         "seeds": list(seeds),
         "left_out_arms": ["ortsae"],
         "runs": runs,

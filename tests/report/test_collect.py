@@ -74,7 +74,7 @@ def test_an_ablation_as_planned(tmp_path: Path) -> None:
     assert comparison.title == "grid"
     both = [100, 101]
     assert names(comparison) == {
-        "none": both, "tau=fixed": both, "tau=mean-std": both, "random-matched": both,
+        "none": both, "tau=fixed": both, "tau=mean-std": both, "rate-matched-random": both,
     }  # fmt: skip
     failed, absent = comparison.arms[-1].runs
     assert failed.failed

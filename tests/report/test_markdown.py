@@ -56,7 +56,7 @@ def test_means_differences_and_the_default_arm_beside_the_others(tmp_path: Path)
 
 def test_what_failed_what_is_missing_and_what_was_left_out(tmp_path: Path) -> None:
     text = page(ablation(tmp_path, values={"fixed": BETTER, "mean-std": {}}, seeds=(100, 101)))
-    assert "- random-matched, seed 101: not run yet" in text
+    assert "- rate-matched-random, seed 101: not run yet" in text
     assert "seed 100: failed: </script>" in text
     assert "\x00" not in text and "\u202e" not in text, "control characters are spelled out"
     assert HOSTILE not in text

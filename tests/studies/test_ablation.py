@@ -28,7 +28,7 @@ from topk_ortho.studies.pool import Pool
 SHORT = [*OPTIONS, "--sae.kind", "topk"]
 BASE = tiny("--sae.kind", "topk", "--checkpoint-every", "1000")
 PLANT = PlantConfig(enabled=True, roots=3, children=2)
-ALONE = ("random-matched", "ortsae", "matryoshka")
+ALONE = ("rate-matched-random", "ortsae", "matryoshka")
 WITHOUT = ["--without-arm", *ALONE]
 
 
@@ -178,13 +178,13 @@ def test_tuning_comes_first_and_is_stored(tmp_path, in_process, capsys, monkeypa
 
 def test_a_dry_run_predicts_and_writes_nothing(tmp_path, in_process, capsys):
     root = tmp_path / "a"
-    asked = request(root, without_arm=("random-matched", "ortsae"))
+    asked = request(root, without_arm=("rate-matched-random", "ortsae"))
     said = dry_run(asked)
     assert not root.exists()
     rows = {line.split()[0]: line.split() for line in said.splitlines()[2:5]}
     assert set(rows) == {"none", "matryoshka", "default"}
     assert all(row[1:3] == ["2", "2"] and row[4] == "timed" for row in rows.values())
-    assert "left out: random-matched, ortsae" in said
+    assert "left out: rate-matched-random, ortsae" in said
     run_ablation(request(root, seeds=(1,)))
     rows = {line.split()[0]: line.split() for line in dry_run(asked).splitlines()[2:5]}
     assert (rows["none"][2], rows["none"][4]) == ("1", "stored")
@@ -199,7 +199,7 @@ def test_the_command_line_refuses_in_one_sentence(tmp_path, capsys, monkeypatch)
         (["--grid", "fractoin"], "fraction"),
         (["--jobs", "0"], "--jobs 0"),
         (["--seed", "3"], "--seeds"),
-        (["--without-arm", "coactivation"], "random-matched"),
+        (["--without-arm", "coactivation"], "rate-matched-random"),
         (["--vary", "sae.k=4,999"], "sae.k=999"),
     ):
         assert cli.main(["ablate", *SHORT, *arguments]) == 2

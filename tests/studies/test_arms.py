@@ -26,7 +26,7 @@ DIFFERENCES: dict[str, dict[str, object]] = {
     "coactivation": {},
     "coactive-cosine": {"pairs.criterion": "coactive-cosine"},
     "random": {"pairs.criterion": "random"},
-    "random-matched": {"pairs.criterion": "random-matched"},
+    "rate-matched-random": {"pairs.criterion": "rate-matched-random"},
     "ortsae": ORTSAE,
     "ortsae-every-5": {**ORTSAE, "penalty.every_n": 5},
     "ortsae-child-only": {"pairs.criterion": "ortsae", "penalty.threshold": 0.0},
@@ -62,7 +62,7 @@ def test_coefficients_go_with_the_criterion() -> None:
     given = TrainConfig(penalty=PenaltyConfig(coefficient=5.0))
     weights = {name: arm.coefficient() for name, arm in arms(given).items()}
     assert weights["coactivation"] == weights["matryoshka+coactivation"] == 5.0
-    assert weights["random"] == weights["random-matched"] == 1.0
+    assert weights["random"] == weights["rate-matched-random"] == 1.0
     assert weights["ortsae"] == weights["ortsae-every-5"] == weights["ortsae-child-only"] == 0.1
     assert weights["coactive-cosine"] == 0.2
 
@@ -70,7 +70,7 @@ def test_coefficients_go_with_the_criterion() -> None:
 def test_ortsae_does_not_depend_on_the_axes_of_our_own_penalty() -> None:
     other = TrainConfig(
         pairs=PairsConfig(fraction=0.01, max_pairs=9),
-        penalty=PenaltyConfig(tau="mean-std", coefficient=1.0, n="k", units="absolute"),
+        penalty=PenaltyConfig(tau="mean-std", coefficient=1.0, normalize_by="k", units="absolute"),
     )
     for name in ("ortsae", "ortsae-every-5", "ortsae-child-only"):
         assert config_hash(arms(other)[name]) == config_hash(arms(TrainConfig())[name])
@@ -80,7 +80,7 @@ def test_no_arm_trains_a_baseline_beside_it() -> None:
     assert not any(arm.with_baseline for arm in arms(TrainConfig(with_baseline=True)).values())
 
 
-@pytest.mark.parametrize("name", ["random-matched", "ortsae", "ortsae-every-5"])
+@pytest.mark.parametrize("name", ["rate-matched-random", "ortsae", "ortsae-every-5"])
 def test_new_arms_train_with_a_history_of_distinct_pairs(name, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("topk_ortho.training.evaluation.CALIBRATION_ROWS", 2048)
     result = topk_ortho.train(arms(tiny())[name], tmp_path / "run", progress=False)
@@ -95,7 +95,7 @@ def test_new_arms_train_with_a_history_of_distinct_pairs(name, tmp_path: Path, m
         assert {e["pairs_requested"] for e in logged} == {64}
 
 
-@pytest.mark.parametrize("criterion", ["ortsae", "random-matched"])
+@pytest.mark.parametrize("criterion", ["ortsae", "rate-matched-random"])
 def test_an_interrupted_run_of_a_new_arm_goes_on_bit_for_bit(
     criterion, tmp_path: Path, monkeypatch
 ):
@@ -114,6 +114,10 @@ def test_an_interrupted_run_of_a_new_arm_goes_on_bit_for_bit(
 
 def test_controls_of_a_penalty_in_other_units_keep_its_weight() -> None:
     found = arms(RECIPES["fixed-tau"].config())
-    for name in ("random", "random-matched", "coactive-cosine"):
+    for name in ("random", "rate-matched-random", "coactive-cosine"):
         penalty = found[name].penalty
-        assert (found[name].coefficient(), penalty.units, penalty.n) == (0.1, "absolute", "k")
+        assert (found[name].coefficient(), penalty.units, penalty.normalize_by) == (
+            0.1,
+            "absolute",
+            "k",
+        )

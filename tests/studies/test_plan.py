@@ -25,7 +25,7 @@ from topk_ortho.studies.plan import (
 
 TAU = Axis("penalty.tau", ("fixed", "mean-std"))
 L0 = Axis("sae.k", (4.0, 8.0))
-EVERY = ("none", "random-matched", "ortsae", "matryoshka")
+EVERY = ("none", "rate-matched-random", "ortsae", "matryoshka")
 
 
 def plan(*axes: Axis, names=("none",), seeds=(100, 101), base=None, left_out=()) -> Plan:
@@ -40,10 +40,10 @@ def labels(p: Plan) -> list[str]:
 def test_arms_that_an_axis_does_not_touch_are_planned_once_per_seed():
     assert labels(plan(TAU, names=EVERY)) == [
         "none",
-        "random-matched, penalty.tau=fixed",
+        "rate-matched-random, penalty.tau=fixed",
         "ortsae",
         "matryoshka",
-        "random-matched, penalty.tau=mean-std",
+        "rate-matched-random, penalty.tau=mean-std",
         "penalty.tau=fixed",
         "penalty.tau=mean-std",
     ]
@@ -98,7 +98,7 @@ def test_seeds_from_100_on_or_as_they_are_given():
 
 
 def test_a_baseline_is_left_out_by_name():
-    assert baselines(TrainConfig(), ("ortsae", "none")) == ("random-matched", "matryoshka")
+    assert baselines(TrainConfig(), ("ortsae", "none")) == ("rate-matched-random", "matryoshka")
     with pytest.raises(ConfigError, match="perhaps you meant ortsae"):
         baselines(TrainConfig(), ("orthsae",))
 
@@ -106,8 +106,8 @@ def test_a_baseline_is_left_out_by_name():
 def test_further_arms_stand_beside_those_that_are_always_there():
     base = TrainConfig()
     names = baselines(base, ("ortsae",), ("matryoshka+coactivation", "random", "fixed-tau"))
-    assert names == ("none", "random", "random-matched", "matryoshka", "matryoshka+coactivation",
-                     "fixed-tau")  # fmt: skip
+    assert names == ("none", "random", "rate-matched-random", "matryoshka",
+                     "matryoshka+coactivation", "fixed-tau")  # fmt: skip
     for wrong in ("ortsae", "coactivation", "fixed-taus"):
         with pytest.raises(ConfigError, match=f"--with-arm {wrong}"):
             baselines(base, (), (wrong,))

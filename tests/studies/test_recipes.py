@@ -56,7 +56,12 @@ def test_there_are_the_thirteen_of_the_method() -> None:
 def test_all_of_them_share_the_documents_setting(name: str) -> None:
     config = RECIPES[name].config()
     p = config.penalty
-    assert (p.coefficient, p.units, p.n, p.gradient) == (0.1, "absolute", "k", "symmetric")
+    assert (p.coefficient, p.units, p.normalize_by, p.gradient) == (
+        0.1,
+        "absolute",
+        "k",
+        "symmetric",
+    )
     assert (p.ramp, p.threshold, config.pairs.fraction) == (0.0, 0.1, 0.001)
     rising = name.endswith("schedule")
     assert config.pairs.schedule == (name.removesuffix("-schedule") if rising else "constant")

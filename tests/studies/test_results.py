@@ -78,7 +78,7 @@ def test_parts_share_runs_and_write_what_stands_between_the_marks(
     text = page.read_text()
     assert text.startswith("# Mine") and text.endswith("the end\n") and "old" not in text
     assert text.count("by hand") == 2 and text.count("Means over seeds 400, 401:") == 2
-    assert "| random-matched |" in text and "| oracle |" in text
+    assert "| rate-matched-random |" in text and "| oracle |" in text
     before = text
     results.run_results(Material("", ()), out=out, jobs=1, page=page, only=["one"])
     assert len(in_process) == 6

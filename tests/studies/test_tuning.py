@@ -48,7 +48,7 @@ def test_without_ground_truth_explained_variance_decides():
 
 
 def test_every_arm_with_a_coefficient_gets_the_same_number_of_tries():
-    found = list(subjects(TrainConfig(), (TAU,), ("none", "random-matched", "ortsae")))
+    found = list(subjects(TrainConfig(), (TAU,), ("none", "rate-matched-random", "ortsae")))
     tries = tuning.tries(found)
     counts = Counter(t.subject.label for t in tries)
     assert set(counts.values()) == {len(tuning.FACTORS)}

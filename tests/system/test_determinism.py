@@ -71,7 +71,7 @@ def test_the_pairs_work_is_the_same_on_any_number_of_threads() -> None:
             for criterion in ("coactivation", "coactive-cosine", "random"):
                 W_dec = start.clone().requires_grad_()
                 select = PairSelector(criterion, per_feature=2.5)
-                needs = {"W_dec": W_dec.detach()} if "W_dec" in select.needs else {}
+                needs = {"W_dec": W_dec.detach()} if "W_dec" in select.required_inputs else {}
                 pairs = select(acts, step=0, **needs)
                 penalty = OrthogonalityPenalty(tau=0.05)
                 loss = penalty(W_dec, pairs, firing_rate=(acts > 0).float().mean(0))

@@ -346,7 +346,7 @@ def test_the_comparison_notices_what_is_not_restored(part, tmp_path, undisturbed
             case "selection":
                 self.constraint.selected_at -= 1
             case "history":
-                self.constraint.recorder = None
+                self.constraint._recorder = None
 
     monkeypatch.setattr(TrainState, "restore", partly)
     resume(folder, progress=False)

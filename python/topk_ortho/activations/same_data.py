@@ -14,7 +14,7 @@ from typing import Any
 
 from topk_ortho.activations.fingerprint import fingerprint
 from topk_ortho.config import TrainConfig
-from topk_ortho.config.toml import read_config
+from topk_ortho.config.toml import read_stored_config
 
 
 def other_data(folder: Path, config: TrainConfig) -> str | None:
@@ -24,7 +24,7 @@ def other_data(folder: Path, config: TrainConfig) -> str | None:
     """
     if config.activations == "synthetic":
         return None
-    then = read_config(folder / "config.toml")
+    then = read_stored_config(folder / "config.toml")
     if then.model != config.model and not (_local(then.model) or _local(config.model)):
         return f"the model {config.model} (it was {then.model})"
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))

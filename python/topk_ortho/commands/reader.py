@@ -13,8 +13,10 @@ from typing import Annotated, Any
 import tyro
 
 from topk_ortho.config import ConfigError, TrainConfig
+from topk_ortho.config.registry import CRITERIA
+from topk_ortho.config.renamed import renamed_option, renamed_value
 from topk_ortho.config.rules import check
-from topk_ortho.config.toml import keys_given, nearest, option_types, read_config
+from topk_ortho.config.toml import choices, keys_given, nearest, option_types, read_config
 from topk_ortho.studies.recipes import recipe
 from topk_ortho.terminal import printable
 
@@ -64,7 +66,11 @@ def parse(arguments: list[str], *, prog: str = "python -m topk_ortho.train") -> 
             f"--resume was given together with --{sorted(given - GO_WITH_RESUME)[0]}, but a run "
             "goes on with its own configuration; leave the option out, or start a new run."
         )
-    options = tyro.cli(RunOptions, args=arguments, default=_default(arguments), prog=prog)
+    try:
+        options = tyro.cli(RunOptions, args=arguments, default=_default(arguments), prog=prog)
+    except SystemExit:
+        _print_registered(known)
+        raise
     if options.stop_after is not None and options.stop_after < 1:
         raise ConfigError(
             f"--stop-after {options.stop_after} was given, but at least 1 step was expected; "
@@ -81,6 +87,13 @@ def parse(arguments: list[str], *, prog: str = "python -m topk_ortho.train") -> 
         options = dataclasses.replace(options, settings=settings)
     settings = _fine_tuning(options, given)
     return dataclasses.replace(options, settings=check(settings))
+
+
+def _print_registered(known: dict[str, Any]) -> None:
+    """What the help above cannot know: values that any package may add to."""
+    for name, kind in known.items():
+        if typing.get_origin(kind) is Annotated:
+            print(f"values of --{name}: {', '.join(choices(kind))}")
 
 
 def _fine_tuning(options: RunOptions, given: set[str]) -> TrainConfig:
@@ -108,7 +121,9 @@ def _default(arguments: list[str]) -> RunOptions:
 
 def _freely_sized(settings: TrainConfig, given: dict[str, str]) -> TrainConfig:
     """A recipe's settings without its size of a selection, where the options say another."""
-    other = "--pairs.per-feature" in given or given.get("--pairs.criterion") == "ortsae"
+    criterion = given.get("--pairs.criterion", "none")
+    own_size = criterion != "none" and CRITERIA[criterion].own_size
+    other = "--pairs.per-feature" in given or own_size
     if not other or "--pairs.fraction" in given:
         return settings
     pairs = dataclasses.replace(
@@ -134,6 +149,8 @@ def _canonical(argument: str, known: dict[str, Any]) -> str:
     name, equals, value = argument[2:].partition("=")
     name = name.replace("_", "-")
     if name not in known:
+        if renamed := renamed_option(name):
+            raise ConfigError(f"the option {renamed}")
         near = nearest(f"--{name}", [f"--{other}" for other in known])
         raise ConfigError(
             f"the option --{name} was given, but there is none of that name{near}; "
@@ -151,7 +168,7 @@ def _after_equals(arguments: list[str], known: dict[str, Any]) -> list[str]:
         out += [name, value] if argument.startswith("--") and equals else [argument]
     for at in range(1, len(out)):
         kind = known.get(out[at - 1][2:]) if out[at - 1].startswith("--") else None
-        if typing.get_origin(kind) is typing.Literal:
+        if choices(kind):
             out[at] = out[at].replace("_", "-")
     return out
 
@@ -179,8 +196,13 @@ def _check_values(arguments: list[str], known: dict[str, Any]) -> None:
                 "there; take it out, or see --help."
             )
         if not _readable(argument, kind):
-            choices = [str(a) for a in typing.get_args(kind)]
-            near = nearest(argument, choices) if typing.get_origin(kind) is typing.Literal else ""
+            if (renamed := renamed_value(option[2:], argument)) is not None:
+                raise ConfigError(
+                    f"{option} {argument} was given, but it is called {renamed} now; write "
+                    f"{option} {renamed}."
+                )
+            listed = [str(name) for name in choices(kind)]
+            near = nearest(argument, listed) if listed else ""
             raise ConfigError(
                 f"{option} {argument} was given, but {_expected(kind)} was expected{near}; "
                 "correct it."
@@ -189,8 +211,8 @@ def _check_values(arguments: list[str], known: dict[str, Any]) -> None:
 
 def _readable(argument: str, kind: Any) -> bool:
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
-    if origin is typing.Literal:
-        return argument in parts
+    if listed := choices(kind):
+        return argument in listed
     if origin is tuple or parts:
         return any(argument == "None" if p is type(None) else _readable(argument, p)
                    for p in parts if p is not Ellipsis)  # fmt: skip
@@ -204,9 +226,9 @@ def _readable(argument: str, kind: Any) -> bool:
 
 
 def _expected(kind: Any) -> str:
-    origin, parts = typing.get_origin(kind), typing.get_args(kind)
-    if origin is typing.Literal:
-        return f"one of {', '.join(map(str, parts))}"
+    parts = typing.get_args(kind)
+    if listed := choices(kind):
+        return f"one of {', '.join(map(str, listed))}"
     if parts:
         return _expected(parts[0])
     names = {int: "a whole number", float: "a number", Path: "a path"}

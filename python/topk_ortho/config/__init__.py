@@ -2,10 +2,9 @@
 
 from topk_ortho.config.errors import ConfigError
 from topk_ortho.config.schema import (
-    COEFFICIENTS,
     DEFAULT_PER_FEATURE,
-    OTHER_COEFFICIENT,
-    Criterion,
+    DEFAULT_STEPS,
+    CriterionName,
     HistoryConfig,
     PairsConfig,
     PenaltyConfig,
@@ -17,11 +16,10 @@ from topk_ortho.config.schema import (
 )
 
 __all__ = [
-    "COEFFICIENTS",
     "DEFAULT_PER_FEATURE",
-    "OTHER_COEFFICIENT",
+    "DEFAULT_STEPS",
     "ConfigError",
-    "Criterion",
+    "CriterionName",
     "HistoryConfig",
     "PairsConfig",
     "PenaltyConfig",

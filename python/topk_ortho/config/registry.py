@@ -13,9 +13,10 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from topk_ortho.config.errors import ConfigError, nearest
+from topk_ortho.config.errors import one_of
 
 if TYPE_CHECKING:
+    from topk_ortho.constraint.criteria import Criterion
     from topk_ortho.sae import SAE
 
 
@@ -86,14 +87,7 @@ class Registry(Generic[R]):
             ConfigError: there is none; the message offers the nearest.
         """
         self._complete_once()
-        canonical = name.replace("_", "-")
-        if canonical not in self._records:
-            names = list(self._records)
-            raise ConfigError(
-                f"{self.noun} {name!r} was given, but one of {', '.join(names)} was expected"
-                f"{nearest(canonical, names)}; correct it."
-            )
-        return self._records[canonical]
+        return self._records[one_of(self.noun, name, self._records)]
 
     def _complete_once(self) -> None:
         if self._complete:
@@ -125,4 +119,5 @@ class OneOf:
         return (*self.besides, *self.registry.names())
 
 
+CRITERIA: Registry[Criterion] = Registry("criterion", home="topk_ortho.constraint.criteria")
 ARCHITECTURES: Registry[type[SAE]] = Registry("architecture", home="topk_ortho.sae")

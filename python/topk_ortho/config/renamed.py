@@ -17,6 +17,7 @@ RENAMED: dict[str, str] = {
 """Old option: new option."""
 
 RENAMED_VALUES: dict[str, dict[Any, Any]] = {
+    "pairs.criterion": {"random-matched": "rate-matched-random"},
     "sae.bf16-prefilter": {"float32": False, "bfloat16": True},
 }
 """New name of an option: its old values, and what they are now."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from operator import attrgetter
+from typing import Any, Protocol
 
 from topk_ortho.config import (
     ConfigError,
+    HistoryConfig,
     PairsConfig,
     PenaltyConfig,
     SAEConfig,
     TrainConfig,
 )
-from topk_ortho.config.registry import ARCHITECTURES
-from topk_ortho.config.toml import from_table, to_table
+from topk_ortho.config.registry import ARCHITECTURES, CRITERIA
+from topk_ortho.config.toml import canonical
 
 
 def check(c: TrainConfig) -> TrainConfig:
@@ -21,12 +23,41 @@ def check(c: TrainConfig) -> TrainConfig:
     Raises:
         ConfigError: a setting is out of range or contradicts another one.
     """
-    c = from_table(to_table(c))  # names as the options have them, values of the right type
+    c = canonical(c)
     _check_ranges(c)
     _check_run(c)
     _check_sae(c.sae)
+    check_constraint(c, d_sae=c.sae.d_sae)
+    _check_data(c)
+    return c
+
+
+class ConstraintSettings(Protocol):
+    """What a constraint is made of, in a run or in a loop of someone else's."""
+
+    @property
+    def seed(self) -> int: ...
+    @property
+    def pairs(self) -> PairsConfig: ...
+    @property
+    def penalty(self) -> PenaltyConfig: ...
+    @property
+    def history(self) -> HistoryConfig: ...
+
+
+def check_constraint(c: ConstraintSettings, *, d_sae: int | None = None) -> None:
+    """Check the settings of a constraint, whose names are as the options have them.
+
+    Args:
+        c: the settings.
+        d_sae: number of features, where it is known.
+
+    Raises:
+        ConfigError: a setting is out of range or contradicts another one.
+    """
+    _check_ranges(c, ("seed", "pairs.", "penalty.", "history."))
     _check_pairs(c.pairs)
-    _check_ortsae(c)
+    _check_criterion(c.pairs, d_sae)
     _check_penalty(c.penalty)
     _require(
         c.penalty.tau != "stability" or c.history.enabled,
@@ -34,8 +65,6 @@ def check(c: TrainConfig) -> TrainConfig:
         "it weighs pairs by their history",
         "leave --history.no-enabled out, or take another --penalty.tau",
     )
-    _check_data(c)
-    return c
 
 
 def _require(condition: bool, given: str, expected: str, fix: str) -> None:
@@ -101,8 +130,10 @@ _RANGES: dict[str, tuple[float, float, str]] = {
 """Option: least, most, and both in words; NaN is in no range."""
 
 
-def _check_ranges(c: TrainConfig) -> None:
+def _check_ranges(c: Any, tables: tuple[str, ...] = ("",)) -> None:
     for option, (least, most, words) in _RANGES.items():
+        if not option.startswith(tables):
+            continue
         value = attrgetter(option.replace("-", "_"))(c)
         _require(
             value is None or least <= value <= most,
@@ -193,10 +224,10 @@ def _check_pairs(c: PairsConfig) -> None:
             "it needs --pairs.fraction and --pairs.final-fraction",
             "give both, such as 0.001 and 0.005",
         )
-    if c.of == "active":
+    if c.fraction_of == "active":
         _require(
             c.fraction is not None,
-            "--pairs.of active was given",
+            "--pairs.fraction-of active was given",
             "it says what --pairs.fraction is a share of",
             "give --pairs.fraction too",
         )
@@ -214,22 +245,23 @@ def _check_pairs(c: PairsConfig) -> None:
     )
 
 
-def _check_ortsae(c: TrainConfig) -> None:
-    if c.pairs.criterion != "ortsae":
+def _check_criterion(c: PairsConfig, d_sae: int | None) -> None:
+    if c.criterion == "none":
         return
+    criterion = CRITERIA[c.criterion]
     for name in ("fraction", "per-feature", "max-pairs"):
-        size = getattr(c.pairs, name.replace("-", "_"))
+        size = getattr(c, name.replace("-", "_"))
         _require(
-            size is None,
-            f"--pairs.{name} {size} was given with --pairs.criterion ortsae",
-            "it takes one pair per feature",
+            size is None or not criterion.own_size,
+            f"--pairs.{name} {size} was given with --pairs.criterion {c.criterion}",
+            "it decides by itself how many pairs it takes",
             "leave it out",
         )
     _require(
-        c.sae.d_sae > 2,
-        f"--sae.d-sae {c.sae.d_sae} was given with --pairs.criterion ortsae",
-        "it lists a pair once for each of its features, and there is only one pair",
-        "give --sae.d-sae 3 or more",
+        d_sae is None or d_sae >= criterion.least_features,
+        f"--sae.d-sae {d_sae} was given with --pairs.criterion {c.criterion}",
+        f"it chooses among at least {criterion.least_features} features",
+        f"give --sae.d-sae {criterion.least_features} or more",
     )
 
 

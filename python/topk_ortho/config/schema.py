@@ -1,7 +1,7 @@
-"""What a run is: frozen dataclasses, checked by `config_rules.py`.
+"""What a run is: frozen dataclasses, checked by `rules.py`.
 
 The names here are the names of the command line (`--pairs.per-feature`) and of the TOML files
-(`per_feature` under `[pairs]`, see `config_file.py`). Nothing here imports torch.
+(`per_feature` under `[pairs]`, see `toml.py`). Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -10,33 +10,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from topk_ortho.config.registry import ARCHITECTURES, OneOf
+from topk_ortho.config.registry import ARCHITECTURES, CRITERIA, OneOf
 
-Criterion = Literal[
-    "none",
-    "coactivation",
-    "coactivation-cosine",
-    "correlation",
-    "conditional",
-    "gradient",
-    "gradient-accumulated",
-    "gradient-batchwise",
-    "magnitude",
-    "decoder-cosine",
-    "coactive-cosine",
-    "decoder-projection",
-    "suppressed",
-    "sign-discrepancy",
-    "preactivation",
-    "random",
-    "random-matched",
-    "ortsae",
-]
+CriterionName = Annotated[str, OneOf(CRITERIA, besides=("none",))]
 Tau = Literal["fixed", "mean-std", "mean-std-all", "strength", "strength-threshold", "stability"]
 
 DEFAULT_PER_FEATURE = 2.5
-COEFFICIENTS = {"coactivation": 2.0, "random": 1.0, "random-matched": 1.0, "ortsae": 0.1}
-OTHER_COEFFICIENT = 0.2
+DEFAULT_STEPS = 2000
 
 
 @dataclass(frozen=True)
@@ -136,13 +116,13 @@ class SAEConfig:
 class PairsConfig:
     """Which pairs."""
 
-    criterion: Criterion = "coactivation"
-    """Score of a pair; `none` trains without the constraint."""
+    criterion: CriterionName = "coactivation"
+    """Score of a pair (`docs/method.md`); `none` trains without the constraint."""
     per_feature: float | None = None
     """k as a multiple of `d_sae` (2.5 unless `fraction` is given)."""
     fraction: float | None = None
-    """k as a share of the pairs counted by `of`."""
-    of: Literal["all", "active"] = "all"
+    """k as a share of the pairs that `fraction_of` counts."""
+    fraction_of: Literal["all", "active"] = "all"
     """`fraction` is of all pairs, or of those with a positive score."""
     schedule: Literal["constant", "linear", "exponential"] = "constant"
     """How `fraction` goes over to `final_fraction`."""
@@ -153,10 +133,11 @@ class PairsConfig:
     max_pairs: int | None = None
     """An upper limit on k."""
     min_support: int = 8
-    """`correlation`: a pair whose rarer feature fired less often in the batch is no candidate."""
+    """`coactivation-cosine`, `correlation`, `conditional`: a pair whose rarer feature fired less
+    often in the batch is no candidate."""
     memory_budget: int = 256 * 2**20
     """Bytes that one selection may use for its temporaries."""
-    account: bool = False
+    track_memory: bool = False
     """Log who held how much memory in a selection (`selection_temporaries`), once per log line."""
 
 
@@ -165,11 +146,10 @@ class PenaltyConfig:
     """What a pair costs."""
 
     coefficient: float | None = None
-    """Weight of the penalty; by criterion unless given: `coactivation` 2, `random` and
-    `random-matched` 1, `ortsae` 0.1, others 0.2."""
+    """Weight of the penalty; the criterion's own unless given (2 for `coactivation`)."""
     units: Literal["variance", "absolute"] = "variance"
     """`variance`: the coefficient counts in total variances of the data."""
-    n: Literal["d-sae", "k"] = "d-sae"
+    normalize_by: Literal["d-sae", "k"] = "d-sae"
     """The sum over pairs is divided by the number of features, or of pairs."""
     tau: Tau = "fixed"
     """Threshold policy."""
@@ -185,6 +165,15 @@ class PenaltyConfig:
     """Apply on every n-th step, n times as strong."""
     refresh_every: int = 1
     """Select on every n-th step and keep the pairs in between."""
+
+
+def coefficient(pairs: PairsConfig, penalty: PenaltyConfig) -> float:
+    """Returns the weight of a penalty, the criterion's own unless it was given."""
+    if pairs.criterion == "none":
+        return 0.0
+    if penalty.coefficient is not None:
+        return penalty.coefficient
+    return CRITERIA[pairs.criterion].coefficient
 
 
 @dataclass(frozen=True)
@@ -207,7 +196,7 @@ class TrainConfig:
 
     seed: int = 0
     """Seed of data, initialisation and selection."""
-    steps: int = 2000
+    steps: int = DEFAULT_STEPS
     """Optimiser steps of the whole run; all schedules follow it."""
     batch_size: int = 512
     """Activations per step."""
@@ -280,7 +269,5 @@ class TrainConfig:
         return replace(self, with_baseline=False, pairs=replace(self.pairs, criterion="none"))
 
     def coefficient(self) -> float:
-        """The penalty's weight, by criterion unless it was given."""
-        if self.penalty.coefficient is not None:
-            return self.penalty.coefficient
-        return COEFFICIENTS.get(self.pairs.criterion, OTHER_COEFFICIENT)
+        """The penalty's weight, the criterion's own unless it was given; 0 without a constraint."""
+        return coefficient(self.pairs, self.penalty)

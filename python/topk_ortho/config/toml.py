@@ -22,6 +22,11 @@ from topk_ortho.config.renamed import (
     with_old_names,
 )
 
+if typing.TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+D = typing.TypeVar("D", bound="DataclassInstance")
+
 # What does not change a run's figures.
 NOT_HASHED = frozenset(
     {
@@ -94,6 +99,16 @@ def from_table(table: dict[str, Any], *, where: str = "the configuration") -> Tr
     return _build(TrainConfig, table, where, "")
 
 
+def canonical(config: D) -> D:
+    """The same settings with names as the options have them, and values of the right type.
+
+    Raises:
+        ConfigError: a value of the wrong type, or none of those that may be given.
+    """
+    table = _plain(dataclasses.asdict(config))
+    return typing.cast(D, _build(type(config), table, "the configuration", ""))
+
+
 def to_table(config: TrainConfig) -> dict[str, Any]:
     """Nested tables of plain values; settings that were left open are left out."""
     return _plain(dataclasses.asdict(config))
@@ -164,7 +179,7 @@ def _build(cls: type, table: dict[str, Any], where: str, prefix: str) -> Any:
         shown = prefix + key
         if name not in hints:
             if renamed := renamed_option(shown):
-                raise ConfigError(f"{where} has the option {renamed}")
+                raise ConfigError(f"{where}: {renamed}")
             known = [prefix + known for known in hints]
             raise ConfigError(
                 f"{where} has an unknown key {shown}{nearest(shown, known)}; "
@@ -186,8 +201,8 @@ def _value(hint: Any, value: Any, where: str, shown: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is types.UnionType:
         return _value(next(a for a in args if a is not type(None)), value, where, shown)
-    if renamed := renamed_value(shown, value):
-        raise _mismatch(where, shown, value, f"its new name {renamed}")
+    if (renamed := renamed_value(shown, value)) is not None:
+        raise _mismatch(where, shown, value, f"{renamed}, as it is called now,")
     if listed := choices(hint):
         canonical = value.replace("_", "-") if isinstance(value, str) else value
         if canonical in listed:

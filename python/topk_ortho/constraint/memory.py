@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator
 
 from topk_ortho.config import DEFAULT_PER_FEATURE
-from topk_ortho.constraint.criteria.criteria import COACTIVE, PRODUCT
+from topk_ortho.constraint.criteria import CRITERIA, AllPairs, CoactiveSum, Drawn, OnePerFeature
+from topk_ortho.constraint.orthogonality import LEAST_CAPACITY, PAIRS_PER_ENTRY
 from topk_ortho.constraint.selection.paths import DENSE_OPERATIONS_PER_PRODUCT
-from topk_ortho.constraint.selection.tiles import TILED
 from topk_ortho.machine.forecast import DOUBLE, FLOAT, INT, Component, Shapes, between, since
 
 ENTRY = 2 * INT + FLOAT  # row, column and value
@@ -20,8 +20,6 @@ SCORED = 96  # per pair that fires together: (i, j, sum), and what scoring makes
 TILED_PAIR = 2 * INT + DOUBLE  # that fires together: (i, j, sum)
 RECORD = 64  # of the history, one pair
 SLOT = 8  # of the history's index
-LEAST_CAPACITY = 1 << 20
-PAIRS_PER_ENTRY = 32
 
 
 def memory(s: Shapes) -> Iterator[Component]:
@@ -29,12 +27,12 @@ def memory(s: Shapes) -> Iterator[Component]:
     k, size, budget = chosen(s), "--pairs.per-feature", "--pairs.memory-budget"
     if not k:
         return
-    name, penalty = s.config.pairs.criterion, s.config.penalty
-    if name.startswith("gradient"):
+    criterion, penalty = CRITERIA[s.config.pairs.criterion], s.config.penalty
+    if criterion.required_inputs & {"gradient", "energy"}:
         gradient = FLOAT * s.entries if s.sparse else s.dense
         yield Component("gradient of the codes", gradient, ("selecting pairs",), "--batch-size")
     yield Component("selection", selection(s, k), ("selecting pairs",), budget)
-    if name in COACTIVE and is_dense(s):
+    if isinstance(criterion.form, CoactiveSum) and is_dense(s):
         yield Component("first dense tile", _tile(s, 0), ("first tile",), budget)
         yield Component("dense tiles", _tile(s, 1), ("selecting pairs",), budget)
     yield Component("chosen pairs", CHOSEN * k, since("refilling the buffer"), size)
@@ -54,12 +52,13 @@ def chosen(s: Shapes) -> int:
     c, d_sae = s.config.pairs, s.config.sae.d_sae
     if not s.config.constrained:
         return 0
-    if c.criterion == "ortsae":
+    criterion = CRITERIA[c.criterion]
+    if criterion.own_size:
         return d_sae
     k = round((c.per_feature or DEFAULT_PER_FEATURE) * d_sae)
     if c.fraction is not None:
         k = round(max(c.fraction, c.final_fraction or 0.0) * _all_pairs(s))
-    if c.criterion in COACTIVE:
+    if isinstance(criterion.form, CoactiveSum):
         k = min(k, _products(s))
     return min(k, _all_pairs(s), c.max_pairs or _all_pairs(s))
 
@@ -68,20 +67,22 @@ def selection(s: Shapes, k: int) -> int:
     """Returns the bytes of one selection's temporaries, without dense tiles."""
     c, d_sae, batch = s.config.pairs, s.config.sae.d_sae, s.config.batch_size
     ranked, budget = RANKED * k, c.memory_budget
-    if c.criterion in PRODUCT:
+    criterion = CRITERIA[c.criterion]
+    form = criterion.form
+    if isinstance(form, OnePerFeature):
         return min(budget, ranked + DOUBLE * s.entries)
-    if c.criterion == "random":
+    if isinstance(form, Drawn) and form.label == "drawn":
         return min(budget, 2 * ranked)
-    if c.criterion in ("decoder-cosine", "ortsae"):
+    if criterion.required_inputs == {"W_dec"} and not isinstance(form, CoactiveSum):
         side = _side(s, s.d_in)  # the tile, its k-th value (values and places), who is near
         return min(budget, (2 * FLOAT + INT) * side**2 + ranked)
-    if c.criterion in TILED:
+    if isinstance(form, AllPairs):
         side = _side(s, 4 * batch)
         return min(budget, 3 * DOUBLE * side**2 + 4 * DOUBLE * batch * side + ranked)
     if is_dense(s):
         return ranked
     codes = 20 * s.entries + 28 * d_sae  # rust/core/src/coactivation.rs
-    if c.criterion in ("coactivation", "gradient", "gradient-batchwise", "coactive-cosine"):
+    if isinstance(form, CoactiveSum) and (form.score is None or form.rust is not None):
         return codes + ranked
     return codes + ranked + min(budget, SCORED * min(_products(s), _all_pairs(s)))
 

@@ -1,95 +1,165 @@
-"""The penalty for any training loop: `loss = loss + penalty(acts, W_dec, step)`."""
+"""The constraint as any training loop sees it: pairs of a step, their penalty, their history.
+
+In one line, `loss = loss + constraint(acts, W_dec, step, target=x)`; or in two, where the loop has
+more to hand over: `pairs = constraint.select(codes, ...)`, `constraint.penalty(pairs, W_dec, ...)`.
+"""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from topk_ortho.config import (
-    ConfigError,
-    HistoryConfig,
-    PairsConfig,
-    PenaltyConfig,
-    TrainConfig,
-)
-from topk_ortho.config.rules import check
+from topk_ortho.config import ConfigError
+from topk_ortho.config.schema import coefficient
+from topk_ortho.constraint import schedules
 from topk_ortho.constraint.firing import Firing
-from topk_ortho.constraint.history import PairHistory
-from topk_ortho.constraint.rows import Orientation, codes_of_unit_rows, decoder_rows
-from topk_ortho.constraint.selection import PairSelection
+from topk_ortho.constraint.history import HistoryRecorder, PairHistory
+from topk_ortho.constraint.penalty import OrthogonalityPenalty
+from topk_ortho.constraint.rows import codes_of_unit_rows, decoder_rows
+from topk_ortho.constraint.selection import PairSelection, PairSelector
+from topk_ortho.constraint.settings import OrthogonalityConfig, checked
 from topk_ortho.constraint.variance import RunningVariance
 from topk_ortho.sparse.codes import Codes
-from topk_ortho.training.constraint import Constraint
 
+LEAST_CAPACITY = 1 << 20
+PAIRS_PER_ENTRY = 32
 
-@dataclass(frozen=True)
-class OrthogonalityConfig:
-    """Which pairs are penalised, how much, and what the host's loop is like."""
-
-    pairs: PairsConfig = field(default_factory=PairsConfig)
-    """Which pairs."""
-    penalty: PenaltyConfig = field(default_factory=PenaltyConfig)
-    """What a pair costs."""
-    history: HistoryConfig = field(default_factory=HistoryConfig)
-    """What is remembered of them."""
-    seed: int = 0
-    """Seed of what is random in a selection."""
-    steps: int | None = None
-    """Optimiser steps of the run, which ramp and schedules follow; unless given, what the host
-    says, and 2000 where it does not, which is a ramp over 100 steps."""
-    variance: float | None = None
-    """Total variance of what is reconstructed, summed over dimensions; measured unless given."""
-    decoder: Orientation = "auto"
-    """Whether features are the decoder's `rows` or `columns`; by its shape unless given."""
-    unit_codes: bool = False
-    """Whether activations have the norms of the decoder rows in them already."""
-    micro_batches: int = 1
-    """Backward passes per optimiser step, whose losses are divided by this number: the pairs are
-    those of all their rows, and the penalty comes with the last."""
-    error_weight: float = 1.0
-    """What the loss makes of the squared error, summed over dimensions and averaged over the batch;
-    the penalty is weighted alike where its coefficient counts in variances."""
+COLUMNS = ("i", "j", "score")
+NUMBERS = ("requested", "positive", "unsupported", "path", "repeats", "blocks", "largest_block")
+RUNNING = ("rate", "silent", "threshold", "energy")
 
 
 class Orthogonality:
-    """Selector, firing rates, history and weight of one SAE, in anyone's loop.
+    """Selector, penalty and history of one SAE.
 
     Attributes:
-        firing: running firing rates.
-        value: the last penalty that a loss received, detached.
+        config: the settings, checked.
+        selector: chooses the pairs.
+        overlap: the penalty of pairs before its weight.
+        selection: the pairs that are being penalised; None before the first selection.
+        selected_at: the step they were chosen on.
+        temporaries: bytes that the last selection that was tracked held, by who made them.
+        firing: running firing rates, of calls in one line.
+        value: the last penalty that a loss received from such a call, detached.
 
     Example:
         >>> penalty = Orthogonality(OrthogonalityConfig(steps=10_000))
         >>> loss = loss + penalty(acts, W_dec, step, target=x)
 
     Raises:
-        ConfigError: a setting is out of range, or this criterion needs more than codes and decoder.
+        ConfigError: a setting is out of range, or this criterion needs more than the loop has.
     """
 
     def __init__(self, config: OrthogonalityConfig | None = None):
-        self.config = config = OrthogonalityConfig() if config is None else config
-        run = _checked(config)
-        self._constraint = Constraint(run, variance=config.error_weight)
-        _check_needs(run.pairs.criterion, self._constraint)
-        self._weight = self._constraint.weight * config.micro_batches
-        self._in_variances = run.penalty.units == "variance"
+        self.config = config = checked(config or OrthogonalityConfig())
+        pairs, penalty = config.pairs, config.penalty
+        self.selector = PairSelector(
+            pairs.criterion,
+            fraction=pairs.fraction,
+            per_feature=pairs.per_feature,
+            fraction_of=pairs.fraction_of,
+            max_pairs=pairs.max_pairs,
+            min_support=pairs.min_support,
+            memory_budget=pairs.memory_budget,
+            seed=config.seed,
+        )
+        self.overlap = OrthogonalityPenalty(
+            penalty.tau,
+            threshold=penalty.threshold,
+            sign=penalty.sign,
+            gradient=penalty.gradient,
+            normalize_by=penalty.normalize_by,
+            seed=config.seed,
+        )
+        self.selection: PairSelection | None = None
+        self.selected_at = -1
+        self.ema: Tensor | None = None
+        self.temporaries: dict[str, int] = {}
+        self.firing: Firing | None = None
+        self.value: Tensor | None = None
+        self._recorder: HistoryRecorder | None = None
+        self._tracked_at: int | None = None
         self._measured = RunningVariance()
         self._pieces: list[Codes] = []
         self._pieces_of = -1
-        self.firing: Firing | None = None
-        self.value: Tensor | None = None
+
+    # --- a loop that hands everything over ---
+
+    def required_inputs(self, step: int) -> frozenset[str]:
+        """Returns what `select` looks at besides the codes; nothing where it keeps its pairs."""
+        return self.selector.required_inputs if self._selects(step) else frozenset()
+
+    def select(self, codes: Codes, *, step: int, **inputs: Tensor) -> PairSelection | None:
+        """Returns the pairs of a step, chosen now or kept; None where the step has no penalty.
+
+        Args:
+            codes: the step's codes.
+            step: the step's number.
+            inputs: the tensors that `required_inputs(step)` names.
+        """
+        if step % self.config.penalty.every_n:
+            return None
+        if self._selects(step):
+            self._select(codes, inputs, step)
+        return self.selection
+
+    def penalty(
+        self, pairs: PairSelection | None, W_dec: Tensor, *, step: int, firing_rate: Tensor
+    ) -> Tensor:
+        """Returns `weight * orthogonality` of the pairs as a scalar; 0 without any.
+
+        Args:
+            pairs: what `select` returned.
+            W_dec: `[d_sae, d_in]`, what the gradient goes to.
+            step: the step's number.
+            firing_rate: `[d_sae]`.
+        """
+        if pairs is None:
+            return W_dec.new_zeros(())
+        return self._penalty(pairs, W_dec, firing_rate, self.weight_at(step))
+
+    def unweighted(self, W_dec: Tensor, firing_rate: Tensor) -> Tensor:
+        """Returns the orthogonality of the current pairs without its weight; 0 without any."""
+        if self.selection is None:
+            return W_dec.new_zeros(())
+        return self._penalty(self.selection, W_dec, firing_rate, 1.0)
+
+    @property
+    def weight(self) -> float:
+        """The penalty's weight after the ramp.
+
+        Raises:
+            ConfigError: it counts in variances, and none was given or seen.
+        """
+        c = self.config
+        own = coefficient(c.pairs, c.penalty)
+        if not self._in_variances:
+            return own * c.micro_batches
+        if self.variance is None:
+            raise ConfigError(
+                "the penalty's coefficient counts in variances of the data, but no variance was "
+                "given or seen; pass target=x with every call, or give "
+                'OrthogonalityConfig(variance=...), or PenaltyConfig(units="absolute").'
+            )
+        return own * c.error_weight * c.micro_batches * self.variance
+
+    def weight_at(self, step: int) -> float:
+        """Returns the penalty's weight on a step that has one."""
+        c = self.config
+        ramp = schedules.ramp(step, steps=c.total_steps, share=c.penalty.ramp)
+        return self.weight * ramp * c.penalty.every_n
+
+    # --- any other loop, in one line ---
 
     def __call__(
         self, acts: Tensor | Codes, W_dec: Tensor, step: int, *, target: Tensor | None = None
     ) -> Tensor:
-        """The penalty of a step as a scalar to add to its loss; the gradient goes to `W_dec`.
+        """Returns the penalty of a step to add to its loss; the gradient goes to `W_dec`.
 
-        Without gradients (`torch.no_grad()`) it prices the current pairs and changes nothing; with
-        micro-batches that is the share of one.
+        Without gradients (`torch.no_grad()`) it is that of the current pairs, and nothing changes;
+        with micro-batches that is the share of one.
 
         Args:
             acts: `[batch, d_sae]`, dense or sparse (COO, CSR), of any floating dtype; or `Codes`.
@@ -106,7 +176,7 @@ class Orthogonality:
         piece = acts if isinstance(acts, Codes) else Codes.of(acts)
         rows = decoder_rows(W_dec, piece.d_sae, self.config.decoder)
         if not torch.is_grad_enabled():
-            return self._priced(rows, step)
+            return self._without_gradient(rows, step)
         if self._in_variances and self.config.variance is None and target is not None:
             self._measured.update(target.detach().flatten(0, -2))
         codes = self._gathered(piece, step)
@@ -117,16 +187,11 @@ class Orthogonality:
         self.firing.update(codes.counts(), batch=codes.batch)
         if not self.config.unit_codes:
             codes = codes_of_unit_rows(codes, rows)
-        self._constraint.weight = self._weight * self._unit()
-        evidence = {"W_dec": rows.detach()} if self._constraint.needs(step) else {}
-        penalty = self._constraint(codes, rows, self.firing.rate, step, evidence)
+        inputs = {"W_dec": rows.detach()} if self.required_inputs(step) else {}
+        pairs = self.select(codes, step=step, **inputs)
+        penalty = self.penalty(pairs, rows, step=step, firing_rate=self.firing.rate)
         self.value = penalty.detach()
         return penalty
-
-    @property
-    def selection(self) -> PairSelection | None:
-        """The pairs that are being penalised; None before the first selection."""
-        return self._constraint.selection
 
     @property
     def variance(self) -> float | None:
@@ -134,31 +199,156 @@ class Orthogonality:
         given = self.config.variance
         return self._measured.value if given is None else given
 
+    # --- what is remembered ---
+
     @property
     def history(self) -> PairHistory | None:
         """The history with every selection so far observed; None without one."""
-        return self._constraint.settled_history()
+        return self._recorder.settled() if self._recorder else None
 
     def close(self) -> None:
-        """End the history's thread; the history stays."""
-        self._constraint.close()
+        """End the history's thread; what was recorded stays in the history."""
+        if self._recorder is not None:
+            self._recorder.close()
 
-    def _unit(self) -> float:
-        if not self._in_variances:
-            return 1.0
-        if self.variance is None:
-            raise ConfigError(
-                "the penalty's coefficient counts in variances of the data, but no variance was "
-                "given or seen; pass target=x with every call, or give "
-                'OrthogonalityConfig(variance=...), or PenaltyConfig(units="absolute").'
+    def state_dict(self, *, history: bool = True) -> dict[str, Any]:
+        """Returns all that a loop which goes on needs, as tensors and plain numbers by name.
+
+        Args:
+            history: whether the pair history comes along, as bytes `[n]` uint8.
+
+        Raises:
+            ValueError: some micro-batches of a step have come, and others have not.
+        """
+        if self._pieces:
+            raise ValueError(
+                f"the state was asked for after {len(self._pieces)} of {self.config.micro_batches} "
+                f"micro-batches of step {self._pieces_of}, but whole steps alone can be stored; "
+                "ask for it after the optimiser's step."
             )
-        return self.variance
+        out: dict[str, Any] = {}
+        if self.selection is not None:
+            out["selection.selected_at"] = self.selected_at
+            out |= {f"selection.{n}": getattr(self.selection, n) for n in (*COLUMNS, *NUMBERS)}
+            if self.ema is not None:
+                out["selection.ema"] = self.ema
+        if self.firing is not None:
+            out |= {f"firing.{name}": getattr(self.firing, name) for name in RUNNING}
+            out["firing.started"] = self.firing.started
+        out |= {f"variance.{name}": value for name, value in self._measured.state_dict().items()}
+        if history and self._recorder is not None:
+            stored = bytearray(self._recorder.settled().to_bytes())
+            out["history"] = torch.frombuffer(stored, dtype=torch.uint8)
+        return out
 
-    def _priced(self, rows: Tensor, step: int) -> Tensor:
-        if self.firing is None:
+    def load_state_dict(
+        self,
+        state: dict[str, Any],
+        *,
+        d_sae: int | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        """Go to a state that `state_dict` returned.
+
+        Args:
+            state: what it returned; what is not in it stays as it is.
+            d_sae: number of features, which the pairs are held against.
+            device: where its tensors go; they stay where they are unless given.
+
+        Raises:
+            KeyError, TypeError, ValueError: it holds something else.
+        """
+        parts: dict[str, dict[str, Any]] = {"selection": {}, "firing": {}, "variance": {}}
+        for name, value in state.items():
+            part, _, key = name.partition(".")
+            if part in parts:
+                parts[part][key] = value.to(device) if isinstance(value, Tensor) else value
+        if "history" in state:
+            self.start_history(PairHistory.from_bytes(state["history"].cpu().numpy().tobytes()))
+        if firing := parts["firing"]:
+            self.firing = Firing(**{name: firing[name].clone() for name in RUNNING})
+            self.firing.started = bool(firing["started"])
+            d_sae = len(self.firing.rate) if d_sae is None else d_sae
+        if parts["variance"]:
+            self._measured.load_state_dict(parts["variance"])
+        if selection := parts["selection"]:
+            self._load_selection(selection, d_sae)
+
+    def start_history(self, history: PairHistory) -> None:
+        """Continue a history, a fresh one or one from a checkpoint."""
+        self.close()
+        self._recorder = HistoryRecorder(history, queue_size=self.config.history.queue)
+
+    # --- inside ---
+
+    @property
+    def _in_variances(self) -> bool:
+        return self.config.penalty.units == "variance"
+
+    def _penalty(
+        self, pairs: PairSelection, W_dec: Tensor, firing_rate: Tensor, weight: float
+    ) -> Tensor:
+        return self.overlap(W_dec, pairs, firing_rate=firing_rate, ema=self.ema, coefficient=weight)
+
+    def _without_gradient(self, rows: Tensor, step: int) -> Tensor:
+        if self.firing is None or self.selection is None:
             return rows.new_zeros(())
-        coefficient = self._constraint.coefficient(step) / self.config.micro_batches
-        return self._constraint.cost(rows, self.firing.rate, coefficient=coefficient)
+        weight = self.weight_at(step) / self.config.micro_batches
+        return self._penalty(self.selection, rows, self.firing.rate, weight)
+
+    def _selects(self, step: int) -> bool:
+        c = self.config.penalty
+        due = self.selection is None or step - self.selected_at >= c.refresh_every
+        return due and step % c.every_n == 0
+
+    def _tracks(self, step: int) -> bool:
+        last = self._tracked_at
+        due = last is None or step - last >= self.config.track_every
+        return self.config.pairs.track_memory and due
+
+    def _select(self, codes: Codes, inputs: dict[str, Tensor], step: int) -> None:
+        how: dict[str, Any] = {"fraction": self._fraction(step), "step": step, **inputs}
+        if self._tracks(step):
+            self.selection, self.temporaries = self.selector.tracked(codes, **how)
+            self._tracked_at = step
+        else:
+            self.selection = self.selector(codes, **how)
+        self.selected_at = step
+        history = self.config.history
+        if history.enabled and self._recorder is None:
+            most = self._most_pairs(self.selection)
+            capacity = history.capacity or max(LEAST_CAPACITY, PAIRS_PER_ENTRY * most)
+            self.start_history(PairHistory(capacity=capacity, decay=history.decay))
+        if self.config.penalty.tau == "stability":
+            i, j = self.selection.i.cpu(), self.selection.j.cpu()
+            self.ema = self._weights_from_history(i, j).to(codes.device)
+        if self._recorder is not None:
+            i, j = self.selection.distinct()
+            self._recorder.record(step, i.cpu(), j.cpu())
+
+    def _most_pairs(self, selection: PairSelection) -> int:
+        """The largest k that the schedule will ask for, from what it asks for now."""
+        pairs = self.config.pairs
+        growth = (pairs.final_fraction or 0) / (pairs.fraction or 1)
+        return round(selection.requested * max(1.0, growth))
+
+    def _weights_from_history(self, i: Tensor, j: Tensor) -> Tensor:
+        """`β EMA_before + (1 - β)`: the present selection counted, whatever the thread's timing."""
+        assert self._recorder is not None
+        beta = self.config.history.decay
+        return beta * torch.from_numpy(self._recorder.ema(i, j)) + (1 - beta)
+
+    def _fraction(self, step: int) -> float | None:
+        pairs = self.config.pairs
+        if pairs.fraction is None:
+            return None
+        return schedules.fraction(
+            step,
+            kind=pairs.schedule,
+            start=pairs.fraction,
+            end=pairs.final_fraction,
+            steps=pairs.schedule_steps or self.config.total_steps,
+        )
 
     def _gathered(self, codes: Codes, step: int) -> Codes | None:
         """The codes of all micro-batches of a step; None while more are to come."""
@@ -177,49 +367,16 @@ class Orthogonality:
         pieces, self._pieces = self._pieces, []
         return Codes.concatenate(pieces)
 
-
-def decided_by(host: str, config: OrthogonalityConfig, **values: Any) -> OrthogonalityConfig:
-    """The settings with what a host decides itself.
-
-    Raises:
-        ConfigError: one of them was given, and differently.
-    """
-    for name, value in values.items():
-        given = getattr(config, name)
-        if given not in (getattr(OrthogonalityConfig(), name), value):
-            raise ConfigError(
-                f"{name}={given} was given, but {host} decides it, and it is {value} here; leave "
-                "it out."
-            )
-    return replace(config, **values)
-
-
-def _checked(c: OrthogonalityConfig) -> TrainConfig:
-    """The settings as those of a run, which is where their rules are."""
-    if c.pairs.criterion == "none":
-        raise ConfigError(
-            "criterion none was given, but that is a run without the constraint; leave the call "
-            "out, or take coactivation."
-        )
-    for name, value in (("variance", c.variance), ("error_weight", c.error_weight)):
-        if value is not None and not 0 < value < math.inf:
-            raise ConfigError(
-                f"{name}={value} was given, but a finite number above 0 was expected; leave it out."
-            )
-    if c.micro_batches < 1:
-        raise ConfigError(
-            f"micro_batches={c.micro_batches} was given, but a whole number from 1 was expected; "
-            "1 is no gradient accumulation."
-        )
-    run = TrainConfig(seed=c.seed, pairs=c.pairs, penalty=c.penalty, history=c.history)
-    return check(run if c.steps is None else replace(run, steps=c.steps))
-
-
-def _check_needs(criterion: str, constraint: Constraint) -> None:
-    missing = sorted(constraint.selector.needs - {"W_dec"})
-    if missing:
-        raise ConfigError(
-            f"criterion {criterion} was given, but it also looks at {', '.join(missing)}, which a "
-            "host does not pass on; take one that needs codes and decoder alone, such as "
-            "coactivation or coactive-cosine, or train with `python -m topk_ortho.train`."
-        )
+    def _load_selection(self, stored: dict[str, Any], d_sae: int | None) -> None:
+        at = stored["selected_at"]
+        if type(at) is not int or at < 0:
+            raise ValueError(f"{at!r} is no number of a step")
+        i, j, score = (stored[name] for name in COLUMNS)
+        features = torch.cat([i, j])
+        if len(features) and d_sae is not None:
+            low, high = features.aminmax()
+            if not 0 <= int(low) <= int(high) < d_sae:
+                raise ValueError(f"pairs of other features than the {d_sae}")
+        others = set(stored) - {"selected_at", "ema", *COLUMNS}
+        self.selection = PairSelection(i, j, score, **{name: stored[name] for name in others})
+        self.selected_at, self.ema = at, stored.get("ema")

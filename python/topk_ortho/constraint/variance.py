@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -20,6 +22,22 @@ class RunningVariance:
         self.value: float | None = None
         self._sum: Tensor | None = None
         self._squares: Tensor | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the sums so far; nothing before the first row."""
+        if self._sum is None or self._squares is None:
+            return {}
+        return {"rows": self.rows, "sum": self._sum, "squares": self._squares}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to sums that `state_dict` returned."""
+        self.rows = int(state["rows"])
+        self._sum, self._squares = state["sum"], state["squares"]
+        self.value = self._total(state["sum"], state["squares"])
+
+    def _total(self, total: Tensor, squares: Tensor) -> float:
+        mean = total / self.rows
+        return float(squares / self.rows - mean.pow(2).sum())
 
     @torch.no_grad()
     def update(self, x: Tensor) -> None:
@@ -40,5 +58,4 @@ class RunningVariance:
         self._sum = total if self._sum is None else self._sum + total
         self._squares = squares if self._squares is None else self._squares + squares
         self.rows += len(x)
-        mean = self._sum / self.rows
-        self.value = float(self._squares / self.rows - mean.pow(2).sum())
+        self.value = self._total(self._sum, self._squares)

@@ -6,6 +6,7 @@ as the objects that the user already has. docs/drop-ins.md has an example of eac
 SAEs to and from the Hugging Face hub, `saebench/` runs the published benchmark on one.
 """
 
-from topk_ortho.constraint.orthogonality import Orthogonality, OrthogonalityConfig
+from topk_ortho.constraint.orthogonality import Orthogonality
+from topk_ortho.constraint.settings import OrthogonalityConfig
 
 __all__ = ["Orthogonality", "OrthogonalityConfig"]

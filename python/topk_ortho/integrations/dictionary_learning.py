@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from topk_ortho.config import ConfigError
-from topk_ortho.constraint.orthogonality import Orthogonality, OrthogonalityConfig, decided_by
+from topk_ortho.constraint.orthogonality import Orthogonality
+from topk_ortho.constraint.settings import OrthogonalityConfig, decided_by
 from topk_ortho.integrations.watch import watching
 from topk_ortho.sparse.codes import Codes
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from topk_ortho.config import ConfigError
-from topk_ortho.constraint.orthogonality import Orthogonality, OrthogonalityConfig, decided_by
+from topk_ortho.constraint.orthogonality import Orthogonality
+from topk_ortho.constraint.settings import OrthogonalityConfig, decided_by
 
 LOSS_NAME = "orthogonality_loss"
 

@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from topk_ortho.config import ConfigError
-from topk_ortho.constraint.orthogonality import Orthogonality, OrthogonalityConfig, decided_by
+from topk_ortho.constraint.orthogonality import Orthogonality
+from topk_ortho.constraint.settings import OrthogonalityConfig, decided_by
 from topk_ortho.integrations.watch import watching
 from topk_ortho.sparse.codes import Codes
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from topk_ortho.config import ConfigError
+from topk_ortho.config.renamed import with_new_names
 from topk_ortho.statistics import finite
 
 Settings = dict[str, Any]
@@ -149,7 +150,7 @@ def flat_settings(toml: str, *, where: Path) -> Settings:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{where} is not TOML ({error}); run the training again") from error
     flat: Settings = {}
-    for name, value in table.items():
+    for name, value in with_new_names(table).items():
         if isinstance(value, dict):
             flat |= {f"{name}.{key}": inner for key, inner in value.items()}
         else:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from topk_ortho.config import Criterion, PairsConfig, TrainConfig
+from topk_ortho.config import PairsConfig, TrainConfig
 from topk_ortho.studies.recipes import RECIPES
 
-ALWAYS_ON = ("none", "random-matched", "ortsae", "matryoshka")
+ALWAYS_ON = ("none", "rate-matched-random", "ortsae", "matryoshka")
 """Baselines that every comparison carries."""
 VARIED = "coactivation"
 """The default arm, whatever its criterion: what an ablation varies."""
@@ -31,7 +31,7 @@ def arms(config: TrainConfig) -> dict[str, TrainConfig]:
         VARIED: config,
         "coactive-cosine": _criterion(config, "coactive-cosine"),
         "random": _criterion(config, "random"),
-        "random-matched": _criterion(config, "random-matched"),
+        "rate-matched-random": _criterion(config, "rate-matched-random"),
         "ortsae": ortsae,
         f"ortsae-every-{ORTSAE_EVERY}": replace(ortsae, penalty=every),
         "ortsae-child-only": replace(ortsae, penalty=child_only),
@@ -46,12 +46,12 @@ def all_arms(config: TrainConfig) -> dict[str, TrainConfig]:
     return arms(config) | {n: replace(c, with_baseline=False) for n, c in recipes.items()}
 
 
-def _criterion(config: TrainConfig, criterion: Criterion) -> TrainConfig:
+def _criterion(config: TrainConfig, criterion: str) -> TrainConfig:
     """Other pairs, with the coefficient that belongs to them.
 
     It counts in variances, over the features: a penalty in other units keeps its own coefficient.
     """
-    plain = (config.penalty.units, config.penalty.n) == ("variance", "d-sae")
+    plain = (config.penalty.units, config.penalty.normalize_by) == ("variance", "d-sae")
     coefficient = None if plain else config.coefficient()
     return replace(
         config,
@@ -69,7 +69,7 @@ def _ortsae(config: TrainConfig) -> TrainConfig:
             config.penalty,
             coefficient=None,
             units="variance",
-            n="d-sae",
+            normalize_by="d-sae",
             tau="fixed",
             threshold=0.0,
             sign="positive",

@@ -142,7 +142,7 @@ def _plan(
     axes = (Axis("sae.k", tuple(ks)), Axis("penalty.coefficient", tuple(sorted(set(values)))))
     chosen = seeds_of(seeds)
     runs = runs_of(subjects(check(base), axes, ("none",)), chosen)
-    left_out = ("random-matched", "ortsae", "matryoshka")
+    left_out = ("rate-matched-random", "ortsae", "matryoshka")
     return Plan(base, axes, ("none",), left_out, chosen, runs)
 
 

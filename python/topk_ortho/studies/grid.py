@@ -10,9 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from topk_ortho.config import ConfigError, Criterion, TrainConfig
-from topk_ortho.config.registry import ARCHITECTURES
-from topk_ortho.config.toml import NOT_HASHED, from_table, nearest, option_types, to_table
+from topk_ortho.config import ConfigError, TrainConfig
+from topk_ortho.config.registry import ARCHITECTURES, CRITERIA
+from topk_ortho.config.renamed import renamed_option
+from topk_ortho.config.toml import (
+    NOT_HASHED,
+    choices,
+    from_table,
+    nearest,
+    option_types,
+    to_table,
+)
 
 FACTORS = (0.25, 0.5, 1.0, 1.5, 2.5)
 """Of the arm's own coefficient: what `efficiency` and `--tune` try."""
@@ -53,6 +61,8 @@ def parse_axis(text: str) -> Axis:
     option = name.replace("_", "-")
     kinds = option_types()
     if option not in kinds:
+        if renamed := renamed_option(option):
+            raise ConfigError(f"--vary {renamed}")
         raise ConfigError(
             f"--vary {text} was given, but there is no option --{option}"
             f"{nearest(option, list(kinds))}; correct the name."
@@ -81,12 +91,11 @@ def _read(word: str, kind: Any, text: str) -> Any:
     if origin is types.UnionType:
         rest = next(part for part in parts if part is not type(None))
         return None if word == "None" else _read(word, rest, text)
-    if origin is typing.Literal:
+    if listed := [str(name) for name in choices(kind)]:
         canonical = word.replace("_", "-")
-        if canonical in parts:
+        if canonical in listed:
             return canonical
-        choices = [str(part) for part in parts]
-        expected = f"one of {', '.join(choices)}{nearest(canonical, choices)}"
+        expected = f"one of {', '.join(listed)}{nearest(canonical, listed)}"
     elif origin is tuple and parts[0] is int:
         return tuple(_read(item, int, text) for item in word.split("/"))
     elif kind is bool:
@@ -204,15 +213,18 @@ def _every(option: str, *values: Any) -> Callable[[TrainConfig], tuple[Axis, ...
 
 
 def _choices(option: str) -> Callable[[TrainConfig], tuple[Axis, ...]]:
-    return _every(option, *typing.get_args(option_types()[option]))
+    return _every(option, *choices(option_types()[option]))
 
 
 def _stability(config: TrainConfig) -> tuple[Axis, ...]:
     return Axis("penalty.tau", ("fixed", "stability")), Axis("penalty.refresh-every", (1, 5, 20))
 
 
-# Chosen otherwise than by a score of pairs: arms of their own, or no constraint at all.
-_ARMS_OF_THEIR_OWN = ("none", "random", "random-matched", "ortsae")
+def _criteria(config: TrainConfig) -> tuple[Axis, ...]:
+    """Every criterion that ranks pairs by a score; those that draw them are arms of their own."""
+    ranking = [c.name for c in CRITERIA if not c.draws]
+    return (Axis("pairs.criterion", tuple(ranking)),)
+
 
 GRIDS: dict[str, Grid] = {
     "tau": Grid("fixed against adaptive τ, all six policies", _choices("penalty.tau")),
@@ -228,10 +240,7 @@ GRIDS: dict[str, Grid] = {
     ),
     "criteria": Grid(
         "which score chooses the pairs",
-        _every(
-            "pairs.criterion",
-            *(c for c in typing.get_args(Criterion) if c not in _ARMS_OF_THEIR_OWN),
-        ),
+        _criteria,
     ),
     "gradient": Grid("which of a pair's rows moves", _choices("penalty.gradient")),
     "schedule": Grid(

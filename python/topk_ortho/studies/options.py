@@ -25,7 +25,7 @@ class AblateOptions:
     """Compare arms over paired seeds: a grid over any options, beside the baselines.
 
     Takes every option of `topk-ortho train` (--config and --recipe too) for the arm that is
-    varied. The baselines none, random-matched, ortsae and matryoshka come along. Interrupted
+    varied. The baselines none, rate-matched-random, ortsae and matryoshka come along. Interrupted
     anywhere, the same command goes on and computes nothing twice.
     """
 

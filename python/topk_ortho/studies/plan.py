@@ -15,6 +15,7 @@ from typing import Any
 
 from topk_ortho.checkpoint.locks import locked
 from topk_ortho.config import ConfigError, TrainConfig
+from topk_ortho.config.registry import CRITERIA
 from topk_ortho.config.rules import check
 from topk_ortho.config.toml import config_hash, config_text, nearest
 from topk_ortho.report.words import DEFAULT, NONE, VARIANT
@@ -200,7 +201,7 @@ def _unread(arm: TrainConfig) -> tuple[str, ...]:
     """Sections that the arm never looks at, although its configuration carries them."""
     if not arm.constrained:
         return CONSTRAINT
-    return ("pairs.", "history.") if arm.pairs.criterion == "ortsae" else ()
+    return ("pairs.", "history.") if CRITERIA[arm.pairs.criterion].own_size else ()
 
 
 def _checked(config: TrainConfig, label: str) -> TrainConfig:

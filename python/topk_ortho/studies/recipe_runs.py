@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from topk_ortho.config import ConfigError, TrainConfig
-from topk_ortho.config.toml import config_hash, read_config
+from topk_ortho.config.toml import config_hash, read_stored_config
 from topk_ortho.report.table import comparison_table
 from topk_ortho.studies.recipes import RECIPES
 
@@ -68,7 +68,7 @@ def run_recipes(options: Sequence[str], out: Path, *, settings: Mapping[str, Tra
 
 def _check(folder: Path, asked: TrainConfig) -> None:
     path = folder / "config.toml"
-    if path.exists() and config_hash(asked) != config_hash(read_config(path)):
+    if path.exists() and config_hash(asked) != config_hash(read_stored_config(path)):
         raise ConfigError(
             f"--out {folder.parent} was given, but {folder} holds a run with other settings; take "
             "another folder, or the settings it was begun with."

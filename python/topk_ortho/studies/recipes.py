@@ -13,7 +13,6 @@ from typing import Any
 
 from topk_ortho.config import (
     ConfigError,
-    Criterion,
     HistoryConfig,
     PairsConfig,
     PenaltyConfig,
@@ -56,7 +55,7 @@ class Recipe:
         penalty = PenaltyConfig(
             coefficient=WEIGHT,
             units="absolute",
-            n="k",
+            normalize_by="k",
             tau=self.tau,
             threshold=THRESHOLD,
             gradient="symmetric",
@@ -75,7 +74,7 @@ def _recipe(
     run: str,
     summary: str,
     *,
-    criterion: Criterion,
+    criterion: str,
     tau: Tau = "fixed",
     history: bool = False,
     **pairs: Any,
@@ -146,7 +145,7 @@ _ALL = (
         criterion="correlation",
         tau="strength",
         history=True,
-        account=True,
+        track_memory=True,
     ),
     _recipe(
         "bounded-memory",

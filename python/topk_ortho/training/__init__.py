@@ -3,4 +3,7 @@
 from topk_ortho.training.interrupt import Interrupted
 from topk_ortho.training.run import resume, train
 
-__all__ = ["Interrupted", "resume", "train"]
+train_sae = train
+"""The name at the top of the package, where `train` is a module too."""
+
+__all__ = ["Interrupted", "resume", "train", "train_sae"]

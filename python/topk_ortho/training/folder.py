@@ -16,7 +16,7 @@ from topk_ortho.checkpoint import atomic
 from topk_ortho.checkpoint.locks import Held, claimed
 from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.config.rules import check
-from topk_ortho.config.toml import config_hash, config_text, read_config
+from topk_ortho.config.toml import config_hash, config_text, read_stored_config
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class RunFolder:
                 f"--resume {path} was given, but a run folder with a config.toml was expected; "
                 "check the path, or start with --out."
             )
-        return cls(path), check(read_config(path / "config.toml"))
+        return cls(path), check(read_stored_config(path / "config.toml"))
 
     @contextmanager
     def claimed(self) -> Iterator[None]:

@@ -16,6 +16,7 @@ from topk_ortho.constraint.history.figures import stability_figures
 from topk_ortho.formats import saelens
 from topk_ortho.machine.memory import memory_in_use
 from topk_ortho.machine.profile import StepProfile
+from topk_ortho.machine.spans import span
 from topk_ortho.training import evaluation
 from topk_ortho.training.events import EventLog
 from topk_ortho.training.finite import NotFiniteError, check_storable
@@ -112,7 +113,9 @@ class Loop:
         return self._finish()
 
     def _step(self, device: torch.device) -> Step:
-        x = self.state.buffer.next().to(device, non_blocking=True)
+        with span("data"):
+            x = self.state.buffer.next()
+        x = x.to(device, non_blocking=True)
         started = time.perf_counter()
         try:
             step = train_step(self.state, x)
@@ -183,7 +186,7 @@ class Loop:
             return (
                 0.0
                 if constraint is None
-                else float(constraint.cost(state.sae.W_dec, state.firing.rate))
+                else float(constraint.unweighted(state.sae.W_dec, state.firing.rate))
             )
 
     def _selection_event(self) -> dict[str, Any]:
@@ -203,7 +206,7 @@ class Loop:
             "selection_blocks": selection.blocks,
             "selection_largest_block": selection.largest_block,
         }
-        if self.state.config.pairs.account:
+        if self.state.config.pairs.track_memory:
             event["selection_temporaries"] = constraint.temporaries
             event["selection_held"] = sum(constraint.temporaries.values())
         if selection.saturation > SATURATED and not self._warned:
@@ -214,7 +217,7 @@ class Loop:
                 "--pairs.fraction.",
                 stacklevel=2,
             )
-        history = constraint.settled_history()
+        history = constraint.history
         if history is not None:
             last = history.stability()["last"]
             event |= {k: last[k] for k in ("jaccard", "entered", "left", "kept", "mean_ema",

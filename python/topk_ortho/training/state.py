@@ -11,18 +11,18 @@ from torch import Tensor
 
 from topk_ortho.activations import Activations, ShuffleBuffer
 from topk_ortho.config import ConfigError, TrainConfig
+from topk_ortho.constraint.criteria import INPUTS
 from topk_ortho.constraint.firing import Firing
 from topk_ortho.constraint.history import PairHistory
-from topk_ortho.constraint.selection import PairSelection
+from topk_ortho.constraint.orthogonality import RUNNING, Orthogonality
 from topk_ortho.constraint.selection.retry import is_out_of_memory
+from topk_ortho.constraint.settings import OrthogonalityConfig
 from topk_ortho.sae import SAE, build
 from topk_ortho.sae.sae import SPARSE_DENSITY
-from topk_ortho.training.constraint import Constraint
 from topk_ortho.training.optimizer import Adam
 
 _NOT_OURS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """All that a whole checkpoint with something else in it may raise."""
-RUNNING = ("rate", "silent", "threshold", "energy")  # tensors of `Firing`
 
 
 @dataclass
@@ -42,7 +42,7 @@ class TrainState:
     buffer: ShuffleBuffer
     data: Activations
     firing: Firing
-    constraint: Constraint | None
+    constraint: Orthogonality | None
     step: int
     sparsity_coefficient: float
     density: float
@@ -67,7 +67,7 @@ class TrainState:
             ),
             data=data,
             firing=Firing.zeros(config.sae.d_sae, device),
-            constraint=Constraint(config, variance=data.variance) if config.constrained else None,
+            constraint=_constraint(config, data),
             step=0,
             density=sae.first_density(config.sae),
             sparsity_coefficient=sae.first_coefficient(data.variance),
@@ -84,11 +84,8 @@ class TrainState:
         out = {f"sae.{name}": value for name, value in self.sae.state_dict().items()}
         out |= {f"adam.{name}": value for name, value in self.optimizer.tensors().items()}
         out |= {f"firing.{name}": getattr(self.firing, name) for name in RUNNING}
-        if self.constraint is not None and self.constraint.selection is not None:
-            selection = self.constraint.selection
-            out |= {f"selection.{key}": getattr(selection, key) for key in ("i", "j", "score")}
-            if self.constraint.ema is not None:
-                out["selection.ema"] = self.constraint.ema
+        stored = self._stored_constraint()
+        out |= {name: value for name, value in stored.items() if isinstance(value, Tensor)}
         return out
 
     def numbers(self) -> dict[str, Any]:
@@ -102,23 +99,20 @@ class TrainState:
             "scale": self.data.scale,
             "variance": self.data.variance,
         }
-        if self.constraint is not None and self.constraint.selection is not None:
-            s = self.constraint.selection
-            out["selection"] = {
-                "selected_at": self.constraint.selected_at,
-                "requested": s.requested,
-                "positive": s.positive,
-                "unsupported": s.unsupported,
-                "path": s.path,
-                "repeats": s.repeats,
-                "blocks": s.blocks,
-                "largest_block": s.largest_block,
-            }
-        return out
+        selection = {
+            name.removeprefix("selection."): value
+            for name, value in self._stored_constraint().items()
+            if not isinstance(value, Tensor)
+        }
+        return out | ({"selection": selection} if selection else {})
+
+    def _stored_constraint(self) -> dict[str, Any]:
+        """`selection.` tensors and numbers; firing rates and variance are the run's own."""
+        return {} if self.constraint is None else self.constraint.state_dict(history=False)
 
     def settled_history(self) -> PairHistory | None:
         """The pair history with every selection so far in it."""
-        return self.constraint.settled_history() if self.constraint else None
+        return self.constraint.history if self.constraint else None
 
     def history(self) -> bytes | None:
         """Its bytes."""
@@ -173,28 +167,33 @@ class TrainState:
         self.density = float(numbers["density"])
         self.buffer.load_state_dict(numbers["cursor"])
         if self.constraint is not None:
-            self._restore_constraint(self.constraint, tensors, numbers, history)
+            if history is not None:
+                self.constraint.start_history(PairHistory.from_bytes(history))
+            chosen: dict[str, Any] = numbers.get("selection", {})
+            state: dict[str, Any] = {f"selection.{name}": n for name, n in chosen.items()}
+            if chosen:
+                state |= {n: t for n, t in tensors.items() if n.startswith("selection.")}
+            d_sae, device = self.config.sae.d_sae, self.firing.rate.device
+            self.constraint.load_state_dict(state, d_sae=d_sae, device=device)
 
-    def _restore_constraint(
-        self,
-        constraint: Constraint,
-        tensors: dict[str, Tensor],
-        numbers: dict[str, Any],
-        history: bytes | None,
-    ) -> None:
-        if history is not None:
-            constraint.start_history(PairHistory.from_bytes(history))
-        if "selection" in numbers:
-            stored = dict(numbers["selection"])
-            constraint.selected_at = _whole(stored.pop("selected_at"))
-            device = self.firing.rate.device
-            i, j, score = (tensors[f"selection.{key}"].to(device) for key in ("i", "j", "score"))
-            features, d_sae = torch.cat([i, j]), self.config.sae.d_sae
-            if len(features) and not 0 <= int(features.min()) <= int(features.max()) < d_sae:
-                raise ValueError(f"pairs of other features than the {d_sae}")
-            constraint.selection = PairSelection(i, j, score, **stored)
-            ema = tensors.get("selection.ema")
-            constraint.ema = None if ema is None else ema.to(device)
+
+def _constraint(config: TrainConfig, data: Activations) -> Orthogonality | None:
+    """The constraint of a run, which hands over all that a criterion may look at."""
+    if not config.constrained:
+        return None
+    settings = OrthogonalityConfig(
+        pairs=config.pairs,
+        penalty=config.penalty,
+        history=config.history,
+        seed=config.seed,
+        steps=config.steps,
+        variance=data.variance,
+        decoder="rows",
+        unit_codes=True,
+        inputs=tuple(INPUTS),
+        track_every=config.log_every,
+    )
+    return Orthogonality(settings)
 
 
 def _whole(number: Any) -> int:

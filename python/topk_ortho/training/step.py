@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from topk_ortho.constraint import schedules
+from topk_ortho.machine.spans import span
 from topk_ortho.sae import Forward
 from topk_ortho.training import losses
-from topk_ortho.training.evidence import step_evidence
 from topk_ortho.training.finite import check_finite
+from topk_ortho.training.inputs import step_inputs
 from topk_ortho.training.state import TrainState
 
 
@@ -29,13 +30,97 @@ class Step:
     sparsity_coefficient: float
 
 
+@dataclass(frozen=True)
+class Reconstruction:
+    """A pass over a batch and the terms of its loss, attached to their graph."""
+
+    out: Forward
+    loss: Tensor
+    l2: Tensor
+    aux: Tensor
+
+
 def train_step(state: TrainState, x: Tensor) -> Step:
     """Train on `x` `[batch, d_in]` and return what happened.
 
     Raises:
         NotFiniteError: before the optimiser moves anything; it names the tensor.
     """
+    sae, constraint, weight = state.sae, state.constraint, state.sparsity_coefficient
+    found = _reconstruct(state, x)
+    loss, codes = found.loss, found.out.codes
+    check_finite(state, x, found.out, loss)
+    state.firing.update(codes.counts(), batch=codes.batch)
+
+    penalty = loss.new_zeros(())
+    if constraint is not None:
+        inputs = _inputs(state, constraint.required_inputs(state.step), x, found)
+        pairs = constraint.select(codes, step=state.step, **inputs)
+        rate = state.firing.rate
+        penalty = constraint.penalty(pairs, sae.W_dec, step=state.step, firing_rate=rate)
+        loss = loss + penalty
+
+    state.optimizer.zero_grad()
+    with span("backward"):
+        loss.backward()
+    with span("optimiser"):
+        _clip(state, x, found, loss)
+        lr = _update(state)
+    _count(state, found.out)
+    return Step(
+        x, found.out, loss.detach(), found.l2.detach(), penalty.detach(), found.aux.detach(), lr,
+        weight,
+    )  # fmt: skip
+
+
+def _reconstruct(state: TrainState, x: Tensor) -> Reconstruction:
+    """Codes of the batch, what they decode to, and its loss without the penalty."""
     config, sae = state.config, state.sae
+    autocast = torch.autocast(x.device.type, torch.bfloat16, enabled=x.device.type == "cuda")
+    with span("forward"), autocast:
+        out = sae(x, sparse=state.sparse)
+        l2 = losses.reconstruction(x, out.x_hat)
+        loss = l2
+        if state.sparsity_coefficient:
+            loss = loss + state.sparsity_coefficient * sae.sparsity(out)
+        dead = state.firing.dead(config.sae.dead_after)
+        aux = l2.new_zeros(())
+        if config.sae.aux_k and dead.numel():
+            aux = losses.aux_k(sae, x, out, dead)
+            loss = loss + config.sae.aux_coefficient * aux
+    return Reconstruction(out, loss, l2, aux)
+
+
+def _inputs(
+    state: TrainState, required: frozenset[str], x: Tensor, found: Reconstruction
+) -> dict[str, Tensor]:
+    """What the criterion looks at on this step besides the codes."""
+    out = found.out
+    with span("scores"):
+        return step_inputs(
+            required,
+            sae=state.sae,
+            firing=state.firing,
+            x=x,
+            out=out,
+            l2=found.l2,
+            codes=out.codes,
+        )
+
+
+def _clip(state: TrainState, x: Tensor, found: Reconstruction, loss: Tensor) -> None:
+    """Check the gradients of all parameters, and scale them down where they are too large."""
+    sae, clip = state.sae, state.config.grad_clip
+    sae.remove_parallel_gradient_()
+    norm = torch.nn.utils.get_total_norm([p.grad for p in sae.parameters() if p.grad is not None])
+    check_finite(state, x, found.out, loss + norm)
+    if clip and (norm.is_cuda or norm > clip):  # a GPU multiplies by 1 sooner than it tells
+        torch.nn.utils.clip_grads_with_norm_(sae.parameters(), clip, norm)
+
+
+def _update(state: TrainState) -> float:
+    """Move the parameters; returns the learning rate."""
+    config = state.config
     lr = schedules.learning_rate(
         state.step,
         peak=config.lr,
@@ -43,45 +128,17 @@ def train_step(state: TrainState, x: Tensor) -> Step:
         warmup_steps=config.warmup_steps,
         decay_fraction=config.decay_fraction,
     )
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=x.device.type == "cuda"):
-        out = sae(x, sparse=state.sparse)
-        l2 = losses.reconstruction(x, out.x_hat)
-        loss = l2
-        coefficient = state.sparsity_coefficient
-        if coefficient:
-            loss = loss + coefficient * sae.sparsity(out)
-        dead = state.firing.dead(config.sae.dead_after)
-        aux = l2.new_zeros(())
-        if config.sae.aux_k and dead.numel():
-            aux = losses.aux_k(sae, x, out, dead)
-            loss = loss + config.sae.aux_coefficient * aux
-
-    check_finite(state, x, out, loss)
-    codes = out.codes
-    state.firing.update(codes.counts(), batch=codes.batch)
-    penalty = l2.new_zeros(())
-    if state.constraint is not None:
-        needs = state.constraint.needs(state.step)
-        evidence = step_evidence(
-            needs, sae=sae, firing=state.firing, x=x, out=out, l2=l2, codes=codes
-        )
-        penalty = state.constraint(codes, sae.W_dec, state.firing.rate, state.step, evidence)
-        loss = loss + penalty
-
-    state.optimizer.zero_grad()
-    loss.backward()
-    sae.remove_parallel_gradient_()
-    norm = torch.nn.utils.get_total_norm([p.grad for p in sae.parameters() if p.grad is not None])
-    check_finite(state, x, out, loss + norm)
-    clip = config.grad_clip
-    if clip and (norm.is_cuda or norm > clip):  # a GPU multiplies by 1 sooner than it tells
-        torch.nn.utils.clip_grads_with_norm_(sae.parameters(), clip, norm)
     state.optimizer.step(lr)
-    sae.normalise_decoder_()
-    if coefficient:
+    state.sae.normalise_decoder_()
+    return lr
+
+
+def _count(state: TrainState, out: Forward) -> None:
+    """What the next step goes by: the sparsity coefficient, the density, the number."""
+    codes = out.codes
+    if state.sparsity_coefficient:
         state.sparsity_coefficient = losses.steer(
-            coefficient, l0=codes.nnz / codes.batch, target=config.sae.k
+            state.sparsity_coefficient, l0=codes.nnz / codes.batch, target=state.config.sae.k
         )
     state.density = codes.nnz / (codes.batch * codes.d_sae)
     state.step += 1
-    return Step(x, out, loss.detach(), l2.detach(), penalty.detach(), aux.detach(), lr, coefficient)

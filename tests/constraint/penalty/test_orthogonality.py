@@ -99,7 +99,9 @@ def test_value_is_the_definition(
     policy: str, sign: str, n: str, gradient: str, dtype: torch.dtype, tolerance: float
 ) -> None:
     W, chosen = decoder(dtype), pairs()
-    penalty = OrthogonalityPenalty(policy, threshold=THRESHOLD, sign=sign, gradient=gradient, n=n)
+    penalty = OrthogonalityPenalty(
+        policy, threshold=THRESHOLD, sign=sign, gradient=gradient, normalize_by=n
+    )
     got = price(penalty, W, chosen)
     expected = naive.penalty(
         W.double().numpy(),
@@ -130,7 +132,9 @@ def test_gradient_is_that_of_the_definition(policy: str, sign: str, n: str, grad
     W, chosen = decoder(), pairs()
     W[7] = torch.randn(D_IN, generator=torch.Generator().manual_seed(3))
     ours, theirs = W.clone().requires_grad_(), W.clone().requires_grad_()
-    penalty = OrthogonalityPenalty(policy, threshold=THRESHOLD, sign=sign, gradient=gradient, n=n)
+    penalty = OrthogonalityPenalty(
+        policy, threshold=THRESHOLD, sign=sign, gradient=gradient, normalize_by=n
+    )
     price(penalty, ours, chosen).backward()
     sampled = [naive.cosine(W.numpy(), i, j) for i, j in sample()]
     score, weights = chosen.score.double().numpy(), ema().numpy()
@@ -170,7 +174,7 @@ def test_a_negative_cosine_is_no_overlap_unless_both_signs_count() -> None:
     W = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
     chosen = Pairs(torch.tensor([0]), torch.tensor([1]), torch.ones(1))
     assert OrthogonalityPenalty(0.1, gradient="symmetric")(W, chosen) == 0
-    both = OrthogonalityPenalty(0.1, gradient="symmetric", sign="both", n="k")(W, chosen)
+    both = OrthogonalityPenalty(0.1, gradient="symmetric", sign="both", normalize_by="k")(W, chosen)
     assert float(both) == pytest.approx(0.81)
 
 
@@ -187,7 +191,9 @@ def test_a_negative_cosine_is_no_overlap_unless_both_signs_count() -> None:
 def test_one_pair(policy: str, expected: float) -> None:
     W = torch.tensor([[1.0, 0.0], [0.8, 0.6]], dtype=torch.float64)
     chosen = Pairs(torch.tensor([0]), torch.tensor([1]), torch.tensor([7.0]))
-    penalty = OrthogonalityPenalty(policy, threshold=THRESHOLD, gradient="symmetric", n="k")
+    penalty = OrthogonalityPenalty(
+        policy, threshold=THRESHOLD, gradient="symmetric", normalize_by="k"
+    )
     got = penalty(W, chosen, ema=torch.tensor([0.2]))
     assert float(got) == pytest.approx(expected, abs=1e-7)
 
@@ -196,7 +202,7 @@ def test_one_pair(policy: str, expected: float) -> None:
 def test_no_pair_costs_nothing(policy: str, n: str, dtype: torch.dtype) -> None:
     W = torch.full((4, 1000), 60_000.0, dtype=dtype, requires_grad=True)  # its sum leaves float16
     none = torch.empty(0, dtype=torch.int64)
-    got = OrthogonalityPenalty(policy, n=n)(W, Pairs(none, none, torch.empty(0)))
+    got = OrthogonalityPenalty(policy, normalize_by=n)(W, Pairs(none, none, torch.empty(0)))
     assert got.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     got.backward()
     assert got == 0
@@ -207,7 +213,7 @@ def test_the_threshold_is_where_the_price_begins() -> None:
     W = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
     chosen = Pairs(torch.tensor([0]), torch.tensor([1]), torch.ones(1))
     price_at = [
-        float(OrthogonalityPenalty(t, gradient="symmetric", n="k")(W, chosen))
+        float(OrthogonalityPenalty(t, gradient="symmetric", normalize_by="k")(W, chosen))
         for t in (0.0, 0.5, 0.59, 0.61, 1.0)
     ]
     assert price_at == pytest.approx([0.36, 0.01, 0.0001, 0.0, 0.0], abs=1e-6)
@@ -303,8 +309,10 @@ def test_mean_std_looks_at_the_overlap_that_is_priced() -> None:
     """With both signs the mean is that of the absolute values: cosines .6 and -.6 give τ .6."""
     W = torch.tensor([[1.0, 0.0], [0.6, 0.8], [-0.6, 0.8]], dtype=torch.float64)
     chosen = Pairs(torch.tensor([0, 0]), torch.tensor([1, 2]), torch.ones(2))
-    both = OrthogonalityPenalty("mean-std", sign="both", gradient="symmetric", n="k")(W, chosen)
-    one = OrthogonalityPenalty("mean-std", gradient="symmetric", n="k")(W, chosen)
+    both = OrthogonalityPenalty("mean-std", sign="both", gradient="symmetric", normalize_by="k")(
+        W, chosen
+    )
+    one = OrthogonalityPenalty("mean-std", gradient="symmetric", normalize_by="k")(W, chosen)
     assert float(both) == pytest.approx(0, abs=1e-12)
     assert float(one) == pytest.approx(0, abs=1e-12)  # mean 0, std .6
 
@@ -325,13 +333,13 @@ def test_weights_are_shares_of_the_mean(n: str) -> None:
     """Scaling all scores or averages changes nothing; a pair twice as strong weighs twice."""
     W, chosen = decoder(), pairs()
     for policy in ("strength", "strength-threshold", "stability"):
-        penalty = OrthogonalityPenalty(policy, gradient="symmetric", n=n)
+        penalty = OrthogonalityPenalty(policy, gradient="symmetric", normalize_by=n)
         a = penalty(W, chosen, ema=ema())
         b = penalty(W, chosen._replace(score=chosen.score * 64), ema=ema() * 64)
         assert float(a) == pytest.approx(float(b), rel=1e-6)
     W = torch.tensor([[1.0, 0, 0, 0], [0.5, 0.75**0.5, 0, 0], [0, 0, 1, 0], [0, 0, 0.6, 0.8]])
     two = Pairs(torch.tensor([0, 2]), torch.tensor([1, 3]), torch.tensor([3.0, 1.0]))
-    got = OrthogonalityPenalty("strength", gradient="symmetric", n="k")(W, two)
+    got = OrthogonalityPenalty("strength", gradient="symmetric", normalize_by="k")(W, two)
     assert float(got) == pytest.approx((1.5 * 0.25 + 0.5 * 0.36) / 2)
 
 
@@ -382,7 +390,12 @@ def test_stability_needs_the_history() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"tau": "strong"}, {"sign": "negative"}, {"gradient": "parent_only"}, {"n": "batch"}],
+    [
+        {"tau": "strong"},
+        {"sign": "negative"},
+        {"gradient": "parent_only"},
+        {"normalize_by": "batch"},
+    ],
 )
 def test_an_unknown_name_is_answered_with_the_known_ones(options: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=r"but one of .*, .* was expected"):
@@ -391,8 +404,8 @@ def test_an_unknown_name_is_answered_with_the_known_ones(options: dict[str, str]
 
 def test_hyphens_and_underscores_are_the_same() -> None:
     W, chosen = decoder(), pairs()
-    a = OrthogonalityPenalty("strength_threshold", gradient="child_only", n="d_sae")
-    b = OrthogonalityPenalty("strength-threshold", gradient="child-only", n="d-sae")
+    a = OrthogonalityPenalty("strength_threshold", gradient="child_only", normalize_by="d_sae")
+    b = OrthogonalityPenalty("strength-threshold", gradient="child-only", normalize_by="d-sae")
     assert torch.equal(price(a, W, chosen), price(b, W, chosen))
 
 

@@ -115,7 +115,7 @@ def test_chunks_are_fresh_every_step_and_the_same_from_the_same_seed(monkeypatch
 
 def test_ortsae_holds_no_square_of_the_features() -> None:
     select = PairSelector("ortsae", memory_budget=SMALLEST)
-    selection, held = select.accounted(Codes.of(torch.zeros(1, 800)), W_dec=decoder(800, 16))
+    selection, held = select.tracked(Codes.of(torch.zeros(1, 800)), W_dec=decoder(800, 16))
     assert len(selection) == 800
     assert sum(held.values()) < SMALLEST < 4 * 800**2
 
@@ -146,7 +146,7 @@ def test_matched_pairs_keep_rates_and_are_none_of_the_chosen(step) -> None:
     codes = sparse_codes(d_sae, firing=0.8)
     counts = codes.counts()
     chosen = PairSelector("coactivation", per_feature=1)(codes)
-    got = PairSelector("random-matched", per_feature=1)(codes, step=step)
+    got = PairSelector("rate-matched-random", per_feature=1)(codes, step=step)
     assert len(got) == len(chosen) == len(keys(got, d_sae)) == d_sae  # distinct
     assert (got.i < got.j).all()
     assert torch.equal(got.score, chosen.score)
@@ -218,7 +218,7 @@ def test_matched_pairs_are_the_same_on_any_number_of_threads() -> None:
     for threads in (1, 2):
         torch.set_num_threads(threads)
         try:
-            found.append(PairSelector("random-matched", seed=3)(codes, step=2))
+            found.append(PairSelector("rate-matched-random", seed=3)(codes, step=2))
         finally:
             torch.set_num_threads(1)
     for name in ("i", "j", "score"):
@@ -226,7 +226,7 @@ def test_matched_pairs_are_the_same_on_any_number_of_threads() -> None:
 
 
 def test_matched_pairs_of_an_empty_selection() -> None:
-    assert len(PairSelector("random-matched")(torch.zeros(4, 30))) == 0
+    assert len(PairSelector("rate-matched-random")(torch.zeros(4, 30))) == 0
 
 
 def test_matching_takes_milliseconds_at_full_width() -> None:

@@ -46,14 +46,14 @@ def test_a_selection_accounts_for_its_temporaries(backend: str) -> None:
     codes = sparse_codes(600)
     select = PairSelector("correlation", per_feature=1, backend=backend)
     expected = select(codes)
-    selection, held = select.accounted(codes)
+    selection, held = select.tracked(codes)
     assert torch.equal(selection.i, expected.i)
     # columns i, j, sum of the largest block, and moments of every feature, cannot be missing
     maker = "native.py blocks" if backend == "auto" else "coactive.py"
     maker = f"constraint/selection/{maker}"
     blocks = sum(size for name, size in held.items() if name.startswith(maker))
     assert blocks >= 24 * selection.largest_block > 0
-    assert held["constraint/criteria/criteria.py correlation"] >= 2 * 8 * 600
+    assert held["constraint/criteria/coactive.py correlation"] >= 2 * 8 * 600
     assert held.get("rust buffers", 0) > 0 or backend == "torch"
     assert sum(held.values()) < select.memory_budget
     assert "elsewhere" not in held

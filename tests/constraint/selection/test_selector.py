@@ -12,14 +12,18 @@ from hypothesis import strategies as st
 
 from tests.constraint.selection import naive
 from topk_ortho import PairSelector
-from topk_ortho.constraint.criteria.criteria import COACTIVE, PRODUCT
+from topk_ortho.constraint.criteria import CRITERIA as RECORDS
+from topk_ortho.constraint.criteria import AllPairs, CoactiveSum, Drawn, OnePerFeature
 from topk_ortho.constraint.selection import coactive, paths, topk
-from topk_ortho.constraint.selection.selector import CRITERIA as ALL
-from topk_ortho.constraint.selection.tiles import TILED
 
-SUMS = tuple(COACTIVE)
-DRAWN = ("random", "random-matched", "ortsae")  # test_drawn.py
-CRITERIA = tuple(name for name in ALL if name not in DRAWN)
+
+def of_form(form: type) -> tuple[str, ...]:
+    return tuple(c.name for c in RECORDS if isinstance(c.form, form))
+
+
+ALL = RECORDS.names()
+SUMS, TILED, PRODUCT = of_form(CoactiveSum), of_form(AllPairs), of_form(OnePerFeature)
+CRITERIA = tuple(name for name in ALL if name not in of_form(Drawn))  # test_drawn.py
 SMALLEST = 2**20
 Force = Callable[[str], None]
 
@@ -113,7 +117,7 @@ def test_each_path_is_the_one_dispatched() -> None:
     given = evidence(sparse, 1)
     expected = dict.fromkeys(SUMS, "native") | dict.fromkeys(TILED, "tiles")
     expected |= dict.fromkeys(PRODUCT, "product") | {"random": "uniform"}
-    expected |= {"random-matched": "matched", "ortsae": "chunks"}
+    expected |= {"rate-matched-random": "matched", "ortsae": "chunks"}
     for criterion in ALL:
         assert PairSelector(criterion)(sparse, **given).path == expected[criterion]
     for criterion in SUMS:
@@ -140,9 +144,9 @@ def test_a_criterion_looks_at_what_it_says_it_needs(criterion: str) -> None:
     acts = codes(3)
     given = evidence(acts, 3)
     select = PairSelector(criterion, per_feature=1)
-    needed = {name: given[name] for name in select.needs}
+    needed = {name: given[name] for name in select.required_inputs}
     assert torch.equal(select(acts, **needed).i, select(acts, **given).i)
-    for name in select.needs:
+    for name in select.required_inputs:
         with pytest.raises(ValueError, match=f"no {name} was given"):
             select(acts, **{k: v for k, v in needed.items() if k != name})
 
@@ -233,7 +237,7 @@ def test_without_a_coactive_pair_the_selection_is_empty(acts: torch.Tensor) -> N
 def test_fraction_of_active_counts_positive_pairs() -> None:
     acts = codes(2)
     positive = PairSelector("coactivation", fraction=1.0)(acts).positive
-    got = PairSelector("coactivation", fraction=0.1, of="active")(acts)
+    got = PairSelector("coactivation", fraction=0.1, fraction_of="active")(acts)
     assert got.requested == len(got) == round(0.1 * positive)
 
 
@@ -341,7 +345,7 @@ def test_a_score_that_is_not_finite_names_the_pair() -> None:
         ({"fraction": 2.0}, "fraction=2.0"),
         ({"fraction": 0.1, "per_feature": 1}, "both given"),
         ({"per_feature": 0}, "per_feature=0"),
-        ({"of": "some"}, "of='some'"),
+        ({"fraction_of": "some"}, "fraction_of='some'"),
     ],
 )
 def test_bad_options_are_refused(options: dict, match: str) -> None:

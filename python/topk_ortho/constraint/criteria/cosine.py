@@ -47,6 +47,24 @@ class Cosine:
             dot = self._gathered(i, j)
         return dot * self.inverse_norm[i] * self.inverse_norm[j]
 
+    def unit_rows(self, span: slice | Tensor) -> Tensor:
+        """Returns rows scaled to unit norm, `[features, d_in]` float64."""
+        return self.W[span].double() * self.inverse_norm[span, None]
+
+    def approximate_rows(self, span: slice | Tensor) -> Tensor:
+        """Returns rows for products that are off by `dot_error` at most, in float32 if it can."""
+        rows = self.unit_rows(span)
+        # TF32 and bf16 products would break the bound.
+        return rows.float() if _full_precision() else rows
+
+    @property
+    def dot_error(self) -> float:
+        """Largest error of a product of `approximate_rows`.
+
+        `d + 2` roundings of 2^-24 in a float32 dot product of unit rows, and as much again.
+        """
+        return float((self.W.shape[1] + 8) * 2.0**-23)
+
     def _gathered(self, i: Tensor, j: Tensor) -> Tensor:
         d_in = self.W.shape[1]
         at_once = max(1, min(i.numel(), self.memory_budget // (8 * 32 * d_in)))
@@ -63,3 +81,12 @@ class Cosine:
             right[:n].copy_(torch.index_select(self.W, 0, b, out=rows[:n]))
             torch.sum(left[:n].mul_(right[:n]), 1, out=out)
         return dot
+
+
+def _full_precision() -> bool:
+    """Whether float32 products are float32 products; where torch cannot tell, they are not."""
+    try:
+        highest = torch.get_float32_matmul_precision() == "highest"
+        return highest and not torch.backends.cuda.matmul.allow_tf32
+    except RuntimeError:
+        return False

@@ -91,9 +91,9 @@ class Permutations:
             number = torch.arange(len(sizes), dtype=torch.float64)
             self._group[least] = torch.repeat_interleave(number, sizes.long())
         n = len(self._by_rate)
-        lot = torch.rand(n, generator=self._generator, dtype=torch.float64)
+        chance = torch.rand(n, generator=self._generator, dtype=torch.float64)
         onto = torch.arange(self._d_sae)
-        onto[self._by_rate] = self._by_rate[torch.argsort(self._group[least] + lot)]
+        onto[self._by_rate] = self._by_rate[torch.argsort(self._group[least] + chance)]
         return onto
 
 

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from topk_ortho.constraint.criteria.cosine import Cosine
-from topk_ortho.constraint.criteria.evidence import Evidence
+from topk_ortho.constraint.criteria.inputs import SelectorInputs
 from topk_ortho.constraint.selection.selection import PairSelection, n_pairs
-from topk_ortho.constraint.selection.tiles import dot_error, tile_side, unit_rows
+from topk_ortho.constraint.selection.tiles import tile_side
 
 CHUNK = 8192
 
 
-def ortsae_pairs(e: Evidence, *, seed: int) -> PairSelection:
+def ortsae_pairs(e: SelectorInputs, *, seed: int) -> PairSelection:
     """One pair per feature, best first, ties to the smaller (i, j); `requested` is `d_sae`."""
     cosine, d_sae = e.decoder, e.codes.d_sae
     best = _Best(cosine, d_sae)
@@ -66,9 +66,9 @@ def _search(best: _Best, chunk: Tensor, cosine: Cosine, *, side: int) -> None:
     """Offer every pair of a chunk that could be the best of one of its features."""
     spans = chunk.split(side)
     for a, left in enumerate(spans):
-        rows = unit_rows(cosine, left)
+        rows = cosine.approximate_rows(left)
         for b, right in enumerate(spans[a:], a):
-            tile = rows @ (rows if a == b else unit_rows(cosine, right)).T
+            tile = rows @ (rows if a == b else cosine.approximate_rows(right)).T
             if a == b:
                 tile.fill_diagonal_(-torch.inf)
             else:
@@ -86,15 +86,15 @@ class _Best:
 
     def __init__(self, cosine: Cosine, d_sae: int):
         self.cosine = cosine
-        self.error = dot_error(cosine)
+        self.error = cosine.dot_error
         self.partner = torch.arange(d_sae, device=cosine.W.device)
         self.score = torch.zeros(d_sae, device=cosine.W.device)
 
     def offer(self, tile: Tensor, features: Tensor, others: Tensor, *, along: int) -> None:
         """Take in approximate cosines, those of a feature `along` dimension 0 or 1 of the tile."""
         # Both the tile's largest and the one that truly is may be off by the error.
-        bar = torch.maximum(tile.amax(along) - 2 * self.error, self.score[features] - self.error)
-        found = (tile >= bar.unsqueeze(along)).nonzero(as_tuple=True)
+        least = torch.maximum(tile.amax(along) - 2 * self.error, self.score[features] - self.error)
+        found = (tile >= least.unsqueeze(along)).nonzero(as_tuple=True)
         feature, other = features[found[1 - along]], others[found[along]]
         score = self.cosine(torch.minimum(feature, other), torch.maximum(feature, other)).float()
         # Best first, ties to the smaller partner; what a feature had stands among what it is given.

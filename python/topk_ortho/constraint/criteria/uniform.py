@@ -5,7 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from topk_ortho.constraint.selection.selection import n_pairs
+from topk_ortho.constraint.criteria.inputs import SelectorInputs
+from topk_ortho.constraint.selection.selection import PairSelection, n_pairs
+
+
+def uniform_pairs(e: SelectorInputs, k: int, *, seed: int) -> PairSelection:
+    """Returns a selection of `k` pairs drawn uniformly at random, whatever the codes."""
+    d_sae = e.codes.d_sae
+    i, j, score = random_pairs(d_sae, k, seed=seed, device=e.codes.device)
+    return PairSelection(i, j, score, k, n_pairs(d_sae), path="uniform")
 
 
 def random_pairs(d_sae: int, k: int, *, seed: int, device: torch.device) -> tuple[Tensor, ...]:

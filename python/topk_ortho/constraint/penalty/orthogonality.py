@@ -7,9 +7,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from topk_ortho.config.errors import one_of
 from topk_ortho.constraint.penalty import native
 from topk_ortho.constraint.penalty import tau as policies
 from topk_ortho.constraint.penalty.cosine import PairCosine
+from topk_ortho.machine.spans import spanned
 
 TAUS = ("fixed", "mean-std", "mean-std-all", "strength", "strength-threshold", "stability")
 
@@ -26,14 +28,14 @@ class Pairs(Protocol):
 
 
 class OrthogonalityPenalty:
-    """Prices the overlap of the decoder rows of given pairs.
+    """Penalises the overlap of the decoder rows of given pairs.
 
     Args:
         tau: a number, the `fixed` threshold on the cosine; or the name of a policy, one of `TAUS`.
         threshold: τ of `fixed` and `stability`, τ0 of `strength-threshold`, when `tau` is a name.
         sign: `"positive"`: overlap is a positive cosine; `"both"`: its absolute value.
         gradient: `"child_only"`: only the rarer feature's row moves; `"symmetric"`: both.
-        n: `"d_sae"`: the sum is divided by the number of features; `"k"`: of pairs.
+        normalize_by: `"d_sae"`: the sum is divided by the number of features; `"k"`: of pairs.
         seed: of the sample behind `mean-std-all`.
         backend: `"auto"`: Rust for float32 rows on CPU; `"torch"`: never.
 
@@ -51,20 +53,21 @@ class OrthogonalityPenalty:
         threshold: float = 0.05,
         sign: str = "positive",
         gradient: str = "child_only",
-        n: str = "d_sae",
+        normalize_by: str = "d_sae",
         seed: int = 0,
         backend: str = "auto",
     ):
-        self.tau = _one_of("tau", tau, TAUS) if isinstance(tau, str) else "fixed"
+        self.tau = one_of("tau", tau, TAUS) if isinstance(tau, str) else "fixed"
         self.threshold = threshold if isinstance(tau, str) else float(tau)
-        self.sign = _one_of("sign", sign, ("positive", "both"))
-        self.gradient = _one_of("gradient", gradient, ("child-only", "symmetric"))
-        self.n = _one_of("n", n, ("d-sae", "k"))
+        self.sign = one_of("sign", sign, ("positive", "both"))
+        self.gradient = one_of("gradient", gradient, ("child-only", "symmetric"))
+        self.normalize_by = one_of("normalize_by", normalize_by, ("d-sae", "k"))
         self.seed = seed
-        self.backend = _one_of("backend", backend, ("auto", "torch"))
+        self.backend = one_of("backend", backend, ("auto", "torch"))
         self._sample: tuple[Tensor, Tensor] | None = None
         self._sample_of: tuple[int, torch.device] | None = None
 
+    @spanned("penalty")
     def __call__(
         self,
         W_dec: Tensor,
@@ -96,22 +99,22 @@ class OrthogonalityPenalty:
             W_dec = W_dec.float() if W_dec.dtype.itemsize < 4 else W_dec
             if k == 0:
                 return W_dec[:0].sum()  # part of the graph, so that `backward` finds a gradient
-            scale = coefficient / (d_sae if self.n == "d-sae" else k)
+            scale = coefficient / (d_sae if self.normalize_by == "d-sae" else k)
             i_is_child = self._i_is_child(pairs.i, pairs.j, firing_rate, d_sae)
             score = pairs.score.detach()
             if i_is_child is not None and self._in_one_pass(W_dec):
-                tau, weight = self._price(W_dec.detach(), W_dec.new_empty(k), score, ema)
+                tau, weight = self._tau_and_weight(W_dec.detach(), W_dec.new_empty(k), score, ema)
                 weight = (weight * scale).contiguous()
                 return native.NativePairPenalty.apply(
                     W_dec, pairs.i, pairs.j, tau, weight, i_is_child, self.sign == "both"
                 )
             cosine = self._cosines(W_dec, pairs.i, pairs.j, i_is_child)
             overlap = cosine.abs() if self.sign == "both" else cosine
-            tau, weight = self._price(W_dec.detach(), overlap.detach(), score, ema)
+            tau, weight = self._tau_and_weight(W_dec.detach(), overlap.detach(), score, ema)
             return scale * (weight * torch.relu(overlap - tau) ** 2).sum()
 
     def _in_one_pass(self, W_dec: Tensor) -> bool:
-        """Whether Rust can price the pairs as it meets them: τ has to be known before."""
+        """Whether Rust can penalise the pairs as it meets them: τ has to be known before."""
         asked = torch.is_grad_enabled() and W_dec.requires_grad
         return asked and self.tau != "mean-std" and self._native(W_dec)
 
@@ -136,10 +139,10 @@ class OrthogonalityPenalty:
         _check_length("firing_rate", firing_rate, d_sae, "one rate per feature")
         return firing_rate[i] < firing_rate[j]
 
-    def _price(
+    def _tau_and_weight(
         self, W_dec: Tensor, overlap: Tensor, score: Tensor, ema: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """`(τ, w)`, both `[k]`; only `mean-std` looks at the overlaps themselves."""
+        """`(τ, w)` of each pair, both `[k]`; only `mean-std` looks at the overlaps themselves."""
         k = overlap.numel()
         if self.tau.startswith("strength"):
             _check_length("score", score, k, "one score per pair")
@@ -197,10 +200,3 @@ def _check_length(name: str, given: Tensor, length: int, meaning: str) -> None:
             f"{name} of shape {list(given.shape)} was given, but [{length}] was expected; "
             f"give {meaning}."
         )
-
-
-def _one_of(name: str, given: str, names: tuple[str, ...]) -> str:
-    canonical = given.replace("_", "-")
-    if canonical not in names:
-        raise ValueError(f"{name}={given!r} was given, but one of {', '.join(names)} was expected.")
-    return canonical

@@ -44,9 +44,9 @@ def coactive_blocks(codes: Codes, value: Tensor, *, memory_budget: int) -> Itera
     products_before = partners_before[entries_before].cpu()
     entries_before = entries_before.cpu()
 
-    room = max(memory_budget // 4, memory_budget - BYTES_PER_ENTRY * codes.nnz)
-    most_products = max(1, room // BYTES_PER_PRODUCT)
-    most_cells = max(codes.d_sae, room // BYTES_PER_CELL)
+    budget = max(memory_budget // 4, memory_budget - BYTES_PER_ENTRY * codes.nnz)
+    most_products = max(1, budget // BYTES_PER_PRODUCT)
+    most_cells = max(codes.d_sae, budget // BYTES_PER_CELL)
     first = 0
     while first < codes.d_sae:
         last = _block_end(products_before, first, most_products)

@@ -13,6 +13,8 @@ from topk_ortho import _core
 from topk_ortho.sparse.codes import Codes
 
 Array = NDArray[Any]
+BestPairs = tuple[Tensor, Tensor, Tensor, int]
+"""`(i, j, score, positive)`: the best pairs, best first, and how many scores are above 0."""
 TopK = _core.TopK
 BYTES_PER_BEST = 32  # of the pairs kept by `TopK`, and by a selection as a whole
 BYTES_PER_PAIR = 96  # of a block: (i, j, sum), and what scoring makes of it
@@ -28,15 +30,13 @@ class Coactivation:
         self._threads = 0
         self._core = _core.Coactivation()
 
-    def best(self, codes: Codes, value: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor, int]:
+    def best(self, codes: Codes, value: Tensor, k: int) -> BestPairs:
         """`(i, j, score, positive)`: the k largest `Σ_b v_bi v_bj`, best first."""
         *columns, positive = self._ready().select(*_arrays(codes, value), codes.d_sae, k)
         i, j, score = map(torch.from_numpy, columns)
         return i, j, score, positive
 
-    def best_cosines(
-        self, codes: Codes, W_dec: Tensor, k: int
-    ) -> tuple[Tensor, Tensor, Tensor, int]:
+    def best_cosines(self, codes: Codes, W_dec: Tensor, k: int) -> BestPairs:
         """The k largest `max(cos_ij, 0)` of rows of `W_dec` among pairs that fire together."""
         rows = W_dec.detach().contiguous().numpy()
         *columns, positive = self._ready().select_cosine(*_arrays(codes, codes.value), rows, k)

@@ -1,4 +1,4 @@
-"""The ways to a selection: each takes one batch's evidence and k, and returns the k best pairs.
+"""The ways to a selection: each takes one batch's inputs and k, and returns the k best pairs.
 
 All give the same set where more than one can compute a criterion; they differ in what they cost.
 """
@@ -7,19 +7,12 @@ from __future__ import annotations
 
 import torch
 
-from topk_ortho.constraint.criteria.criteria import (
-    COACTIVE,
-    PRODUCT,
-    Coactive,
-    decoder_cosine,
-    the_sum,
-)
-from topk_ortho.constraint.criteria.evidence import Evidence
-from topk_ortho.constraint.criteria.uniform import random_pairs
+from topk_ortho.constraint.criteria import AllPairs, CoactiveSum, OnePerFeature, Tiles
+from topk_ortho.constraint.criteria.inputs import SelectorInputs
 from topk_ortho.constraint.selection.coactive import Block, coactive_blocks
 from topk_ortho.constraint.selection.native import Coactivation, best_products
 from topk_ortho.constraint.selection.selection import PairSelection, n_pairs
-from topk_ortho.constraint.selection.tiles import TILED, Tiles, tile_blocks, tile_side
+from topk_ortho.constraint.selection.tiles import tile_blocks, tile_side
 from topk_ortho.constraint.selection.topk import Collector, collector
 from topk_ortho.sparse.codes import Codes
 
@@ -36,83 +29,74 @@ def is_dense(codes: Codes) -> bool:
     return products * DENSE_OPERATIONS_PER_PRODUCT > tiles
 
 
-def coactive(name: str, e: Evidence, k: int, *, min_support: int) -> PairSelection:
+def coactive(form: CoactiveSum, e: SelectorInputs, k: int, *, min_support: int) -> PairSelection:
     """Pairs that fire together, from the active entries alone."""
-    criterion = COACTIVE[name]
-    tally = _Tally(criterion, e, k, min_support)
-    for block in coactive_blocks(e.codes, criterion.value(e), memory_budget=_room(e, k)):
+    tally = _Tally(form, e, k, min_support)
+    for block in coactive_blocks(e.codes, form.value(e), memory_budget=_budget_beside(e, k)):
         tally.add(block)
     return tally.selection("coactive")
 
 
 def native(
-    name: str, e: Evidence, k: int, *, min_support: int, rust: Coactivation
+    form: CoactiveSum, e: SelectorInputs, k: int, *, min_support: int, rust: Coactivation
 ) -> PairSelection:
     """The same on CPU, in Rust: plain sums and cosines as a whole, other scores from its sums."""
-    criterion = COACTIVE[name]
-    if criterion.score is the_sum:
-        i, j, score, positive = rust.best(e.codes, criterion.value(e), k)
+    best = None
+    if form.rust is not None:
+        best = form.rust(rust, e, k)
+    elif form.score is None and not form.min_support:
+        best = rust.best(e.codes, form.value(e), k)
+    if best is not None:
+        i, j, score, positive = best
         return PairSelection(i, j, score, k, positive, path="native")
-    if criterion.score is decoder_cosine:
-        W_dec = e.need("W_dec", (e.codes.d_sae, None))
-        if W_dec.dtype == torch.float32:
-            i, j, score, positive = rust.best_cosines(e.codes, W_dec, k)
-            return PairSelection(i, j, score, k, positive, path="native")
-    tally = _Tally(criterion, e, k, min_support)
-    for block in rust.blocks(e.codes, criterion.value(e), memory_budget=e.memory_budget):
+    tally = _Tally(form, e, k, min_support)
+    for block in rust.blocks(e.codes, form.value(e), memory_budget=e.memory_budget):
         tally.add(block)
     return tally.selection("native")
 
 
-def dense(name: str, e: Evidence, k: int, *, min_support: int) -> PairSelection:
+def dense(form: CoactiveSum, e: SelectorInputs, k: int, *, min_support: int) -> PairSelection:
     """The same from dense tiles, for codes that are hardly sparse."""
-    criterion = COACTIVE[name]
-    value = criterion.value(e).double()
-    tally = _Tally(criterion, e, k, min_support)
+    value = form.value(e).double()
+    tally = _Tally(form, e, k, min_support)
     gram = Tiles(
         lambda rows, columns: e.codes.dense(rows, value).T @ e.codes.dense(columns, value),
         width=2 * e.codes.batch,
     )
-    room, d_sae = _room(e, k), e.codes.d_sae
-    for i, j, sums, _ in tile_blocks(gram, lambda: None, d_sae=d_sae, k=k, memory_budget=room):
+    budget, d_sae = _budget_beside(e, k), e.codes.d_sae
+    for i, j, sums, _ in tile_blocks(gram, lambda: None, d_sae=d_sae, k=k, memory_budget=budget):
         tally.add((i, j, sums))
-    side = tile_side(d_sae=d_sae, width=gram.width, memory_budget=room)
+    side = tile_side(d_sae=d_sae, width=gram.width, memory_budget=budget)
     tally.largest_block = side**2
     return tally.selection("dense tiles")
 
 
-def tiled(name: str, e: Evidence, k: int) -> PairSelection:
+def tiled(form: AllPairs, e: SelectorInputs, k: int) -> PairSelection:
     """All pairs, tile by tile."""
     best = collector(k, e.codes.device)
     positive = count = 0
-    tiles, room, d_sae = TILED[name](e), _room(e, k), e.codes.d_sae
+    tiles, budget, d_sae = form.tiles(e), _budget_beside(e, k), e.codes.d_sae
     for i, j, score, above in tile_blocks(
-        tiles, best.threshold, d_sae=d_sae, k=k, memory_budget=room
+        tiles, best.threshold, d_sae=d_sae, k=k, memory_budget=budget
     ):
         best.push(i, j, score.float())
         positive += above
         count += 1
-    side = tile_side(d_sae=d_sae, width=tiles.width, memory_budget=room)
+    side = tile_side(d_sae=d_sae, width=tiles.width, memory_budget=budget)
     return PairSelection(
         *best.finish(), k, positive, path="tiles", blocks=count, largest_block=side**2
     )
 
 
-def product(name: str, e: Evidence, k: int) -> PairSelection:
+def product(form: OnePerFeature, e: SelectorInputs, k: int) -> PairSelection:
     """Products of one value per feature, best first, without a matrix."""
-    vector = PRODUCT[name](e)
+    vector = form.vector(e)
     active = int((vector > 0).sum())
     i, j, score = best_products(vector, k)
     return PairSelection(i, j, score, k, n_pairs(active), path="product")
 
 
-def uniform(e: Evidence, k: int, *, seed: int) -> PairSelection:
-    """Random pairs."""
-    i, j, score = random_pairs(e.codes.d_sae, k, seed=seed, device=e.codes.device)
-    return PairSelection(i, j, score, k, n_pairs(e.codes.d_sae), path="uniform")
-
-
-def _room(e: Evidence, k: int) -> int:
+def _budget_beside(e: SelectorInputs, k: int) -> int:
     """What the budget leaves for blocks beside the k pairs that are kept."""
     return max(e.memory_budget // 4, e.memory_budget - BYTES_PER_PAIR * k)
 
@@ -120,10 +104,10 @@ def _room(e: Evidence, k: int) -> int:
 class _Tally:
     """Scores blocks of sums and keeps the best."""
 
-    def __init__(self, criterion: Coactive, e: Evidence, k: int, min_support: int):
+    def __init__(self, form: CoactiveSum, e: SelectorInputs, k: int, min_support: int):
         self.k = k
-        self.score = criterion.score(e)
-        self.counts = e.codes.counts() if criterion.supported else None
+        self.score = form.scores(e)
+        self.counts = e.codes.counts() if form.min_support else None
         self.min_support = min_support
         self.best: Collector = collector(k, e.codes.device)
         self.positive = self.unsupported = self.blocks = self.largest_block = 0

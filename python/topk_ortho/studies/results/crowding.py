@@ -19,7 +19,7 @@ from torch import Tensor
 
 from topk_ortho.activations import prepare
 from topk_ortho.config import TrainConfig
-from topk_ortho.config.toml import read_config
+from topk_ortho.config.toml import read_stored_config
 from topk_ortho.formats.load import load_sae
 from topk_ortho.report.markdown import table
 from topk_ortho.report.typeset import number, percent
@@ -85,7 +85,7 @@ def groups(k: int) -> list[str]:
 @torch.no_grad()
 def measure(folders: dict[str, Path]) -> Sums:
     """One seed: the trained SAEs by name, and the oracle, on their held-out rows."""
-    config = read_config(next(iter(folders.values())) / "config.toml")
+    config = read_stored_config(next(iter(folders.values())) / "config.toml")
     data, k = prepare(config), round(config.sae.k)
     assert data.source.truth is not None
     saes = {name: load_sae(folder) for name, folder in folders.items()}
@@ -113,7 +113,7 @@ def _seeds(part: Path) -> Iterator[dict[str, Path]]:
         folder = part / run["folder"]
         if run["label"] not in SHOWN or not (folder / "result.json").exists():
             continue
-        config = read_config(folder / "config.toml")
+        config = read_stored_config(folder / "config.toml")
         own = replace(config, penalty=replace(config.penalty, coefficient=None)).coefficient()
         if run["label"] == NONE or config.coefficient() == own:
             by_seed.setdefault(run["seed"], {})[run["label"]] = folder
@@ -142,4 +142,4 @@ def _means(columns: Sequence[Sequence[float]]) -> list[str]:
 
 
 def _config(part: Path, name: str = NONE) -> TrainConfig:
-    return read_config(next(_seeds(part))[name] / "config.toml")
+    return read_stored_config(next(_seeds(part))[name] / "config.toml")

@@ -11,7 +11,7 @@ from topk_ortho.studies.ablation import Request
 from topk_ortho.studies.recipes import RECIPES
 from topk_ortho.studies.settings import setting
 
-CONTROLS = ("random-matched", "ortsae")
+CONTROLS = ("rate-matched-random", "ortsae")
 NESTED = ("matryoshka",)
 BOTH = "matryoshka+coactivation"
 FRESH = 10

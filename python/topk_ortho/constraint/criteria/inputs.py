@@ -1,4 +1,4 @@
-"""What a selection may look at, each asked for by the criteria that need it."""
+"""What a selection may look at, each asked for by the criteria that need it (`INPUTS`)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from topk_ortho.sparse.codes import Codes
 
 
 @dataclass(frozen=True)
-class Evidence:
+class SelectorInputs:
     """One batch as a criterion sees it.
 
     Attributes:

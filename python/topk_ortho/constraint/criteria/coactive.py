@@ -1,0 +1,120 @@
+"""Criteria over pairs that fire together: sums `Σ_b v_bi v_bj`, turned into scores."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from topk_ortho.constraint.criteria.criterion import CoactiveSum, Criterion, Score
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from topk_ortho.constraint.criteria.inputs import SelectorInputs
+    from topk_ortho.constraint.selection.native import BestPairs, Coactivation
+
+# A column whose standard deviation is below this share of its mean is constant in float64.
+CONSTANT = 1e-12
+
+
+def activation(e: SelectorInputs) -> Tensor:
+    """The activations themselves."""
+    return e.codes.value
+
+
+def one(e: SelectorInputs) -> Tensor:
+    """Ones: sums become counts."""
+    return e.codes.value.new_ones(e.codes.nnz)
+
+
+def gradient(e: SelectorInputs) -> Tensor:
+    """`|dL_rec/df|`."""
+    return e.entry_gradient.abs()
+
+
+def attribution(e: SelectorInputs) -> Tensor:
+    """`|f dL_rec/df|`, divided by the batch's largest."""
+    value = (e.codes.value.double() * e.entry_gradient.double()).abs()
+    largest = value.max() if value.numel() else value.new_ones(())
+    return value / largest.where(largest > 0, 1.0)
+
+
+def column_cosine(e: SelectorInputs) -> Score:
+    """The sum divided by the two column norms."""
+    norm = e.codes.column_sums(e.codes.value.double() ** 2).sqrt()
+    return lambda i, j, sums: sums / (norm[i] * norm[j])
+
+
+def correlation(e: SelectorInputs) -> Score:
+    """Pearson correlation over the batch from sparse moments; negative or undefined is 0."""
+    codes, value = e.codes, e.codes.value.double()
+    mean = codes.column_sums(value) / codes.batch
+    spread = codes.column_sums((value - mean[codes.col]) ** 2)
+    silent = codes.batch - codes.counts().double()
+    std = ((spread + silent * mean**2) / codes.batch).sqrt()
+    std = std.where(std > CONSTANT * mean, math.inf)
+
+    def score(i: Tensor, j: Tensor, sums: Tensor) -> Tensor:
+        return ((sums / codes.batch - mean[i] * mean[j]) / (std[i] * std[j])).clamp(min=0)
+
+    return score
+
+
+def conditional(e: SelectorInputs) -> Score:
+    """`max(P(i on | j on), P(j on | i on))` from counts."""
+    count = e.codes.counts().double()
+    return lambda i, j, sums: sums / count[i].minimum(count[j])
+
+
+def decoder_cosine(e: SelectorInputs) -> Score:
+    """`max(cos_ij, 0)` of the decoder rows."""
+    cosine = e.decoder
+    return lambda i, j, sums: cosine(i, j).clamp(min=0)
+
+
+def _cosines_in_rust(rust: Coactivation, e: SelectorInputs, k: int) -> BestPairs | None:
+    W_dec = e.need("W_dec", (e.codes.d_sae, None))
+    return rust.best_cosines(e.codes, W_dec, k) if W_dec.dtype.itemsize == 4 else None
+
+
+RECORDS = (
+    Criterion(
+        "coactivation",
+        "`Σ_b f_bi f_bj`",
+        CoactiveSum(activation),
+        coefficient=2.0,
+    ),
+    Criterion(
+        "coactivation-cosine",
+        "`Σ_b f_bi f_bj` over the two column norms",
+        CoactiveSum(activation, column_cosine, min_support=True),
+    ),
+    Criterion(
+        "correlation",
+        "Pearson correlation over the batch, from sparse moments",
+        CoactiveSum(activation, correlation, min_support=True),
+    ),
+    Criterion(
+        "conditional",
+        "`max(P(i on | j on), P(j on | i on))`",
+        CoactiveSum(one, conditional, min_support=True),
+    ),
+    Criterion(
+        "gradient",
+        "`Σ_b g_bi g_bj`, `g = |dL_rec/df|` on active entries",
+        CoactiveSum(gradient),
+        required_inputs=frozenset({"gradient"}),
+    ),
+    Criterion(
+        "gradient-batchwise",
+        "`Σ_b g_bi g_bj`, `g = |f dL_rec/df|` over the batch's largest",
+        CoactiveSum(attribution),
+        required_inputs=frozenset({"gradient"}),
+    ),
+    Criterion(
+        "coactive-cosine",
+        "`max(cos_ij, 0)` among pairs that fire together at least once in the batch",
+        CoactiveSum(one, decoder_cosine, rust=_cosines_in_rust),
+        required_inputs=frozenset({"W_dec"}),
+    ),
+)

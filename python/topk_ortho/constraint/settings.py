@@ -1,0 +1,113 @@
+"""What the constraint is told: which pairs, what they cost, and what the loop around it is like."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from topk_ortho.config import (
+    DEFAULT_STEPS,
+    ConfigError,
+    HistoryConfig,
+    PairsConfig,
+    PenaltyConfig,
+)
+from topk_ortho.config.registry import CRITERIA
+from topk_ortho.config.rules import check_constraint
+from topk_ortho.config.toml import canonical
+from topk_ortho.constraint.rows import Orientation
+
+
+@dataclass(frozen=True)
+class OrthogonalityConfig:
+    """Which pairs are penalised, how much, and what the loop around the constraint is like."""
+
+    pairs: PairsConfig = field(default_factory=PairsConfig)
+    """Which pairs."""
+    penalty: PenaltyConfig = field(default_factory=PenaltyConfig)
+    """What a pair costs."""
+    history: HistoryConfig = field(default_factory=HistoryConfig)
+    """What is remembered of them."""
+    seed: int = 0
+    """Seed of what is random in a selection."""
+    steps: int | None = None
+    """Optimiser steps of the run, which ramp and schedules follow; unless given, what the host
+    says, and 2000 where it does not, which is a ramp over 100 steps."""
+    variance: float | None = None
+    """Total variance of what is reconstructed, summed over dimensions; measured unless given."""
+    decoder: Orientation = "auto"
+    """Whether features are the decoder's `rows` or `columns`; by its shape unless given."""
+    unit_codes: bool = False
+    """Whether activations have the norms of the decoder rows in them already."""
+    micro_batches: int = 1
+    """Backward passes per optimiser step, whose losses are divided by this number: the pairs are
+    those of all their rows, and the penalty comes with the last."""
+    error_weight: float = 1.0
+    """What the loss makes of the squared error, summed over dimensions and averaged over the batch;
+    the penalty is weighted alike where its coefficient counts in variances."""
+    inputs: tuple[str, ...] = ("W_dec",)
+    """What the loop hands over besides the codes, names of `INPUTS`; a criterion that looks at more
+    is refused. More than the decoder goes to `select`, not to the call in one line."""
+    track_every: int = 50
+    """Steps between two selections whose memory is tracked, where `pairs.track_memory` is on."""
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the run, the default where nothing says."""
+        return DEFAULT_STEPS if self.steps is None else self.steps
+
+
+def checked(c: OrthogonalityConfig) -> OrthogonalityConfig:
+    """Returns the settings with names as the options have them.
+
+    Raises:
+        ConfigError: one is out of range or contradicts another, or the criterion looks at what the
+            loop does not hand over.
+    """
+    if c.pairs.criterion == "none":
+        raise ConfigError(
+            "criterion none was given, but that is a run without the constraint; leave the call "
+            "out, or take coactivation."
+        )
+    c = canonical(c)
+    for name, value in (("variance", c.variance), ("error_weight", c.error_weight)):
+        if value is not None and not 0 < value < math.inf:
+            raise ConfigError(
+                f"{name}={value} was given, but a finite number above 0 was expected; leave it out."
+            )
+    if c.micro_batches < 1:
+        raise ConfigError(
+            f"micro_batches={c.micro_batches} was given, but a whole number from 1 was expected; "
+            "1 is no gradient accumulation."
+        )
+    for name, number in (("steps", c.total_steps), ("track_every", c.track_every)):
+        if number < 1:
+            raise ConfigError(
+                f"{name}={number} was given, but at least 1 step was expected; leave it out."
+            )
+    check_constraint(c)
+    missing = sorted(CRITERIA[c.pairs.criterion].required_inputs - set(c.inputs))
+    if missing:
+        raise ConfigError(
+            f"criterion {c.pairs.criterion} was given, but it also looks at {', '.join(missing)}, "
+            "which a host does not pass on; take one that needs codes and decoder alone, such as "
+            "coactivation or coactive-cosine, or train with `python -m topk_ortho.train`."
+        )
+    return c
+
+
+def decided_by(host: str, config: OrthogonalityConfig, **values: Any) -> OrthogonalityConfig:
+    """Returns the settings with what a host decides itself.
+
+    Raises:
+        ConfigError: one of them was given, and differently.
+    """
+    for name, value in values.items():
+        given = getattr(config, name)
+        if given not in (getattr(OrthogonalityConfig(), name), value):
+            raise ConfigError(
+                f"{name}={given} was given, but {host} decides it, and it is {value} here; leave "
+                "it out."
+            )
+    return replace(config, **values)

@@ -1,0 +1,97 @@
+"""A run that was stored under the options' old names is still the same run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from topk_ortho.config import ConfigError, PairsConfig, PenaltyConfig, SAEConfig, TrainConfig
+from topk_ortho.config.renamed import RENAMED, RENAMED_VALUES
+from topk_ortho.config.toml import (
+    choices,
+    config_hash,
+    option_types,
+    read_config,
+    read_stored_config,
+)
+
+# As a run of these settings wrote them, and the hash in its manifest.
+STORED = """
+steps = 70
+[pairs]
+criterion = "random-matched"
+fraction = 0.01
+of = "active"
+account = true
+[penalty]
+n = "k"
+tau = "mean-std"
+"""
+HASH = "cd0fb9497e02ce1f"
+NOW = TrainConfig(
+    steps=70,
+    pairs=PairsConfig(
+        criterion="rate-matched-random", fraction=0.01, fraction_of="active", track_memory=True
+    ),
+    penalty=PenaltyConfig(normalize_by="k", tau="mean-std"),
+)
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Path:
+    path = tmp_path / "config.toml"
+    path.write_text(STORED)
+    return path
+
+
+def test_a_stored_run_is_read_with_the_old_names(stored):
+    assert read_stored_config(stored) == NOW
+
+
+def test_its_hash_is_the_one_in_its_manifest():
+    assert config_hash(NOW) == HASH
+    assert config_hash(TrainConfig()) == "5d0279bb8d3709e2"
+
+
+@pytest.mark.parametrize(
+    ("products", "now", "hash_then"),
+    [("bfloat16", True, "c0818f16f5174a23"), ("float32", False, "5d0279bb8d3709e2")],
+)
+def test_a_value_of_another_type_is_translated_too(products, now, hash_then, tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text(f'[sae]\nproducts = "{products}"\n')
+    config = read_stored_config(path)
+    assert config == TrainConfig(sae=SAEConfig(bf16_prefilter=now))
+    assert config_hash(config) == hash_then
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_a_users_file_with_an_old_name_is_answered_with_the_new_one(old, new, tmp_path):
+    table, key = old.split(".")
+    path = tmp_path / "mine.toml"
+    path.write_text(f"[{table}]\n{key} = 1\n")
+    with pytest.raises(ConfigError, match=f"{old} was given, but it is called {new} now"):
+        read_config(path)
+
+
+@pytest.mark.parametrize(
+    ("option", "old", "new"), [(o, old, new) for o, v in RENAMED_VALUES.items()
+                               for old, new in v.items() if isinstance(old, str)]
+)  # fmt: skip
+def test_a_users_file_with_an_old_value_is_answered_with_the_new_one(option, old, new, tmp_path):
+    table, key = option.split(".")
+    path = tmp_path / "mine.toml"
+    path.write_text(f"[{table}]\n{key} = '{old}'\n")
+    with pytest.raises(ConfigError, match=f"{new}, as it is called now"):
+        read_config(path)
+
+
+def test_every_new_name_is_an_option_and_no_old_one_is():
+    kinds = option_types()
+    assert set(RENAMED.values()) <= set(kinds)
+    assert not set(RENAMED) & set(kinds)
+    for option, values in RENAMED_VALUES.items():
+        for old, new in values.items():
+            assert old not in choices(kinds[option])
+            assert not choices(kinds[option]) or new in choices(kinds[option])

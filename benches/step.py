@@ -72,7 +72,7 @@ def configuration(arm: str, size: Size, device: str) -> TrainConfig:
             d_sae=size.d_sae,
             k=float(size.l0),
             dead_after=10_000,
-            products="bfloat16" if arm == "bfloat16" else "float32",
+            bf16_prefilter=arm == "bfloat16",
         ),
         pairs=pairs,
         history=HistoryConfig(enabled=arm != "no-history", capacity=HISTORY_ENTRIES),

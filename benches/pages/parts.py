@@ -74,7 +74,7 @@ def _planted(name: str) -> Callable[[Material], TrainConfig]:
 def _forest(kind: str = "batch-topk") -> Callable[[Material], TrainConfig]:
     def base(material: Material) -> TrainConfig:
         plain = setting("forest-240", hook="")
-        return replace(plain, sae=replace(plain.sae, kind=kind))  # type: ignore[arg-type]
+        return replace(plain, sae=replace(plain.sae, kind=kind))
 
     return base
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from topk_ortho.config.registry import ARCHITECTURES
 from topk_ortho.formats import dictionary_learning
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -186,3 +187,51 @@ def test_the_rust_core_knows_no_python():
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
 def test_every_module_says_what_it_is(path):
     assert ast.get_docstring(TREES[path])
+
+
+# A format maps the names of others to ours; one of the arms of a study is called matryoshka.
+KIND_OWNERS = ("sae/", "formats/", "studies/arms.py")
+
+
+def switches_on_an_architecture(tree: ast.Module) -> list[int]:
+    """Lines that compare with an architecture's name or class, or look something up by its name."""
+    names, classes = set(ARCHITECTURES.names()), {a.__name__ for a in ARCHITECTURES} | {"SAE"}
+
+    def named(node: ast.expr) -> bool:
+        parts = node.elts if isinstance(node, ast.Tuple | ast.List | ast.Set) else [node]
+        return any(isinstance(part, ast.Constant) and part.value in names for part in parts)
+
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            wrong = any(map(named, [node.left, *node.comparators]))
+        elif isinstance(node, ast.Dict):
+            wrong = any(key is not None and named(key) for key in node.keys)
+        elif isinstance(node, ast.Call) and dotted(node.func) in ("isinstance", "issubclass"):
+            kinds = node.args[1]
+            parts = kinds.elts if isinstance(kinds, ast.Tuple) else [kinds]
+            wrong = bool({dotted(part).split(".")[-1] for part in parts} & classes)
+        else:
+            wrong = isinstance(node, ast.MatchValue) and named(node.value)
+        if wrong:
+            found.append(node.lineno)
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_nobody_asks_which_architecture_it_is(path):
+    if not name_of(path).startswith(KIND_OWNERS):
+        assert switches_on_an_architecture(TREES[path]) == []
+
+
+def test_a_switch_on_the_architecture_is_found():
+    switches = (
+        "if kind == 'topk': pass",
+        "x = kind in ('relu', 'jumprelu')",
+        "x = isinstance(sae, (int, BatchTopKSAE))",
+        "x = {'topk': 2}.get(kind)",
+        "match kind:\n case 'topk': pass",
+    )
+    for text in switches:
+        assert switches_on_an_architecture(ast.parse(text)), text
+    assert switches_on_an_architecture(ast.parse("x = replace(sae, kind='topk')")) == []

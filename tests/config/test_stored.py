@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from topk_ortho.config import ConfigError, PairsConfig, PenaltyConfig, TrainConfig
+from topk_ortho.config import ConfigError, PairsConfig, PenaltyConfig, SAEConfig, TrainConfig
 from topk_ortho.config.renamed import RENAMED, RENAMED_VALUES
 from topk_ortho.config.toml import (
     choices,
@@ -52,6 +52,18 @@ def test_a_stored_run_is_read_with_the_old_names(stored):
 def test_its_hash_is_the_one_in_its_manifest():
     assert config_hash(NOW) == HASH
     assert config_hash(TrainConfig()) == "5d0279bb8d3709e2"
+
+
+@pytest.mark.parametrize(
+    ("products", "now", "hash_then"),
+    [("bfloat16", True, "c0818f16f5174a23"), ("float32", False, "5d0279bb8d3709e2")],
+)
+def test_a_value_of_another_type_is_translated_too(products, now, hash_then, tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text(f'[sae]\nproducts = "{products}"\n')
+    config = read_stored_config(path)
+    assert config == TrainConfig(sae=SAEConfig(bf16_prefilter=now))
+    assert config_hash(config) == hash_then
 
 
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())

@@ -12,8 +12,8 @@ from tests.cuda.test_without_a_gpu import evidence, run_steps
 from tests.system.tiny_run import tiny
 from topk_ortho import OrthogonalityPenalty, PairSelector
 from topk_ortho.constraint.criteria import CRITERIA
-from topk_ortho.machine.forecast import forecast
 from topk_ortho.training import train
+from topk_ortho.training.memory import forecast
 from topk_ortho.training.step import train_step
 
 pytestmark = pytest.mark.gpu

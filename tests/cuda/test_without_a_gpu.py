@@ -141,7 +141,7 @@ def run_steps(device: torch.device, n: int = 4, **sae: object) -> tuple[TrainSta
 
 
 @pytest.mark.filterwarnings("ignore:CUDA is not available")
-@pytest.mark.parametrize("kind", ARCHITECTURES)
+@pytest.mark.parametrize("kind", ARCHITECTURES.names())
 def test_a_step_on_the_device_is_that_on_cpu(kind: str, gpu: torch.device) -> None:
     expected, last = run_steps(torch.device("cpu"), kind=kind)
     state, step = run_steps(gpu, kind=kind)
@@ -165,7 +165,7 @@ def test_the_waits_of_a_step_are_these(kind: str, gpu: torch.device) -> None:
 def test_evaluation_and_checkpoint_mix_no_devices(gpu: torch.device, monkeypatch) -> None:
     monkeypatch.setattr(evaluation, "CALIBRATION_ROWS", 256)
     state, _ = run_steps(gpu)
-    evaluation.calibrate_threshold(state.sae, state.buffer.fork())
+    evaluation.calibrate(state.sae, state.buffer.fork())
     figures, _ = evaluation.evaluate(state.sae, state.data, samples=300)
     assert figures["rows"] == 300 and 0 < figures["l0"] < 256
     stored = {name: t.cpu() if isinstance(t, Pretend) else t for name, t in state.tensors().items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import subprocess
 import sys
 from pathlib import Path
@@ -16,18 +15,20 @@ import pytest
 from tests.conftest import environment
 from tests.system.tiny_run import words
 from topk_ortho.commands.reader import RunOptions, parse
+from topk_ortho.config.registry import ARCHITECTURES
 from topk_ortho.config.toml import option_types
-from topk_ortho.machine.forecast import MOMENTS, Forecast, Place, forecast, readable
-from topk_ortho.machine.forecast.heap import Heap
+from topk_ortho.machine.forecast import KEPT, MOMENTS, Component, Forecast, Place, readable
 from topk_ortho.training import evaluation
+from topk_ortho.training.memory import forecast
 
 CALIBRATION_ROWS = 4096
 MEASURED = """
 import ctypes, sys
 from pathlib import Path
 import torch
-from topk_ortho.command_line import parse
-from topk_ortho.training import evaluation, hardware, train
+from topk_ortho.commands.reader import parse
+from topk_ortho.machine import hardware
+from topk_ortho.training import evaluation, train
 
 def memory(name):
     for line in open("/proc/self/status"):
@@ -209,14 +210,14 @@ def test_without_the_constraint_there_are_no_pairs() -> None:
     assert not {"selection", "penalty", "chosen pairs", "pair history"} & set(expected)
 
 
-@pytest.mark.parametrize("kind", ["topk", "batch-topk", "relu", "matryoshka"])
+@pytest.mark.parametrize("kind", ARCHITECTURES.names())
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_components_exist_at_moments_and_name_options(kind: str, device: str) -> None:
     known = {f"--{name.removeprefix('settings.')}" for name in option_types(RunOptions)}
     for part in of(f"--sae.kind {kind} --sae.d-sae 4096", device=device).components:
         assert not part.setting or set(part.setting.split(", ")) <= known, part
         assert part.when and set(part.when) <= set(MOMENTS), part
-        assert part.bytes > 0 and part.blocks > 0
+        assert part.bytes > 0
 
 
 def test_the_selection_never_counts_beyond_its_budget() -> None:
@@ -233,37 +234,17 @@ def test_what_is_yet_to_be_loaded_is_counted() -> None:
     assert of(loaded=10**9).peak("host") - of().peak("host") == 10**9
 
 
-class Mean:
-    """No crumb stays anywhere."""
+def test_a_share_of_the_largest_hole_is_kept_on_cpu_alone() -> None:
+    def held(gpu: bool) -> Forecast:
+        one = Component("one", 1000, ("encoding",), "")
+        other = Component("other", 400, ("decoding",), "")
+        third = Component("third", 300, ("optimiser",), "")
+        return Forecast.of([one, other, third, Component("none", 0, MOMENTS, "")], gpu=gpu)
 
-    def random(self) -> float:
-        return 1.0
-
-
-def test_a_heap_fills_its_holes_and_grows_where_none_fits() -> None:
-    heap = Heap(Mean())  # type: ignore[arg-type]
-    heap.take("a", [3000])
-    heap.take("b", [2000])
-    heap.take("c", [1000])
-    heap.give_back("b")
-    assert "b" not in heap and heap.end == 6000
-    heap.take("small", [1500])  # into the hole
-    assert heap.end == 6000
-    heap.take("large", [2500])  # fits nowhere
-    assert heap.end == 8500
-    for name in ("a", "small", "large", "c"):
-        heap.give_back(name)
-    heap.take("all", [8500])  # what was freed became one
-    assert heap.end == 8500
-
-
-def test_a_crumb_keeps_a_block_from_fitting_again() -> None:
-    heap = Heap(random.Random(0))
-    for _ in range(40):
-        heap.take("a", [100_000])
-        heap.take("held", [1])
-        heap.give_back("a")
-    assert heap.end > 200_000
+    assert held(gpu=True).peak("device") == 1000
+    assert [c.name for c in held(gpu=True).components] == ["one", "other", "third"]
+    assert held(gpu=False).peak("host") == 1000 + round(KEPT * 400)
+    assert held(gpu=False).moment("host") == "encoding"
 
 
 def test_readable() -> None:

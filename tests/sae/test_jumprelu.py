@@ -11,7 +11,6 @@ from topk_ortho.config import ConfigError, SAEConfig, TrainConfig
 from topk_ortho.config.rules import check
 from topk_ortho.sae import build
 from topk_ortho.sae.jumprelu import Jump, JumpReLUSAE
-from topk_ortho.training import losses
 
 BANDWIDTH = 0.6
 
@@ -53,7 +52,7 @@ def test_the_gradients_are_the_definition() -> None:
     grad = torch.randn(BATCH, D_SAE, generator=torch.Generator().manual_seed(5))
     (code,) = torch.autograd.grad(out.code, sae.log_threshold, grad, retain_graph=True)
     (to_pre,) = torch.autograd.grad(out.code, out.pre, grad)
-    (l0,) = torch.autograd.grad(sae.l0(out), sae.log_threshold)
+    (l0,) = torch.autograd.grad(sae.sparsity(out), sae.log_threshold)
     expected_code, expected_l0 = naive_slopes(pre, theta, grad.double().numpy())
     assert np.count_nonzero(expected_l0) > 20
     np.testing.assert_allclose(code.numpy(), expected_code, rtol=1e-4, atol=1e-5)
@@ -68,7 +67,7 @@ def test_the_sparse_l0_is_the_dense_one(bias: float) -> None:
     for sparse in (False, True):
         sae.zero_grad()
         out = sae(batch(), sparse=sparse)
-        value = losses.sparsity(sae, out)
+        value = sae.sparsity(out)
         value.backward()
         assert float(value.detach()) == pytest.approx(out.codes.nnz / BATCH)
         assert sae.b_enc.grad is None  # L0 moves the thresholds alone
@@ -78,9 +77,9 @@ def test_the_sparse_l0_is_the_dense_one(bias: float) -> None:
     assert bool(found[0][1].any()) == (bias == 0)
 
 
-def test_a_higher_weight_of_l0_raises_thresholds() -> None:
+def test_a_higher_coefficient_of_l0_raises_thresholds() -> None:
     sae = jump()
-    losses.sparsity(sae, sae(batch())).backward()
+    sae.sparsity(sae(batch())).backward()
     assert (sae.log_threshold.grad <= 0).all()
 
 
@@ -107,7 +106,7 @@ def test_a_nan_stays_to_be_seen() -> None:
 @pytest.mark.parametrize(
     ("sae", "words"),
     [
-        ({"products": "bfloat16"}, "--sae.products bfloat16 was given with --sae.kind jumprelu"),
+        ({"bf16_prefilter": True}, "--sae.bf16-prefilter was given with --sae.kind jumprelu"),
         ({"bandwidth": 0.0}, "--sae.bandwidth 0.0"),
         ({"bandwidth": 2.5}, "--sae.bandwidth 2.5"),
     ],

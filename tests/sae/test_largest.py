@@ -1,11 +1,11 @@
-"""The n largest numbers by a bar, against sorting them all."""
+"""The n largest numbers by a threshold, against sorting them all."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from topk_ortho.sae.largest import SAMPLE, largest
+from topk_ortho.sae.largest import SAMPLE, largest, largest_values
 
 SIZE = 8 * SAMPLE
 
@@ -43,3 +43,11 @@ def test_not_a_number_is_the_largest() -> None:
     values = numbers("normal")
     values[[3, 70_001]] = torch.nan
     assert {3, 70_001} <= set(largest(values, 1000).tolist())
+
+
+def test_the_largest_values_in_pieces_are_those_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("topk_ortho.sae.largest.PIECE", 100)
+    values = torch.rand(1234, generator=torch.Generator().manual_seed(0))
+    for n in (1, 60, 100, 500, 1234):
+        got = largest_values(values, n).sort(descending=True).values
+        assert torch.equal(got, values.sort(descending=True).values[:n])

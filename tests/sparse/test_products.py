@@ -7,10 +7,9 @@ import torch
 
 from topk_ortho.config import SAEConfig
 from topk_ortho.sae import ARCHITECTURES, SAE, build
-from topk_ortho.training import losses
 
 D_IN, D_SAE, BATCH = 12, 500, 40
-KINDS = list(ARCHITECTURES)
+KINDS = ARCHITECTURES.names()
 
 
 def trained(kind: str, *, bias: float = 0.0) -> SAE:
@@ -34,7 +33,7 @@ def gradients(sae: SAE, *, sparse: bool) -> tuple[torch.Tensor, dict[str, torch.
     x = batch()
     out = sae(x, sparse=sparse)
     loss = sum((x - x_hat).pow(2).sum(1).mean() for x_hat in out.x_hat)
-    loss = loss + 0.3 * losses.sparsity(sae, out)
+    loss = loss + 0.3 * sae.sparsity(out)
     loss.backward()
     return loss.detach(), {name: p.grad.clone() for name, p in sae.named_parameters()}
 

@@ -10,8 +10,8 @@ import pytest
 
 from tests.system.tiny_run import OPTIONS, over, tiny
 from topk_ortho import cli
-from topk_ortho.machine import doctor, memory
-from topk_ortho.training import train
+from topk_ortho.machine import doctor, hardware, memory
+from topk_ortho.training import announce, train
 
 GB = 10**9
 
@@ -51,7 +51,7 @@ def test_what_cannot_be_used_is_refused(capsys, tmp_path: Path) -> None:
 
 @pytest.mark.fault("less memory than a run needs")
 def test_too_little_memory_is_a_problem_with_a_remedy(capsys, monkeypatch) -> None:
-    monkeypatch.setattr(doctor, "memory_available", lambda device: 10**6)
+    monkeypatch.setattr(memory, "memory_available", lambda device: 10**6)
     assert cli.main(["doctor", *over(OPTIONS, "--sae.d-sae", "65536", "--buffer-rows", "64")]) == 1
     said = capsys.readouterr().out
     problem = next(line for line in said.splitlines() if line.startswith("problem: "))
@@ -88,7 +88,7 @@ def test_a_run_says_at_its_start_what_it_will_need(tmp_path: Path, capsys) -> No
 
 
 def test_where_no_option_lowers_the_peak_the_data_is_named(capsys, monkeypatch) -> None:
-    monkeypatch.setattr(doctor, "memory_available", lambda device: 10**6)
+    monkeypatch.setattr(memory, "memory_available", lambda device: 10**6)
     monkeypatch.setattr(doctor, "still_to_load", lambda: 0)
     assert cli.main(["doctor", *over(OPTIONS, "--synthetic.d-in", "768")]) == 1
     assert "take data of fewer dimensions (measuring their variance" in capsys.readouterr().out
@@ -98,9 +98,9 @@ def test_code_that_is_not_loaded_yet_is_counted(monkeypatch) -> None:
     import sys
 
     monkeypatch.delitem(sys.modules, "torch._dynamo", raising=False)
-    assert doctor.still_to_load() == doctor.LOADED
+    assert announce.still_to_load() == announce.LOADED
     monkeypatch.setitem(sys.modules, "torch._dynamo", sys)
-    assert doctor.still_to_load() == 0
+    assert announce.still_to_load() == 0
 
 
 def test_freed_memory_can_be_given_back() -> None:
@@ -111,7 +111,7 @@ def test_freed_memory_can_be_given_back() -> None:
 
 
 def test_a_run_that_will_hardly_fit_is_warned_of(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(doctor, "memory_available", lambda device: 1)
+    monkeypatch.setattr(memory, "memory_available", lambda device: 1)
     with pytest.warns(UserWarning, match="expected to need .* more memory on cpu"):
         train(tiny(), tmp_path / "run", progress=False)
 
@@ -129,3 +129,23 @@ def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch) -> None:
     assert memory.memory_available(device) == 5500
     (tmp_path / "memory.max").write_text("max\n")
     assert memory.memory_available(device) != 5500
+
+
+@pytest.mark.fault("a setting that is slower on this machine")
+def test_a_prefilter_on_a_processor_without_bfloat16_products_is_warned_of(
+    tmp_path: Path, monkeypatch, capsys
+) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    monkeypatch.setattr(hardware, "CPUINFO", cpuinfo)
+    assert hardware.has_bf16_products() is None
+    for flags, expected in (("avx2 avx512f", False), ("avx512f amx_bf16", True)):
+        cpuinfo.write_text(f"model name : A\nflags : fpu {flags}\n")
+        assert hardware.has_bf16_products() is expected
+    options = ["--sae.bf16-prefilter", "--steps", "2"]
+    assert cli.main(["doctor", *OPTIONS, *options]) == 0
+    assert "bf16-prefilter" not in capsys.readouterr().out
+    cpuinfo.write_text("model name : A\nflags : fpu avx2\n")
+    assert cli.main(["doctor", *OPTIONS, *options]) == 0
+    assert "this processor has no bfloat16 products" in capsys.readouterr().out
+    with pytest.warns(UserWarning, match=r"--sae\.bf16-prefilter was given, but this processor"):
+        train(tiny(*options), tmp_path / "run", progress=False)

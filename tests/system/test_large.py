@@ -66,11 +66,3 @@ def test_what_is_measured_at_the_end_is_bounded(d_sae: int) -> None:
     sample = evaluation.geometry_sample(d_sae)
     assert (d_sae if sample is None else sample) * d_sae <= evaluation.GEOMETRY_CELLS
     assert (sample is None) == (d_sae <= 46_340)
-
-
-def test_the_largest_in_pieces_are_the_largest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "PIECE", 100)
-    values = torch.rand(1234, generator=torch.Generator().manual_seed(0))
-    for n in (1, 60, 100, 500, 1234):
-        got = evaluation._largest(values, n).sort(descending=True).values
-        assert torch.equal(got, values.sort(descending=True).values[:n])

@@ -21,8 +21,8 @@ def test_reconstruction_sums_over_dimensions_and_averages_over_rows():
 def test_sparsity_is_the_l1_norm_of_a_row():
     acts = torch.tensor([[1.0, 2.0], [0.0, 3.0]])
     codes, sae = Codes.of(acts), state(sae={"kind": "relu"}).sae
-    assert losses.sparsity(sae, Forward(acts, acts, codes, ())) == 3
-    assert losses.sparsity(sae, Forward(acts, codes.value, codes, ())) == 3
+    assert sae.sparsity(Forward(acts, acts, codes, ())) == 3
+    assert sae.sparsity(Forward(acts, codes.value, codes, ())) == 3
 
 
 def naive_aux_k(sae, x, out: Forward, dead: list[int], k: int) -> torch.Tensor:

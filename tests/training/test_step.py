@@ -61,7 +61,7 @@ def test_the_loss_is_the_sum_of_its_terms():
     assert done.penalty > 0
     expected = (
         done.l2
-        + done.sparsity_weight * done.out.code.sum(1).mean()
+        + done.sparsity_coefficient * done.out.code.sum(1).mean()
         + s.config.sae.aux_coefficient * done.aux
         + done.penalty
     )

@@ -23,7 +23,7 @@ from topk_ortho.formats.load import as_module
 from topk_ortho.inspect.reproduce import reproduce
 from topk_ortho.training import Interrupted, losses, resume, train
 from topk_ortho.training.state import TrainState
-from topk_ortho.training.warm_start import balanced_weight, fine_tuning, start_from
+from topk_ortho.training.warm_start import fine_tuning, start_from
 
 CPU = torch.device("cpu")
 
@@ -90,10 +90,10 @@ def test_the_weight_of_l1_starts_where_the_gradients_cancel() -> None:
     """With autograd's gradients: the biases' sum is 0 at that weight."""
     weak = replace(stored("relu"), W_enc=0.2 * stored("relu").W_enc)  # x_hat falls short of x
     sae, x = as_module(weak), rows()
-    found = balanced_weight(sae, x.split(20))
+    found = sae.balanced_coefficient(x.split(20))
     assert found is not None
     out = sae(x)
-    loss = losses.reconstruction(x, out.x_hat) + found * losses.sparsity(sae, out)
+    loss = losses.reconstruction(x, out.x_hat) + found * sae.sparsity(out)
     loss.backward()
     assert sae.b_enc.grad is not None
     assert float(sae.b_enc.grad.sum()) == pytest.approx(0, abs=1e-3)
@@ -108,15 +108,15 @@ def test_a_trained_l1_sae_goes_on_at_about_its_weight(tmp_path: Path) -> None:
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     again = check(fine_tuning(replace(config, init_from=tmp_path / "run")))
     state = TrainState.fresh(again, prepare(again), CPU)
-    first = state.sparsity_weight
+    first = state.sparsity_coefficient
     start_from(state)
     weight = last["sparsity_penalty"]
-    assert abs(state.sparsity_weight / weight - 1) < 0.4 < abs(first / weight - 1)
+    assert abs(state.sparsity_coefficient / weight - 1) < 0.4 < abs(first / weight - 1)
 
 
 def test_an_sae_without_a_balance_keeps_the_usual_weight() -> None:
     given = replace(stored("relu"), b_enc=torch.full((D_SAE,), -100.0))
-    assert balanced_weight(as_module(given), [rows()]) is None
+    assert as_module(given).balanced_coefficient([rows()]) is None
 
 
 def test_settings_are_taken_and_nothing_given_may_contradict(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from topk_ortho.config.errors import one_of
 
 if TYPE_CHECKING:
     from topk_ortho.constraint.criteria import Criterion
+    from topk_ortho.sae import SAE
 
 
 class Named(Protocol):
@@ -119,3 +120,4 @@ class OneOf:
 
 
 CRITERIA: Registry[Criterion] = Registry("criterion", home="topk_ortho.constraint.criteria")
+ARCHITECTURES: Registry[type[SAE]] = Registry("architecture", home="topk_ortho.sae")

@@ -12,11 +12,13 @@ RENAMED: dict[str, str] = {
     "pairs.of": "pairs.fraction-of",
     "pairs.account": "pairs.track-memory",
     "penalty.n": "penalty.normalize-by",
+    "sae.products": "sae.bf16-prefilter",
 }
 """Old option: new option."""
 
 RENAMED_VALUES: dict[str, dict[Any, Any]] = {
     "pairs.criterion": {"random-matched": "rate-matched-random"},
+    "sae.bf16-prefilter": {"float32": False, "bfloat16": True},
 }
 """New name of an option: its old values, and what they are now."""
 

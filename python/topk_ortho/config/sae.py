@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated
 
 from topk_ortho.config.errors import require
 from topk_ortho.config.option import (
@@ -16,14 +16,15 @@ from topk_ortho.config.option import (
     when,
     whole,
 )
+from topk_ortho.config.registry import ARCHITECTURES, OneOf
 
 
 @dataclass(frozen=True)
 class SAEConfig:
     """The dictionary."""
 
-    kind: Literal["topk", "batch-topk", "relu", "jumprelu", "matryoshka"] = "batch-topk"
-    """Architecture."""
+    kind: Annotated[str, OneOf(ARCHITECTURES)] = "batch-topk"
+    """Architecture: one of the package, or one that was registered."""
     d_sae: int = option(
         256,
         within=whole(2, 2**24, "a pair needs 2 features, and 2 to 16,777,216",
@@ -31,7 +32,8 @@ class SAEConfig:
     )  # fmt: skip
     """Number of features."""
     k: float = 8.0
-    """Mean L0 (for `relu` and `jumprelu` the target that the sparsity weight is steered to)."""
+    """Mean L0 (for `relu` and `jumprelu` the target that the coefficient of their sparsity term is
+    steered to)."""
     aux_k: int = option(16, within=FEATURES)
     """Dead features that reconstruct the residual; 0 switches it off."""
     aux_coefficient: float = option(1 / 32, within=FROM_0, used=unless("sae.aux-k", 0))
@@ -47,9 +49,9 @@ class SAEConfig:
     )
     """`jumprelu`: width of the window in which a threshold's gradient is estimated, as a share of
     the threshold."""
-    products: Literal["float32", "bfloat16"] = option("float32")
-    """On CPU, `bfloat16` screens the features of sparse codes by a bfloat16 product, for processors
-    that have them; float32 still decides. CUDA always takes autocast."""
+    bf16_prefilter: bool = False
+    """On CPU, find the features that may fire by a bfloat16 product; float32 still decides. Faster
+    on processors with bfloat16 products, slower on others. CUDA always takes autocast."""
 
 
 def check_sae(c: SAEConfig) -> None:
@@ -64,20 +66,6 @@ def check_sae(c: SAEConfig) -> None:
         f"0 < k <= d_sae = {c.d_sae} was expected",
         "lower --sae.k or raise --sae.d-sae",
     )
-    if c.kind == "topk":
-        require(
-            c.k == int(c.k),
-            f"--sae.k {c.k:g} was given with --sae.kind topk",
-            "TopK keeps a whole number of features per activation",
-            "round it, or take --sae.kind batch-topk",
-        )
-    if c.kind == "jumprelu":
-        require(
-            c.products == "float32",
-            f"--sae.products {c.products} was given with --sae.kind jumprelu",
-            "its thresholds learn from pre-activations just below them, which no screen computes",
-            "leave --sae.products out",
-        )
     prefixes = list(c.prefixes)
     if prefixes:
         require(
@@ -86,3 +74,4 @@ def check_sae(c: SAEConfig) -> None:
             f"rising numbers that end in d_sae = {c.d_sae} were expected",
             "correct the list",
         )
+    ARCHITECTURES[c.kind].check(c)

@@ -236,7 +236,7 @@ def _value(hint: Any, value: Any, where: str, shown: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is types.UnionType:
         return _value(next(a for a in args if a is not type(None)), value, where, shown)
-    if renamed := renamed_value(shown, value):
+    if (renamed := renamed_value(shown, value)) is not None:
         raise _mismatch(where, shown, value, f"{renamed}, as it is called now,")
     if listed := choices(hint):
         canonical = value.replace("_", "-") if isinstance(value, str) else value

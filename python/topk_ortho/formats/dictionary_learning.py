@@ -32,8 +32,9 @@ from torch import Tensor
 from topk_ortho.checkpoint import atomic
 from topk_ortho.checkpoint.folders import plain, write_folder
 from topk_ortho.config import ConfigError
+from topk_ortho.config.registry import ARCHITECTURES
 from topk_ortho.formats.saelens.layout import (
-    ARCHITECTURES,
+    architecture_of,
     check_shapes,
     check_tensors,
     checked_prefixes,
@@ -100,7 +101,7 @@ def read(folder: Path, *, allow_pickle: bool = False) -> StoredSAE:
     tensors = _tensors(folder / WEIGHTS, raw)
     k = _k(folder, trainer, tensors)
     ours = _ours(folder, name, tensors)
-    check_tensors(ours, architecture=ARCHITECTURES[KINDS[name]], k=k)
+    check_tensors(ours, architecture=architecture_of(KINDS[name]), k=k)
     groups = tensors.get("group_sizes")
     return StoredSAE(
         layout="dictionary-learning",
@@ -109,7 +110,9 @@ def read(folder: Path, *, allow_pickle: bool = False) -> StoredSAE:
         prefixes=()
         if groups is None
         else checked_prefixes(groups.cumsum(0).tolist(), d_sae=len(ours["b_enc"])),
+        hook=_hook(trainer),
         model=str(trainer.get("lm_name") or ""),
+        context=_context(config),
         settings=config,
         W_enc=ours["W_enc"],
         b_enc=ours["b_enc"],
@@ -164,6 +167,24 @@ def _trainer(folder: Path, config: Any) -> dict[str, Any]:
     return trainer
 
 
+def _hook(trainer: dict[str, Any]) -> str:
+    """The hook point as TransformerLens names it; `submodule_name` is free text there."""
+    name = str(trainer.get("submodule_name") or "")
+    if re.match(r"blocks\.\d+\.", name):
+        return name
+    found = re.fullmatch(r"(resid_pre|resid_post|mlp_out|attn_out|attention_out)_layer_(\d+)", name)
+    if found is None:
+        return ""
+    place = found[1].replace("attention_out", "attn_out")
+    return f"blocks.{found[2]}.hook_{place}"
+
+
+def _context(config: dict[str, Any]) -> int | None:
+    buffer = config.get("buffer")
+    length = buffer.get("ctx_len") if isinstance(buffer, dict) else None
+    return length if type(length) is int else None
+
+
 def _k(folder: Path, trainer: dict[str, Any], tensors: dict[str, Tensor]) -> float | None:
     k = trainer.get("k", trainer.get("target_l0"))
     if "k" not in tensors:
@@ -181,7 +202,7 @@ def _ours(folder: Path, name: str, tensors: dict[str, Tensor]) -> dict[str, Tens
     kind, linear = KINDS[name], name not in ("MatryoshkaBatchTopKSAE", "JumpReluAutoEncoder")
     names = dict(_LINEAR) if linear else {n: n for n in _WEIGHTS}
     names[_BIAS.get(name, "b_dec")] = "b_dec"
-    thresholded = kind in ("batch-topk", "matryoshka", "jumprelu")
+    thresholded = ARCHITECTURES[kind].inference == "threshold"
     needed = {*names, *(["threshold"] if thresholded else [])}
     if needed - set(tensors):
         raise ConfigError(
@@ -212,16 +233,19 @@ def _unit(W_dec: Tensor) -> bool:
 
 
 def _class_for(sae: StoredSAE) -> str:
-    if sae.kind == "relu":
+    inference = ARCHITECTURES[sae.kind].inference
+    if inference == "relu":
         before = (sae.settings.get("trainer") or {}).get("dict_class")
         return (
             "AutoEncoder" if _unit(sae.W_dec) and before != "AutoEncoderNew" else "AutoEncoderNew"
         )
-    if sae.kind in ("batch-topk", "matryoshka"):
-        assert sae.threshold is not None
-        if sae.k is None or not float(sae.k).is_integer() or learned(sae.threshold):
-            return "JumpReluAutoEncoder"
-    return next(name for name, kind in KINDS.items() if kind == sae.kind)
+    same = next((name for name, kind in KINDS.items() if kind == sae.kind), None)
+    if inference == "topk":
+        return same or "AutoEncoderTopK"
+    assert sae.threshold is not None
+    if sae.k is None or not float(sae.k).is_integer() or learned(sae.threshold):
+        return "JumpReluAutoEncoder"
+    return same or "JumpReluAutoEncoder"
 
 
 def _theirs(sae: StoredSAE, name: str) -> dict[str, Tensor]:

@@ -10,11 +10,6 @@ from topk_ortho import formats
 from topk_ortho.config import SAEConfig
 from topk_ortho.formats.stored import StoredSAE
 from topk_ortho.sae import SAE, build
-from topk_ortho.sae.batch_topk import BatchTopKSAE
-from topk_ortho.sae.jumprelu import JumpReLUSAE
-
-UNKNOWN_K = 8
-"""What stands for a mean L0 that is not stored; no code depends on it outside training."""
 
 
 def load_sae(folder: str | Path, *, allow_pickle: bool = False) -> SAE:
@@ -35,28 +30,24 @@ def load_sae(folder: str | Path, *, allow_pickle: bool = False) -> SAE:
 
 
 def as_module(stored: StoredSAE) -> SAE:
-    """The module with the stored codes and reconstructions, in the stored units."""
-    k = float(stored.k or min(UNKNOWN_K, stored.d_sae))
+    """The module with the stored codes and reconstructions, in the stored units.
+
+    Its `config.k` is None where the files do not say k; `encode` and `decode` need none, and a
+    training pass that does says so.
+    """
+    k = None if stored.k is None else float(stored.k)
     config = SAEConfig(kind=stored.kind, d_sae=stored.d_sae, k=k, prefixes=stored.prefixes)  # type: ignore[arg-type]
     sae = build(config, d_in=stored.d_in, seed=0)
     fill(sae, stored)
-    if isinstance(sae, BatchTopKSAE):
-        assert stored.threshold is not None
-        sae.threshold = stored.threshold.float()
+    if stored.threshold is not None:
+        sae.load_thresholds_(stored.threshold)
     return sae
 
 
 @torch.no_grad()
 def fill(sae: SAE, stored: StoredSAE) -> None:
-    """Copy what an SAE learns: weights, and the thresholds of JumpReLU."""
+    """Copy what an SAE learns: weights, and thresholds where they are trained."""
     for name in ("W_enc", "b_enc", "W_dec", "b_dec"):
         getattr(sae, name).copy_(getattr(stored, name))
-    if isinstance(sae, JumpReLUSAE):
-        assert stored.threshold is not None
-        # a feature fires where pre is positive at least; the logarithm has to stay finite
-        bounded = stored.threshold.double().clamp(1 / MOST, MOST)
-        sae.log_threshold.copy_(bounded.log())
-
-
-MOST = 1e30
-"""A threshold of infinity, or of 0 on the other side, has no logarithm that can be trained."""
+    if sae.learns_thresholds and stored.threshold is not None:
+        sae.load_thresholds_(stored.threshold)

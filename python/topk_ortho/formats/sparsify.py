@@ -16,6 +16,7 @@ Transcoders, skip connections and GroupMax compute something else and are refuse
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from safetensors.torch import load, save
 from topk_ortho.checkpoint import atomic
 from topk_ortho.checkpoint.folders import plain, write_folder
 from topk_ortho.config import ConfigError
+from topk_ortho.config.registry import ARCHITECTURES
 from topk_ortho.formats.saelens.layout import check_tensors
 from topk_ortho.formats.stored import StoredSAE, of_one_dtype
 
@@ -74,8 +76,16 @@ def read(folder: Path) -> StoredSAE:
         b_enc=ours["b_enc"],
         W_dec=ours["W_dec"],
         b_dec=ours["b_dec"],
+        hook=_hook(folder.name),
         settings=config,
     )
+
+
+def _hook(name: str) -> str:
+    """The hook point of a folder that `sparsify` named after a layer, as TransformerLens names it;
+    empty for any other name."""
+    found = re.fullmatch(r"(?:layers|h)\.(\d+)(\.mlp)?", name)
+    return f"blocks.{found[1]}.hook_{'mlp_out' if found[2] else 'resid_post'}" if found else ""
 
 
 def write(sae: StoredSAE, folder: Path) -> Path:
@@ -84,7 +94,7 @@ def write(sae: StoredSAE, folder: Path) -> Path:
     Raises:
         ConfigError: another architecture, or a folder that holds anything else.
     """
-    if sae.kind != "topk" or sae.k is None:
+    if ARCHITECTURES[sae.kind].inference != "topk" or sae.k is None:
         raise ConfigError(
             f"this SAE is {sae.kind}, but sparsify knows TopK alone; write it as saelens or "
             "dictionary-learning"

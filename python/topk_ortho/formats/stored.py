@@ -8,6 +8,7 @@ layouts store differently is brought to this form in float64 and rounded once.
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from topk_ortho.config import ConfigError
+from topk_ortho.config.registry import ARCHITECTURES
 
 EVEN = 0.01
 """Decoder norms that differ by no more than this share count as equal: bfloat16 rounds by .004."""
@@ -38,6 +40,10 @@ class StoredSAE:
         prefixes: of `matryoshka`, empty where they are not known.
         hook: hook point as TransformerLens names it, empty where it is not known.
         model: the model's name, empty where it is not known.
+        context: tokens of a context, None where it is not known.
+        prepend_bos: whether contexts begin with BOS, None where it is not known.
+        processing: settings by which its activations are others than a model gives here, such as
+            `model_from_pretrained_kwargs.center_writing_weights = True`.
         settings: the configuration file as it was read.
     """
 
@@ -52,6 +58,9 @@ class StoredSAE:
     prefixes: tuple[int, ...] = ()
     hook: str = ""
     model: str = ""
+    context: int | None = None
+    prepend_bos: bool | None = None
+    processing: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -66,6 +75,26 @@ class StoredSAE:
     def dtype(self) -> str:
         """Of the stored weights, such as `float32`."""
         return str(self.W_enc.dtype).removeprefix("torch.")
+
+    def check_unprocessed(self, where: object, *, insist: bool = False) -> None:
+        """Refuse to read activations of a model as it is where the SAE wants them otherwise.
+
+        Args:
+            where: the SAE's folder, for the message.
+            insist: warn in place of refusing.
+
+        Raises:
+            ConfigError: it says so of itself; the message names every such setting.
+        """
+        if not self.processing:
+            return
+        said = (
+            f"the SAE of {where} says {', '.join(self.processing)}, but a language model's "
+            "activations are read as they are here, and would be others"
+        )
+        if not insist:
+            raise ConfigError(f"{said}; store them as it wants them, and give them with --data.")
+        warnings.warn(f"{said}; it is measured on them all the same.", stacklevel=2)
 
     def scaled(self, scale: float) -> StoredSAE:
         """The SAE of activations that are `scale` times as large; its codes grow with them."""
@@ -91,7 +120,7 @@ class StoredSAE:
         """
         norm = self.W_dec.double().norm(dim=1)
         norm = torch.where(norm > 0, norm, 1.0)
-        if self.kind in ("topk", "batch-topk", "matryoshka"):
+        if ARCHITECTURES[self.kind].ranks_features:
             least, most = float(norm.min()), float(norm.max())
             if most > least * (1 + EVEN):
                 raise ConfigError(

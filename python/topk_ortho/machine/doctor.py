@@ -1,32 +1,31 @@
 """What a run would meet on this machine: device, data, memory, disk. Looks, and changes nothing.
 
-Opens the data and, for a language model, loads it; trains nothing. `announce` is the short form,
-for the start of a run.
+Opens the data and, for a language model, loads it; trains nothing. `training/announce.py` is the
+short form, for the start of a run.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import sys
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from topk_ortho.activations.language_model import LanguageModelSource
-from topk_ortho.activations.language_source import LanguageSource
 from topk_ortho.config import TrainConfig
-from topk_ortho.machine import hardware
-from topk_ortho.machine.forecast import Forecast, Place, forecast, readable
-from topk_ortho.machine.memory import memory_available, memory_in_use, release_freed
+from topk_ortho.machine import hardware, memory
+from topk_ortho.machine.forecast import Forecast, Place, readable
 from topk_ortho.terminal import aligned
-
-LOADED = 210 * 10**6
-"""What a process grows by when optimiser, matching and products are used for the first time."""
-NAMED = 3  # components in the short form
-CACHED_BLOCKS = 2**30  # what a language model's source keeps of its activations
+from topk_ortho.training.announce import (
+    cached_blocks,
+    fits,
+    places,
+    problems,
+    slow_paths,
+    still_to_load,
+)
+from topk_ortho.training.memory import forecast
 
 
 def examine(config: TrainConfig, out: Path | None = None) -> tuple[str, bool]:
@@ -56,56 +55,15 @@ def examine(config: TrainConfig, out: Path | None = None) -> tuple[str, bool]:
         f"data: {config.activations}, d_in {d_in}; d_sae {config.sae.d_sae}, "
         f"batch {config.batch_size}, {config.steps} steps",
     ]
-    fits = True
+    enough = True
     for place, where in places(device):
         lines += ["", *_table(expected, place, where)]
-        fits &= _fits(expected, place, where)
-    disk, room = _disk(config, d_in, out or Path("runs"))
-    lines += ["", f"disk: {readable(disk)} at most, {readable(room)} free"]
-    problems = [*_problems(expected, device), *(_full_disk(disk, room))]
-    lines += [""] + [f"problem: {problem}" for problem in problems] if problems else []
-    return "\n".join(lines), fits and disk <= room
-
-
-def announce(config: TrainConfig, *, d_in: int, device: torch.device, cached: int) -> Forecast:
-    """Warn of a run that will hardly fit; its forecast."""
-    release_freed()  # what the data's preparation left is used again: it is not in use
-    expected = forecast(
-        config, d_in=d_in, device=device.type, cached=cached, loaded=still_to_load()
-    )
-    for problem in _problems(expected, device):
-        warnings.warn(problem, stacklevel=2)
-    return expected
-
-
-def in_short(expected: Forecast, device: torch.device) -> str:
-    """One line: the peak, when it comes, and the largest parts."""
-    place, where = places(device)[0]
-    parts = expected.at_peak(place)[:NAMED]
-    named = ", ".join(f"{part.name} {readable(part.bytes)}" for part in parts)
-    return (
-        f"memory: {readable(memory_in_use(where)[0])} in use, {readable(expected.peak(place))} "
-        f"more at the peak, in {expected.moment(place)}: {named}, ..."
-    )
-
-
-def still_to_load() -> int:
-    """Bytes of code that the process has yet to load: the optimiser brings torch's compiler."""
-    return 0 if "torch._dynamo" in sys.modules else LOADED
-
-
-def cached_blocks(language: LanguageSource | None) -> int:
-    """Bytes that the source of a language model's activations will keep of them at most."""
-    if not isinstance(language, LanguageModelSource):
-        return 0
-    tokens = language.contexts("train").numel() + language.contexts("eval").numel()
-    return min(CACHED_BLOCKS, 4 * language.d_in * tokens)
-
-
-def places(device: torch.device) -> list[tuple[Place, torch.device]]:
-    """Where memory is taken; on CPU there is only one such place."""
-    host: tuple[Place, torch.device] = ("host", torch.device("cpu"))
-    return [host] if device.type == "cpu" else [("device", device), host]
+        enough &= fits(expected, place, where)
+    disk, free = _disk(config, d_in, out or Path("runs"))
+    lines += ["", f"disk: {readable(disk)} at most, {readable(free)} free"]
+    found = [*problems(expected, device), *slow_paths(config, device), *_full_disk(disk, free)]
+    lines += [""] + [f"problem: {problem}" for problem in found] if found else []
+    return "\n".join(lines), enough and disk <= free
 
 
 def _data(config: TrainConfig, device: torch.device) -> tuple[int, int]:
@@ -126,36 +84,15 @@ def _data(config: TrainConfig, device: torch.device) -> tuple[int, int]:
 
 
 def _table(expected: Forecast, place: Place, where: torch.device) -> list[str]:
-    used = memory_in_use(where)[0]
+    used = memory.memory_in_use(where)[0]
     parts = [(part.name, part.bytes, part.setting) for part in expected.at_peak(place)]
     rows = [("in use already", used, ""), *parts, ("peak", used + expected.peak(place), "")]
-    available = memory_available(where)
+    available = memory.memory_available(where)
     if available is not None:
         rows.append(("available", used + available, ""))
     cells = [(name, readable(bytes_), setting) for name, bytes_, setting in rows]
     head = f"memory on {where.type}, at its peak, in {expected.moment(place)}"
     return [head, *aligned(cells, sides="<><", rule=False, indent=2)]
-
-
-def _fits(expected: Forecast, place: Place, where: torch.device) -> bool:
-    available = memory_available(where)
-    return available is None or expected.peak(place) <= available
-
-
-def _problems(expected: Forecast, device: torch.device) -> Iterator[str]:
-    for place, where in places(device):
-        if not _fits(expected, place, where):
-            parts = [part for part in expected.at_peak(place) if part.setting]
-            remedy = (
-                f"lower {parts[0].setting} ({parts[0].name} takes {readable(parts[0].bytes)})"
-                if parts
-                else f"take data of fewer dimensions ({expected.moment(place)} takes most)"
-            )
-            yield (
-                f"the run is expected to need {readable(expected.peak(place))} more memory on "
-                f"{where.type}, but {readable(memory_available(where) or 0)} is available; "
-                f"{remedy}."
-            )
 
 
 def _disk(config: TrainConfig, d_in: int, out: Path) -> tuple[int, int]:

@@ -18,6 +18,8 @@ from topk_ortho.config.train import CORES, PER_CORE
 
 # Below about so many multiply-adds a step, a second thread costs more than it brings.
 ONE_THREAD_STEP = 2e9
+CPUINFO = Path("/proc/cpuinfo")
+BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # the last one is ARM's
 PACKAGES = ("topk-ortho", "torch", "numpy", "scipy", "safetensors", "transformers",
             "transformer_lens")  # fmt: skip
 
@@ -63,6 +65,14 @@ def threads_allowed() -> int:
     return min(cores, int(allowed)) if allowed.isdecimal() and int(allowed) else cores
 
 
+def has_bf16_products() -> bool | None:
+    """Whether the processor multiplies matrices in bfloat16 itself; None where nothing tells."""
+    if not CPUINFO.exists():
+        return None
+    flags = set(CPUINFO.read_text().split())
+    return bool(flags & BF16_FLAGS) if flags & {"flags", "Features"} else None
+
+
 def describe(config: TrainConfig, device: torch.device, threads: int) -> dict[str, Any]:
     """Versions, hardware and commit, for `manifest.json`."""
     return {
@@ -87,9 +97,8 @@ def _version(name: str) -> str | None:
 
 
 def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
+    if CPUINFO.exists():
+        for line in CPUINFO.read_text().splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()

@@ -1,12 +1,14 @@
 """The dictionary: architectures as modules, without losses and without files.
 
-An architecture says which pre-activations become features; encoder, decoder and the unit-norm rule
-are the same for all (`sae.py`).
+An architecture is a class in a file of its own with all that it knows: how pre-activations become
+codes, its sparsity term, its start, its calibration, its rules and its sizes. Encoder, decoder and
+the unit-norm rule are the same for all (`sae.py`).
 """
 
 from __future__ import annotations
 
 from topk_ortho.config import SAEConfig
+from topk_ortho.config.registry import ARCHITECTURES
 from topk_ortho.sae.batch_topk import BatchTopKSAE
 from topk_ortho.sae.jumprelu import JumpReLUSAE
 from topk_ortho.sae.matryoshka import MatryoshkaSAE
@@ -14,18 +16,25 @@ from topk_ortho.sae.relu import ReLUSAE
 from topk_ortho.sae.sae import SAE, Forward
 from topk_ortho.sae.topk import TopKSAE
 
-ARCHITECTURES: dict[str, type[SAE]] = {
-    "topk": TopKSAE,
-    "batch-topk": BatchTopKSAE,
-    "relu": ReLUSAE,
-    "jumprelu": JumpReLUSAE,
-    "matryoshka": MatryoshkaSAE,
-}
+
+def register_architecture(kind: type[SAE]) -> type[SAE]:
+    """Returns `kind`, which `--sae.kind` and `SAEConfig.kind` know by its `name` from then on.
+
+    Can be used as a decorator.
+
+    Raises:
+        ValueError: the name is taken, or is not lower-case words joined by hyphens.
+    """
+    return ARCHITECTURES.register(kind)
+
+
+for _architecture in (TopKSAE, BatchTopKSAE, ReLUSAE, JumpReLUSAE, MatryoshkaSAE):
+    register_architecture(_architecture)
 
 
 def build(config: SAEConfig, *, d_in: int, seed: int) -> SAE:
-    """A fresh SAE; the same seed gives the same weights in every architecture."""
+    """Returns a fresh SAE; the same seed gives the same weights in every architecture."""
     return ARCHITECTURES[config.kind](config, d_in=d_in, seed=seed)
 
 
-__all__ = ["ARCHITECTURES", "SAE", "Forward", "build"]
+__all__ = ["ARCHITECTURES", "SAE", "Forward", "build", "register_architecture"]

@@ -19,12 +19,16 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from topk_ortho.config import SAEConfig
+from topk_ortho.config import ConfigError, SAEConfig
 from topk_ortho.sae.sae import SAE, Forward
 from topk_ortho.sparse.codes import Codes
 
 SURPLUS = 1.5
 MOST_AT_START = 0.4  # of the features; a threshold is above 0
+FIRST_COEFFICIENT = 0.01
+"""Of L0 before it is steered, in variances of the data."""
+MOST = 1e30
+"""A threshold of infinity, or of 0 on the other side, has no logarithm that can be trained."""
 
 
 class JumpReLUSAE(SAE):
@@ -34,9 +38,33 @@ class JumpReLUSAE(SAE):
         log_threshold: `[d_sae]`, the logarithms of the thresholds; `start` sets them by the data.
     """
 
+    name = "jumprelu"
+    inference = "threshold"
+    learns_thresholds = True
+
     def __init__(self, config: SAEConfig, *, d_in: int, seed: int):
         super().__init__(config, d_in=d_in, seed=seed)
         self.log_threshold = nn.Parameter(torch.zeros(self.d_sae))
+
+    @classmethod
+    def check(cls, config: SAEConfig) -> None:
+        if config.bf16_prefilter:
+            raise ConfigError(
+                f"--sae.bf16-prefilter was given with --sae.kind {config.kind}, but its "
+                "thresholds learn from pre-activations just below them, which no prefilter "
+                "computes; leave --sae.bf16-prefilter out."
+            )
+
+    @classmethod
+    def first_l0(cls, config: SAEConfig) -> float:
+        return min(config.d_sae, SURPLUS * config.k)
+
+    @classmethod
+    def first_density(cls, config: SAEConfig) -> float:
+        return 1.0
+
+    def first_coefficient(self, variance: float) -> float:
+        return FIRST_COEFFICIENT * variance
 
     @torch.no_grad()
     def start(self, *, variance: float) -> None:
@@ -45,7 +73,7 @@ class JumpReLUSAE(SAE):
         At the start pre-activations are projections on random directions, about Gaussian; data of
         total `variance` gives them a variance of `variance / d_in`.
         """
-        share = min(MOST_AT_START, SURPLUS * self.config.k / self.d_sae)
+        share = min(MOST_AT_START, SURPLUS * self.k / self.d_sae)
         spread = math.sqrt(variance / self.d_in)
         self.log_threshold.fill_(math.log(spread * NormalDist().inv_cdf(1 - share)))
 
@@ -67,13 +95,18 @@ class JumpReLUSAE(SAE):
         entries = Codes.from_entries(row, col, wide, batch=codes.batch, d_sae=self.d_sae)
         return super().sparse_reconstructions(wide, entries, pre)
 
-    def l0(self, out: Forward) -> Tensor:
-        """Mean L0 of a batch, with its estimated gradient to the thresholds."""
+    def sparsity(self, out: Forward) -> Tensor:
+        """Mean L0 of a batch, with its estimated gradient to the thresholds alone."""
         l0 = out.codes.nnz / out.codes.batch
         return L0.apply(self.log_threshold, out.pre, l0, self.config.bandwidth)
 
     def thresholds(self) -> Tensor:
         return self.log_threshold.exp()
+
+    @torch.no_grad()
+    def load_thresholds_(self, threshold: Tensor) -> None:
+        # a feature fires where pre is positive at least; the logarithm has to stay finite
+        self.log_threshold.copy_(threshold.double().clamp(1 / MOST, MOST).log())
 
 
 class Jump(torch.autograd.Function):

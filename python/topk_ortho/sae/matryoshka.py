@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import Tensor
 
 from topk_ortho.config import SAEConfig
+from topk_ortho.machine.forecast import Component, Shapes, between
 from topk_ortho.sae.batch_topk import BatchTopKSAE
+from topk_ortho.sae.memory import ENTRY
 from topk_ortho.sparse.codes import Codes
 from topk_ortho.sparse.csr import row_starts
 from topk_ortho.sparse.products import Decode
@@ -18,9 +22,24 @@ class MatryoshkaSAE(BatchTopKSAE):
         prefixes: numbers of features, rising; the last one is `d_sae`.
     """
 
+    name = "matryoshka"
+
     def __init__(self, config: SAEConfig, *, d_in: int, seed: int):
         super().__init__(config, d_in=d_in, seed=seed)
         self.prefixes = config.prefixes or default_prefixes(config.d_sae)
+
+    @classmethod
+    def memory(cls, s: Shapes) -> Iterator[Component]:
+        yield from super().memory(s)
+        sae, lasting = s.config.sae, between("decoding", "checkpoint")
+        stops = sae.prefixes or default_prefixes(sae.d_sae)
+        shorter = (len(stops) - 1) * s.rows
+        yield Component("reconstructions of prefixes", shorter, lasting, "--sae.prefixes")
+        if s.sparse:
+            inside = round(ENTRY * s.entries * sum(stops) / sae.d_sae)
+            yield Component("entries of the prefixes", inside, lasting, "--sae.k")
+        else:
+            yield Component("codes of a prefix", s.dense, ("decoding",), "--sae.prefixes")
 
     def reconstructions(self, acts: Tensor) -> tuple[Tensor, ...]:
         x_hat: Tensor = self.b_dec

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from topk_ortho.config import SAEConfig
-from topk_ortho.sae.screen import Screen
+from topk_ortho.config import ConfigError, SAEConfig
+from topk_ortho.machine.forecast import Component, Shapes
+from topk_ortho.sae.memory import passes
+from topk_ortho.sae.prefilter import Prefilter
 from topk_ortho.sparse.codes import Codes
 from topk_ortho.sparse.products import Decode, Encode
+
+Inference = Literal["topk", "relu", "threshold"]
+"""How codes come about outside training: the k largest of a row, all that are positive, or all
+that exceed a threshold."""
 
 
 class Forward(NamedTuple):
@@ -18,7 +25,7 @@ class Forward(NamedTuple):
 
     Attributes:
         pre: `[batch, d_sae]` encoder pre-activations; without a gradient on the sparse path, and
-            rough ones in bfloat16 where they were screened.
+            approximate ones in bfloat16 where they were prefiltered.
         code: the code that gradients go through: `[batch, d_sae]`, or on the sparse path `[nnz]`
             in the order of `codes`.
         codes: its active entries, detached.
@@ -37,14 +44,31 @@ SPARSE_DENSITY = 0.02
 
 
 class SAE(nn.Module):
-    """A sparse autoencoder with unit decoder rows.
+    """A sparse autoencoder with unit decoder rows; a subclass is an architecture.
+
+    A subclass has to say `activate`, and may say everything else that is its own: the methods and
+    class attributes up to `forward`. Nothing outside asks which architecture it is.
 
     Attributes:
+        name: what `--sae.kind` calls it, lower-case words joined by hyphens.
+        inference: how codes come about outside training, which file formats store.
+        whole_k: whether k has to be a whole number.
+        ranks_features: whether features compete for their place in a code, so that the norms of
+            decoder rows matter to which of them win.
+        learns_thresholds: whether thresholds are trained like weights.
+        encode_copies: matrices `[rows, d_sae]` that `encode` holds at once.
         W_enc: `[d_in, d_sae]`, the decoder's transpose at the start.
         b_enc: `[d_sae]`.
         W_dec: `[d_sae, d_in]`.
         b_dec: `[d_in]`.
     """
+
+    name: ClassVar[str]
+    inference: ClassVar[Inference] = "relu"
+    whole_k: ClassVar[bool] = False
+    ranks_features: ClassVar[bool] = False
+    learns_thresholds: ClassVar[bool] = False
+    encode_copies: ClassVar[int] = 3
 
     def __init__(self, config: SAEConfig, *, d_in: int, seed: int):
         super().__init__()
@@ -54,44 +78,120 @@ class SAE(nn.Module):
         rows = torch.randn(self.d_sae, d_in, generator=generator)
         self.W_dec = nn.Parameter(rows / rows.norm(dim=1, keepdim=True))
         encoder = self.W_dec.detach().clone().T  # a feature's weights lie side by side
-        self.W_enc = nn.Parameter(encoder if self.expects_sparse else encoder.contiguous())
+        sparse = self.expects_sparse(config)
+        self.W_enc = nn.Parameter(encoder if sparse else encoder.contiguous())
         self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
         self.b_dec = nn.Parameter(torch.zeros(d_in))
 
-    @property
-    def expects_sparse(self) -> bool:
-        """Whether the mean L0 aimed at makes the sparse path the faster one."""
-        return self.config.k < SPARSE_DENSITY * self.d_sae
+    @classmethod
+    def check(cls, config: SAEConfig) -> None:
+        """Refuse settings that this architecture cannot have.
 
-    def pre_acts(self, x: Tensor, features: Tensor | None = None) -> Tensor:
-        """`(x - b_dec) @ W_enc + b_enc`, `[batch, d_sae]`, or of some `features` only."""
-        if features is None:
-            return torch.addmm(self.b_enc, x - self.b_dec, self.W_enc)
-        return torch.addmm(self.b_enc[features], x - self.b_dec, self.W_enc[:, features])
+        Raises:
+            ConfigError: what was given, what was expected, and what to do.
+        """
+        if config.bf16_prefilter and cls.prefiltered is SAE.prefiltered:
+            raise ConfigError(
+                f"--sae.bf16-prefilter was given with --sae.kind {config.kind}, but this "
+                "architecture computes all pre-activations in float32; leave --sae.bf16-prefilter "
+                "out."
+            )
+
+    @classmethod
+    def has_sparse_path(cls) -> bool:
+        """Whether steps with few active entries can do without dense gradients: `active` is said.
+
+        The entries that `active` names have to be those of `activate`, and their codes `pre`.
+        """
+        return cls.active is not SAE.active
+
+    @classmethod
+    def first_l0(cls, config: SAEConfig) -> float:
+        """About how many features fire on a row at the first step."""
+        return config.k
+
+    @classmethod
+    def first_density(cls, config: SAEConfig) -> float:
+        """Share of active entries that decides whether the first step is sparse; 1: it is not."""
+        return config.k / config.d_sae
+
+    @classmethod
+    def expects_sparse(cls, config: SAEConfig) -> bool:
+        """Whether the mean L0 aimed at makes the sparse path the faster one."""
+        k: float | None = config.k  # None where the files of a trained SAE do not say
+        return cls.has_sparse_path() and k is not None and k < SPARSE_DENSITY * config.d_sae
+
+    @property
+    def k(self) -> float:
+        """The mean L0 that training aims at.
+
+        Raises:
+            ConfigError: the files that the SAE was loaded from do not say.
+        """
+        k: float | None = self.config.k
+        if k is None:
+            raise ConfigError(
+                f"the training pass of this {self.config.kind} SAE was asked for, but it needs k, "
+                "which the files that it was loaded from do not say; take sae.encode(x), which "
+                "needs none, or train from it with --init-from and --sae.k."
+            )
+        return k
+
+    @classmethod
+    def memory(cls, s: Shapes) -> Iterator[Component]:
+        """Yields what weights and a training pass hold, for the forecast of a run."""
+        yield from passes(s)
+
+    @classmethod
+    def calibration_memory(cls, s: Shapes, *, rows: int, piece: int) -> Iterator[Component]:
+        """Yields what `calibrate` holds on `rows` rows, `piece` of them at once."""
+        yield from ()
+
+    def start(self, *, variance: float) -> None:
+        """Adapt a fresh SAE to data of total `variance`, before the first step."""
+
+    def first_coefficient(self, variance: float) -> float:
+        """Coefficient of `sparsity` at the first step on data of total `variance`.
+
+        0 for an architecture without such a term; any other is steered until mean L0 is k.
+        """
+        return 0.0
+
+    def balanced_coefficient(self, batches: Iterable[Tensor]) -> float | None:
+        """Coefficient of `sparsity` at which a trained SAE stays as it is; None where unknown.
+
+        Args:
+            batches: each `[batch, d_in]`, in the SAE's units.
+        """
+        return None
+
+    def sparsity(self, out: Forward) -> Tensor:
+        """The sparsity term of a pass: L1 norm of the code, mean over the batch."""
+        return out.code.sum(1).mean() if out.code.dim() == 2 else out.code.sum() / out.codes.batch
+
+    def calibrate(self, batches: Iterable[Tensor]) -> None:
+        """Set what only decides codes outside training, on fresh activations.
+
+        Args:
+            batches: each `[rows, d_in]`, few enough rows to be encoded at once; not consumed by
+                an architecture that needs no calibration.
+        """
 
     def activate(self, pre: Tensor) -> Tensor:
-        """The training code of `pre` `[batch, d_sae]`."""
+        """The training code of `pre` `[batch, d_sae]`, never negative."""
         raise NotImplementedError
 
     def active(self, pre: Tensor) -> tuple[Tensor, Tensor]:
         """`(row, feature)` `[nnz]` of the entries that `activate` keeps, in row order."""
         raise NotImplementedError
 
-    def screened(self, screen: Screen) -> tuple[Tensor, Tensor, Tensor]:
-        """`(row, feature, pre-activation)` `[nnz]` of the same entries, from a rough product."""
+    def prefiltered(self, prefilter: Prefilter) -> tuple[Tensor, Tensor, Tensor]:
+        """`(row, feature, pre-activation)` `[nnz]` of the same, from an approximate product."""
         raise NotImplementedError
 
     def inference_code(self, pre: Tensor) -> Tensor:
         """The code of `pre` outside training; the same unless an architecture says otherwise."""
         return self.activate(pre)
-
-    def encode(self, x: Tensor) -> Tensor:
-        """The code of `x` `[batch, d_in]` outside training, `[batch, d_sae]`."""
-        return self.inference_code(self.pre_acts(x))
-
-    def decode(self, acts: Tensor) -> Tensor:
-        """`acts @ W_dec + b_dec`, `[batch, d_in]`."""
-        return torch.addmm(self.b_dec, acts, self.W_dec)
 
     def reconstructions(self, acts: Tensor) -> tuple[Tensor, ...]:
         """What the reconstruction loss is taken on, the SAE's own last."""
@@ -104,8 +204,19 @@ class SAE(nn.Module):
         decoded = Decode.apply(value, self.W_dec, codes.crow, codes.row, codes.col)
         return (decoded + self.b_dec,)
 
+    def thresholds(self) -> Tensor | None:
+        """`[d_sae]` values that `pre` has to exceed outside training; None where there are none."""
+        return None
+
+    def load_thresholds_(self, threshold: Tensor) -> None:
+        """Take over `thresholds` `[d_sae]` of a trained SAE."""
+
     def forward(self, x: Tensor, *, sparse: bool = False) -> Forward:
-        """The training pass over `x` `[batch, d_in]`, on the sparse or on the dense path."""
+        """The training pass over `x` `[batch, d_in]`, on the sparse or on the dense path.
+
+        Raises:
+            ConfigError: it needs k, which the files of a loaded SAE do not say.
+        """
         if not sparse:
             pre = self.pre_acts(x)
             acts = self.activate(pre)
@@ -122,18 +233,28 @@ class SAE(nn.Module):
         codes = Codes.from_entries(row, col, value.detach(), batch=len(x), d_sae=self.d_sae)
         return Forward(pre, value, codes, self.sparse_reconstructions(value, codes, pre))
 
+    def pre_acts(self, x: Tensor, features: Tensor | None = None) -> Tensor:
+        """`(x - b_dec) @ W_enc + b_enc`, `[batch, d_sae]`, or of some `features` only."""
+        if features is None:
+            return torch.addmm(self.b_enc, x - self.b_dec, self.W_enc)
+        return torch.addmm(self.b_enc[features], x - self.b_dec, self.W_enc[:, features])
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The code of `x` `[batch, d_in]` outside training, `[batch, d_sae]`."""
+        return self.inference_code(self.pre_acts(x))
+
+    def decode(self, acts: Tensor) -> Tensor:
+        """`acts @ W_dec + b_dec`, `[batch, d_in]`."""
+        return torch.addmm(self.b_dec, acts, self.W_dec)
+
     def _sparse_pre_acts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Pre-activations `[batch, d_sae]`; row, feature and value `[nnz]` of the active ones."""
-        if self.config.products == "bfloat16":
-            screen = Screen.of(x - self.b_dec, self.W_enc.T.contiguous(), self.b_enc)
-            return screen.rough, *self.screened(screen)
+        if self.config.bf16_prefilter:
+            prefilter = Prefilter.of(x - self.b_dec, self.W_enc.T.contiguous(), self.b_enc)
+            return prefilter.approximate, *self.prefiltered(prefilter)
         pre = self.pre_acts(x)
         row, col = self.active(pre)
         return pre, row, col, pre[row, col]
-
-    def thresholds(self) -> Tensor | None:
-        """`[d_sae]` values that `pre` has to exceed outside training; None where there are none."""
-        return None
 
     @torch.no_grad()
     def remove_parallel_gradient_(self) -> None:

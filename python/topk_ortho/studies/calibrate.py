@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from topk_ortho.config import ConfigError, TrainConfig
+from topk_ortho.config.registry import ARCHITECTURES
 from topk_ortho.config.rules import check
 from topk_ortho.config.toml import write_config
 from topk_ortho.metrics.health import health
@@ -128,7 +129,7 @@ def _plan(
         )
     own = base.coefficient()
     values = coefficients or [float(f"{own * f:.3g}") for f in COEFFICIENT_FACTORS]
-    whole = base.sae.kind == "topk"
+    whole = ARCHITECTURES[base.sae.kind].whole_k
     ks = l0 or [float(round(base.sae.k * f, 0 if whole else 2)) for f in L0_FACTORS]
     if min(values) <= 0:
         raise ConfigError(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from topk_ortho.config import ConfigError, TrainConfig
-from topk_ortho.config.registry import CRITERIA
+from topk_ortho.config.registry import ARCHITECTURES, CRITERIA
 from topk_ortho.config.renamed import renamed_option
 from topk_ortho.config.toml import (
     NOT_HASHED,
@@ -192,7 +192,7 @@ def _coefficients(config: TrainConfig) -> tuple[Axis, ...]:
 
 
 def _l0(config: TrainConfig) -> tuple[Axis, ...]:
-    true, whole = true_l0(config), config.sae.kind == "topk"
+    true, whole = true_l0(config), ARCHITECTURES[config.sae.kind].whole_k
     values = (float(round(true * f, 0 if whole else 2)) for f in L0_FACTORS)
     return (Axis("sae.k", tuple(dict.fromkeys(values))),)
 

@@ -20,12 +20,13 @@ from topk_ortho.activations import Activations, prepare
 from topk_ortho.config import TrainConfig
 from topk_ortho.config.toml import config_hash
 from topk_ortho.machine import hardware
-from topk_ortho.machine.doctor import LOADED, cached_blocks, places
-from topk_ortho.machine.forecast import forecast, readable
+from topk_ortho.machine.forecast import readable
 from topk_ortho.report.table import comparison_table
 from topk_ortho.statistics import finite
 from topk_ortho.studies.outcome import result_of
 from topk_ortho.studies.plan import Run
+from topk_ortho.training.announce import LOADED, cached_blocks, places
+from topk_ortho.training.memory import forecast
 from topk_ortho.training.state import TrainState
 from topk_ortho.training.step import train_step
 

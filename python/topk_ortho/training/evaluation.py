@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from topk_ortho.activations import Activations, Block, GroundTruth, ShuffleBuffer, Source
+from topk_ortho.activations.memory import block_bytes, n_true
 from topk_ortho.activations.source import Split
+from topk_ortho.activations.synthetic import BLOCK_ROWS
+from topk_ortho.machine.forecast import DOUBLE, FLOAT, Component, Shapes, between
 from topk_ortho.metrics.behaviour import behaviour
 from topk_ortho.metrics.edges import GroundTruthResult
 from topk_ortho.metrics.ground_truth import GroundTruthMeter
 from topk_ortho.metrics.reconstruction import Reconstruction, decoder_geometry
 from topk_ortho.sae import SAE
-from topk_ortho.sae.batch_topk import BatchTopKSAE
 
 if TYPE_CHECKING:
     from topk_ortho.activations.language_source import LanguageSource
@@ -27,9 +29,10 @@ CALIBRATION_CELLS = 2**33
 """Encoder outputs that calibration looks at: wide dictionaries get by with fewer rows."""
 CELLS_AT_ONCE = 2**24
 """Elements of `[rows, d_sae]` measured at once: 64 MB of float32."""
-PIECE = 2**20
 GEOMETRY_CELLS = 2**31
 """Cosines of decoder rows measured: above, a sample of the features against all others."""
+COSINES_AT_ONCE = 2048
+"""Decoder rows of a tile in `decoder_geometry`."""
 BEHAVIOUR_CONTEXTS = 128
 
 
@@ -45,24 +48,22 @@ class Evaluation(NamedTuple):
     truth: GroundTruthResult | None
 
 
-@torch.no_grad()
-def calibrate_threshold(sae: SAE, fresh: ShuffleBuffer) -> None:
-    """Set the inference threshold of BatchTopK so that mean L0 on fresh data is k (method 5)."""
-    if not isinstance(sae, BatchTopKSAE):
-        return
-    device = sae.threshold.device
-    affordable = max(LEAST_CALIBRATION_ROWS, CALIBRATION_CELLS // sae.d_sae)
-    batches = max(1, min(CALIBRATION_ROWS, affordable) // fresh.batch_size)
-    wanted = max(1, round(sae.config.k * batches * fresh.batch_size))
-    largest = []
-    for _ in range(batches):
-        for x in fresh.next().split(rows_at_once(sae.d_sae)):
-            pre = torch.relu_(sae.pre_acts(x.to(device))).flatten()
-            share = min(pre.numel(), max(2, round(4 * sae.config.k * len(x))))
-            largest.append(_largest(pre, share))
-    ordered = torch.cat(largest).sort(descending=True).values
-    wanted = min(wanted, ordered.numel() - 1)
-    sae.threshold.copy_((ordered[wanted - 1] + ordered[wanted]) / 2)
+def calibrate(sae: SAE, fresh: ShuffleBuffer) -> None:
+    """Have the architecture set what only decides codes outside training (method 5).
+
+    Args:
+        sae: trained.
+        fresh: where activations come from that the SAE was not trained on.
+    """
+    rows, pieces = calibration_rows(sae.d_sae, fresh.batch_size), rows_at_once(sae.d_sae)
+    batches = (fresh.next() for _ in range(rows // fresh.batch_size))
+    sae.calibrate(piece for batch in batches for piece in batch.split(pieces))
+
+
+def calibration_rows(d_sae: int, batch_size: int) -> int:
+    """Rows that calibration looks at, in whole batches: fewer for a wide dictionary."""
+    affordable = max(LEAST_CALIBRATION_ROWS, CALIBRATION_CELLS // d_sae)
+    return max(1, min(CALIBRATION_ROWS, affordable) // batch_size) * batch_size
 
 
 class Meters:
@@ -126,14 +127,6 @@ def evaluate(sae: SAE, data: Activations, *, samples: int) -> Evaluation:
     return Evaluation(figures, measured)
 
 
-def _largest(values: Tensor, n: int) -> Tensor:
-    """The `n` largest of `[many]` values, in pieces: `topk` takes 16 bytes an element on CPU."""
-    pieces = values.split(PIECE)
-    if len(pieces) > 1:
-        values = torch.cat([p.topk(min(n, p.numel()), sorted=False).values for p in pieces])
-    return values.topk(n, sorted=False).values
-
-
 def rows_at_once(d_sae: int) -> int:
     """Rows that are encoded at once, so that wide dictionaries do not need more memory."""
     return max(1, min(EVAL_BATCH, CELLS_AT_ONCE // d_sae))
@@ -176,3 +169,23 @@ def reconstructor(sae: SAE, scale: float = 1.0) -> Callable[[Tensor], Tensor]:
         return x_hat.to(x)
 
     return reconstruct
+
+
+def memory(s: Shapes, *, encode_copies: int) -> Iterator[Component]:
+    """Yields the matching with true features, codes of held-out rows, and cosines of features."""
+    d_sae, size, measuring = s.config.sae.d_sae, "--sae.d-sae", ("encoding to measure",)
+    cells = n_true(s.config) * d_sae
+    if cells:
+        yield Component("decoder in float64", 2 * s.matrix, ("matching",), size, "host")
+        cosines = (2 * DOUBLE + 3) * cells  # and a copy that is checked
+        yield Component("cosines with true features", cosines, ("matching",), size, "host")
+    held_out = min(s.config.eval_samples, rows_at_once(d_sae), BLOCK_ROWS)
+    codes = FLOAT * held_out * d_sae
+    copies = encode_copies + (s.config.eval_samples > held_out)  # those of the piece before
+    yield Component("a block of held-out data", block_bytes(s), measuring, "", "host")
+    yield Component("codes in the making", copies * codes, measuring, size)
+    yield Component("measured codes", codes, between("encoding to measure", "geometry"), size)
+    yield Component("which codes are finite", 2 * codes, ("measuring",), size)
+    tile = min(COSINES_AT_ONCE, d_sae) ** 2
+    yield Component("unit rows", s.matrix, ("geometry",), size)
+    yield Component("cosines of a tile", (FLOAT + DOUBLE + 1) * tile, ("geometry",), "")

@@ -158,7 +158,7 @@ class Loop:
             "dead": self._dead(),
             "zero_rows": int((state.sae.W_dec.detach().norm(dim=1) == 0).sum()),
             "lr": step.lr,
-            "sparsity_penalty": step.sparsity_weight,
+            "sparsity_penalty": step.sparsity_coefficient,
             "tokens_per_second": steps * len(step.x) / seconds,
             "memory_allocated": allocated,
             "memory_reserved": reserved,
@@ -246,7 +246,7 @@ class Loop:
         state, config = self.state, self.state.config
         if state.step == 0:
             raise RuntimeError("0 steps executed, but a run has to train; see --steps.")
-        evaluation.calibrate_threshold(state.sae, state.buffer.fork())
+        evaluation.calibrate(state.sae, state.buffer.fork())
         self._export()
         figures, truth = evaluation.evaluate(state.sae, state.data, samples=config.eval_samples)
         if truth is not None:

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
+from topk_ortho.machine.forecast import Component, Shapes, between
 from topk_ortho.sae import SAE, Forward
-from topk_ortho.sae.jumprelu import JumpReLUSAE
 
 
 def reconstruction(x: Tensor, x_hats: tuple[Tensor, ...]) -> Tensor:
     """Squared error summed over `d_in`, mean over the batch and over the reconstructions."""
     errors = [(x - x_hat).pow(2).sum(1).mean() for x_hat in x_hats]
     return torch.stack(errors).mean() if len(errors) > 1 else errors[0]
-
-
-def sparsity(sae: SAE, out: Forward) -> Tensor:
-    """L1 norm of the code, mean over the batch (decoder rows are unit vectors); L0 of a JumpReLU.
-
-    L0 has a gradient to the thresholds alone, see `sae/jumprelu.py`.
-    """
-    if isinstance(sae, JumpReLUSAE):
-        return sae.l0(out)
-    return out.code.sum(1).mean() if out.code.dim() == 2 else out.code.sum() / out.codes.batch
 
 
 def aux_k(sae: SAE, x: Tensor, out: Forward, dead: Tensor) -> Tensor:
@@ -42,11 +34,34 @@ def aux_k(sae: SAE, x: Tensor, out: Forward, dead: Tensor) -> Tensor:
     return (residual - acts @ sae.W_dec[dead]).pow(2).sum(1).mean()
 
 
-def steer(weight: float, *, l0: float, target: float) -> float:
-    """The sparsity weight after a step: up while more features fire than `target`, else down."""
+def steer(coefficient: float, *, l0: float, target: float) -> float:
+    """Returns the sparsity coefficient after a step: up while L0 is above `target`, else down."""
     ratio = max(0.5, min(2.0, l0 / target))
-    return weight * ratio**STEERING
+    return coefficient * ratio**STEERING
 
 
-# At this gain the weight settles within a few hundred steps and then moves by less than 0.1 %.
+# At this gain the coefficient settles within a few hundred steps and then moves by less than 0.1 %.
 STEERING = 0.03
+
+
+def memory(s: Shapes) -> Iterator[Component]:
+    """Yields errors of the reconstruction, and what aux-k holds once features have died."""
+    where, graph = "--sae.aux-k, --batch-size", between("aux-k", "backward pass")
+    errors = between("decoding", "backward pass")
+    yield Component("errors and their gradients", 4 * s.rows, errors, "--batch-size")
+    dead = _dead(s)
+    codes, weights = round(dead * s.dense), round(dead * s.matrix)
+    copies = 2 if s.sparse else 1  # the dense path has their pre-activations already
+    yield Component("aux-k, codes", 2 * codes, ("aux-k",), where)
+    # on a GPU they are gone before the gradients of the other codes come
+    yield Component("aux-k, codes of the dead", codes, graph[:-1] if s.gpu else graph, where)
+    yield Component("aux-k, weights", copies * weights, graph, where)
+    yield Component("aux-k, gradients", codes * (not s.gpu) + copies * weights, graph[-1:], where)
+
+
+def _dead(s: Shapes) -> float:
+    """Share of the features that will have died: half of those that can have fired lately."""
+    sae = s.config.sae
+    if not sae.aux_k or s.config.steps <= sae.dead_after + 1:
+        return 0.0
+    return 1 - min(1.0, s.entries * (sae.dead_after + 1) / sae.d_sae) / 2

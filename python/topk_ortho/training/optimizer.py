@@ -6,10 +6,12 @@ is handed over as its transpose, which shares the memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
+
+from topk_ortho.machine.forecast import Component, Shapes, since
 
 
 class Adam:
@@ -70,3 +72,11 @@ class Adam:
                 if given != expected or any(v.dtype != rows.dtype for v in stored.values()):
                     raise ValueError(f"moments of {name} have shapes {given}, expected {expected}")
                 self._adam.state[rows] = {k: v.to(rows.device) for k, v in stored.items()}
+
+
+def memory(s: Shapes) -> Iterator[Component]:
+    """Yields gradients, which stay until the next step, and Adam's moments."""
+    size, later = "--sae.d-sae", since("refilling the buffer")
+    yield Component("gradients", s.parameters, later, size)
+    yield Component("Adam's moments", 2 * s.parameters, later, size)
+    yield Component("gradient along the decoder", s.matrix, ("optimiser",), size)

@@ -17,7 +17,7 @@ from topk_ortho.config.rules import check
 from topk_ortho.config.toml import config_hash
 from topk_ortho.config.train import check_threads
 from topk_ortho.machine import hardware
-from topk_ortho.machine.doctor import announce, cached_blocks, in_short
+from topk_ortho.training.announce import announce, cached_blocks, in_short
 from topk_ortho.training.folder import RunFolder, new_run_path
 from topk_ortho.training.interrupt import Interrupted
 from topk_ortho.training.loop import Loop

@@ -18,12 +18,9 @@ from topk_ortho.constraint.orthogonality import RUNNING, Orthogonality
 from topk_ortho.constraint.selection.retry import is_out_of_memory
 from topk_ortho.constraint.settings import OrthogonalityConfig
 from topk_ortho.sae import SAE, build
-from topk_ortho.sae.jumprelu import JumpReLUSAE
 from topk_ortho.sae.sae import SPARSE_DENSITY
 from topk_ortho.training.optimizer import Adam
 
-# Before it is steered: of L1 in standard deviations of the data, of L0 in variances.
-FIRST_WEIGHT = {"relu": (0.1, 0.5), "jumprelu": (0.01, 1.0)}
 _NOT_OURS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """All that a whole checkpoint with something else in it may raise."""
 
@@ -34,7 +31,7 @@ class TrainState:
 
     Attributes:
         step: steps executed.
-        sparsity_weight: weight of the sparsity term, 0 for architectures without one.
+        sparsity_coefficient: of the sparsity term, 0 for architectures without one.
         density: share of active entries in the codes of the step before.
         data: activations, with the scale and variance that were measured once.
     """
@@ -47,7 +44,7 @@ class TrainState:
     firing: Firing
     constraint: Orthogonality | None
     step: int
-    sparsity_weight: float
+    sparsity_coefficient: float
     density: float
 
     @classmethod
@@ -56,8 +53,7 @@ class TrainState:
         sae = build(config.sae, d_in=data.source.d_in, seed=config.seed).to(device)
         with torch.no_grad():
             sae.b_dec.copy_(data.mean)
-        if isinstance(sae, JumpReLUSAE):
-            sae.start(variance=data.variance)
+        sae.start(variance=data.variance)
         optimizer = Adam(sae.named_parameters(), betas=(config.beta1, config.beta2))
         return cls(
             config=config,
@@ -73,14 +69,15 @@ class TrainState:
             firing=Firing.zeros(config.sae.d_sae, device),
             constraint=_constraint(config, data),
             step=0,
-            density=1.0 if config.sae.kind in FIRST_WEIGHT else config.sae.k / config.sae.d_sae,
-            sparsity_weight=_first_sparsity_weight(config.sae.kind, data.variance),
+            density=sae.first_density(config.sae),
+            sparsity_coefficient=sae.first_coefficient(data.variance),
         )
 
     @property
     def sparse(self) -> bool:
         """Whether the next step takes the sparse path: few active entries, on CPU."""
-        return self.density < SPARSE_DENSITY and self.firing.rate.device.type == "cpu"
+        few = self.density < SPARSE_DENSITY and self.firing.rate.device.type == "cpu"
+        return few and self.sae.has_sparse_path()
 
     def tensors(self) -> dict[str, Tensor]:
         """Tensors of a checkpoint, by name."""
@@ -95,7 +92,7 @@ class TrainState:
         """Everything else of a checkpoint but the history, as JSON."""
         out: dict[str, Any] = {
             "step": self.step,
-            "sparsity_weight": self.sparsity_weight,
+            "sparsity_weight": self.sparsity_coefficient,  # its name in the format
             "density": self.density,
             "firing_started": self.firing.started,
             "cursor": self.buffer.state_dict(),
@@ -166,7 +163,7 @@ class TrainState:
             getattr(self.firing, name).copy_(tensors[f"firing.{name}"])
         self.firing.started = numbers["firing_started"]
         self.step = _whole(numbers["step"])
-        self.sparsity_weight = float(numbers["sparsity_weight"])
+        self.sparsity_coefficient = float(numbers["sparsity_weight"])
         self.density = float(numbers["density"])
         self.buffer.load_state_dict(numbers["cursor"])
         if self.constraint is not None:
@@ -203,9 +200,3 @@ def _whole(number: Any) -> int:
     if type(number) is not int or number < 0:
         raise ValueError(f"{number!r} is no number of a step")
     return number
-
-
-def _first_sparsity_weight(kind: str, variance: float) -> float:
-    """The weight of the sparsity term at step 0; 0 for kinds without one."""
-    factor, power = FIRST_WEIGHT.get(kind, (0.0, 1.0))
-    return factor * variance**power

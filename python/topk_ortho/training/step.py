@@ -27,7 +27,7 @@ class Step:
     penalty: Tensor
     aux: Tensor
     lr: float
-    sparsity_weight: float
+    sparsity_coefficient: float
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def train_step(state: TrainState, x: Tensor) -> Step:
     Raises:
         NotFiniteError: before the optimiser moves anything; it names the tensor.
     """
-    sae, constraint, weight = state.sae, state.constraint, state.sparsity_weight
+    sae, constraint, weight = state.sae, state.constraint, state.sparsity_coefficient
     found = _reconstruct(state, x)
     loss, codes = found.loss, found.out.codes
     check_finite(state, x, found.out, loss)
@@ -81,8 +81,8 @@ def _reconstruct(state: TrainState, x: Tensor) -> Reconstruction:
         out = sae(x, sparse=state.sparse)
         l2 = losses.reconstruction(x, out.x_hat)
         loss = l2
-        if state.sparsity_weight:
-            loss = loss + state.sparsity_weight * losses.sparsity(sae, out)
+        if state.sparsity_coefficient:
+            loss = loss + state.sparsity_coefficient * sae.sparsity(out)
         dead = state.firing.dead(config.sae.dead_after)
         aux = l2.new_zeros(())
         if config.sae.aux_k and dead.numel():
@@ -134,11 +134,11 @@ def _update(state: TrainState) -> float:
 
 
 def _count(state: TrainState, out: Forward) -> None:
-    """What the next step goes by: the sparsity weight, the density, the number."""
+    """What the next step goes by: the sparsity coefficient, the density, the number."""
     codes = out.codes
-    if state.sparsity_weight:
-        state.sparsity_weight = losses.steer(
-            state.sparsity_weight, l0=codes.nnz / codes.batch, target=state.config.sae.k
+    if state.sparsity_coefficient:
+        state.sparsity_coefficient = losses.steer(
+            state.sparsity_coefficient, l0=codes.nnz / codes.batch, target=state.config.sae.k
         )
     state.density = codes.nnz / (codes.batch * codes.d_sae)
     state.step += 1

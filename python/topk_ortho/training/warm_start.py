@@ -19,7 +19,6 @@ from topk_ortho.activations.scaling import first_rows
 from topk_ortho.config import ConfigError, SAEConfig, TrainConfig
 from topk_ortho.formats.load import fill
 from topk_ortho.formats.stored import StoredSAE
-from topk_ortho.sae import SAE
 from topk_ortho.training.state import TrainState
 
 ROWS = 8192
@@ -41,6 +40,8 @@ def fine_tuning(config: TrainConfig, *, given: Collection[str] = ()) -> TrainCon
     if config.init_from is None:
         return config
     stored, digest = _read(config), _checked_digest(config)
+    if config.activations == "language-model":
+        stored.check_unprocessed(config.init_from)
     _same_hook(config, stored)
     taken = {name: _taken(config, stored, name, given) for name in TAKEN}
     return replace(config, init_sha256=digest, sae=replace(config.sae, **taken))
@@ -50,9 +51,9 @@ def start_from(state: TrainState) -> None:
     """Put the SAE of `init_from` into a fresh state.
 
     `b_dec` is the SAE's, not the mean of the data. Firing rates, which decide whose row moves, are
-    measured on the first activations, and the weight of L1 is the one at which the SAE is in
-    balance, so that its L0 does not wander until the weight has settled. That of L0 starts as in
-    any run, and the threshold of BatchTopK is calibrated at the end as in any run.
+    measured on the first activations. The sparsity coefficient is the one at which the SAE is in
+    balance, where its architecture knows it, so that L0 does not wander until the coefficient has
+    settled; else it starts as in any run. What is calibrated at the end of any run is here too.
 
     Raises:
         ConfigError: the SAE is gone or another one, or of another width than the data.
@@ -66,8 +67,8 @@ def start_from(state: TrainState) -> None:
     x = first_rows(state.data.source, rows=ROWS)[:ROWS]
     batches = x.to(state.firing.rate.device).split(state.config.batch_size)
     _measure_rates(state, batches)
-    if config.sae.kind == "relu":
-        state.sparsity_weight = balanced_weight(state.sae, batches) or state.sparsity_weight
+    balanced = state.sae.balanced_coefficient(batches)
+    state.sparsity_coefficient = balanced or state.sparsity_coefficient
 
 
 def check_width(config: TrainConfig, stored: StoredSAE, *, d_in: int) -> None:
@@ -82,27 +83,6 @@ def check_width(config: TrainConfig, stored: StoredSAE, *, d_in: int) -> None:
             f"{stored.d_in}, and the data has width {d_in}; give the hook point or the shards that "
             "it was trained on."
         )
-
-
-@torch.no_grad()
-def balanced_weight(sae: SAE, batches: Sequence[Tensor]) -> float | None:
-    """The weight of L1 at which an SAE with unit decoder rows is trained out; None without one.
-
-    There the gradients of reconstruction and L1 to the encoder's biases cancel, which for their sum
-    over the features means: the weight is twice the mean of `<x - x_hat, d_i>` over active entries.
-
-    Args:
-        sae: trained.
-        batches: each `[batch, d_in]`, in its units.
-    """
-    pull, active = 0.0, 0
-    for x in batches:
-        acts = sae.encode(x)
-        along = (x - sae.decode(acts)) @ sae.W_dec.T
-        pull += float(along[acts > 0].sum(dtype=torch.float64))
-        active += int((acts > 0).sum())
-    weight = 2 * pull / max(active, 1)
-    return weight if weight > 0 else None
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ What SAELens itself saves is read too, also the checkpoints of its training: dec
 multiplies `pre` by, and an encoder that does not take `b_dec` off, are folded into the weights.
 """
 
-from topk_ortho.formats.saelens.layout import CONFIG, SAELENS_VERSION, WEIGHTS, Kind
+from topk_ortho.formats.saelens.layout import CONFIG, SAELENS_VERSION, WEIGHTS
 from topk_ortho.formats.saelens.read import read, read_stored
 from topk_ortho.formats.saelens.write import export, write_stored
 
@@ -26,7 +26,6 @@ __all__ = [
     "CONFIG",
     "SAELENS_VERSION",
     "WEIGHTS",
-    "Kind",
     "export",
     "read",
     "read_stored",

@@ -4,33 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
 from topk_ortho.config import ConfigError
+from topk_ortho.config.registry import ARCHITECTURES
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 
 SAELENS_VERSION = "6.0.0"
 """The release whose layout is written; without it SAELens converts the file as one of before 6."""
 
-Kind = Literal["topk", "relu", "jumprelu", "batch-topk", "matryoshka"]
-
-ARCHITECTURES = {
-    "topk": "topk",
-    "relu": "standard",
-    "jumprelu": "jumprelu",
-    "batch-topk": "jumprelu",
-    "matryoshka": "jumprelu",
-}
 KINDS = {"topk": "topk", "standard": "relu", "jumprelu": "jumprelu"}
+"""Ours that has the codes of theirs, where nothing else is known."""
 IN_TRAINING = {"batchtopk": "batch-topk", "matryoshka_batchtopk": "matryoshka"}
 """Checkpoints of SAELens' training, which has one threshold beside the weights."""
 OURS = "topk_ortho"  # our own entry among SAELens' free metadata
 SHA256 = "weights_sha256"  # beside the metadata, so that SAELens drops it when it saves others
 SWITCHES = ("apply_b_dec_to_input", "rescale_acts_by_decoder_norm")
-PLAIN = {"normalize_activations": "none", "reshape_activations": "none"}
+PLAIN: dict[str, tuple[Any, ...]] = {
+    "normalize_activations": ("none", None),
+    "reshape_activations": ("none", None),
+    "finetuning_scaling_factor": (False, None),
+    "activation_fn": ("relu", None, "topk"),
+    "activation_fn_str": ("relu", None, "topk"),
+}
+"""Settings of `cfg.json`: the values that compute what we do, as it is written first."""
+WRITTEN = {"normalize_activations": "none", "reshape_activations": "none"}
+
+
+def architecture_of(kind: str) -> str:
+    """Returns their architecture that has the codes of one of ours."""
+    theirs = {"topk": "topk", "relu": "standard", "threshold": "jumprelu"}
+    return theirs[ARCHITECTURES[kind].inference]
 
 
 def check_shapes(tensors: Mapping[str, Tensor]) -> None:

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from topk_ortho.checkpoint import atomic
 from topk_ortho.config import ConfigError
+from topk_ortho.config.registry import ARCHITECTURES
 from topk_ortho.formats.saelens.layout import (
-    ARCHITECTURES,
     CONFIG,
     IN_TRAINING,
     KINDS,
@@ -24,11 +24,13 @@ from topk_ortho.formats.saelens.layout import (
     SHA256,
     SWITCHES,
     WEIGHTS,
+    architecture_of,
     check_shapes,
     check_tensors,
     checked_prefixes,
     one_number,
 )
+from topk_ortho.formats.saelens.metadata import processing
 from topk_ortho.formats.stored import StoredSAE, folded_norms, learned, of_one_dtype, with_centring
 
 
@@ -57,7 +59,7 @@ def read(folder: Path) -> dict[str, Any]:
         raise ConfigError(f"{folder / WEIGHTS} is not the file that {CONFIG} was written for")
     tensors = _as_inference(folder, config, tensors)
     kind, k = _kind_and_k(config, metadata, tensors)
-    check_tensors(tensors, architecture=ARCHITECTURES[kind], k=k)
+    check_tensors(tensors, architecture=architecture_of(kind), k=k)
     d_in, d_sae = tensors["W_enc"].shape
     return {
         "kind": kind,
@@ -91,7 +93,14 @@ def read_stored(folder: Path) -> StoredSAE:
         threshold=got["threshold"],
         hook=got["hook"],
         model=got["model"],
+        context=_or_none(got["metadata"].get("context_size"), int),
+        prepend_bos=_or_none(got["metadata"].get("prepend_bos"), bool),
+        processing=processing(got["metadata"]),
     )
+
+
+def _or_none(value: Any, kind: type) -> Any:
+    return value if type(value) is kind else None
 
 
 def _read_config(folder: Path, config: Any) -> dict[str, Any]:
@@ -114,8 +123,9 @@ def _read_config(folder: Path, config: Any) -> dict[str, Any]:
     for name in SWITCHES:
         if not isinstance(config.get(name, False), bool):
             raise ConfigError(f"{folder} has {name} = {config[name]!r}; expected true or false")
-    for name, value in PLAIN.items():
-        if config.get(name, value) != value:
+    for name, values in PLAIN.items():
+        value = values[0]
+        if config.get(name, value) not in values:
             raise ConfigError(
                 f"{folder} has {name} = {config[name]!r}; only {value!r} is computed here, so it "
                 "would give other codes; fold it into the weights first"
@@ -158,8 +168,10 @@ def _kind_and_k(
     if architecture in IN_TRAINING:
         return IN_TRAINING[architecture], config.get("k")
     ours = metadata.get(OURS)
-    if isinstance(ours, dict) and ARCHITECTURES.get(ours.get("kind", "")) == architecture:
-        return ours["kind"], config.get("k", ours.get("k"))
+    ours = ours if isinstance(ours, dict) else {}
+    own = ours.get("kind")
+    if isinstance(own, str) and own in ARCHITECTURES and architecture_of(own) == architecture:
+        return own, config.get("k", ours.get("k"))
     kind = KINDS[architecture]
     if kind == "jumprelu" and not learned(tensors["threshold"]):
         kind = "batch-topk"

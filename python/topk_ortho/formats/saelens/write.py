@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -14,15 +14,15 @@ from torch import Tensor
 
 from topk_ortho.checkpoint.folders import plain, write_folder
 from topk_ortho.config import ConfigError
+from topk_ortho.config.registry import ARCHITECTURES
 from topk_ortho.formats.saelens.layout import (
-    ARCHITECTURES,
     CONFIG,
     OURS,
-    PLAIN,
     SAELENS_VERSION,
     SHA256,
     WEIGHTS,
-    Kind,
+    WRITTEN,
+    architecture_of,
     check_tensors,
 )
 from topk_ortho.formats.stored import StoredSAE
@@ -76,10 +76,10 @@ def export(
     if threshold is not None:
         tensors["threshold"] = threshold
     if kind not in ARCHITECTURES:
-        raise ConfigError(f"kind is {kind!r}, expected one of {', '.join(get_args(Kind))}")
+        raise ConfigError(f"kind is {kind!r}, expected one of {', '.join(ARCHITECTURES.names())}")
     if dtype not in _DTYPES:
         raise ConfigError(f"dtype is {dtype!r}, expected one of {', '.join(_DTYPES)}")
-    check_tensors(tensors, architecture=ARCHITECTURES[kind], k=k)
+    check_tensors(tensors, architecture=architecture_of(kind), k=k)
     weights = save({name: plain(tensor, _DTYPES[dtype]) for name, tensor in tensors.items()})
     config = _config(
         kind,
@@ -107,7 +107,7 @@ def _config(
     metadata: dict[str, Any],
     sha256: str,
 ) -> dict[str, Any]:
-    architecture = ARCHITECTURES[kind]
+    architecture = architecture_of(kind)
     config: dict[str, Any] = {
         "architecture": architecture,
         "d_in": d_in,
@@ -115,7 +115,7 @@ def _config(
         "dtype": dtype,
         "device": "cpu",
         "apply_b_dec_to_input": True,
-        **PLAIN,
+        **WRITTEN,
         SHA256: sha256,
     }
     if architecture == "topk":

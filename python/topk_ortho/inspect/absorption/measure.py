@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from topk_ortho import formats
 from topk_ortho.activations.language_model import CPU_TOKENS, LanguageModel
 from topk_ortho.activations.source import Split
 from topk_ortho.activations.text import pack_contexts, text_documents
 from topk_ortho.config import ConfigError
-from topk_ortho.formats.load import load_sae
+from topk_ortho.formats.load import as_module
 from topk_ortho.inspect.absorption.classes import TokenClasses, read_classes
 from topk_ortho.inspect.absorption.gate import HALVES, ClassVerdict, ProbedText, judge
 from topk_ortho.machine.hardware import choose_device
@@ -118,7 +119,9 @@ def measure(
         ConfigError: a file, model or SAE that cannot be used.
     """
     where = choose_device(device)
-    loaded = load_sae(sae, allow_pickle=allow_pickle).to(where)
+    stored = formats.read(sae, allow_pickle=allow_pickle)
+    stored.check_unprocessed(sae)
+    loaded = as_module(stored).to(where)
     documents = text_documents(text)
     documents = chain([next(documents, "")], documents)  # a missing file is told before loading
     lm = LanguageModel.load(model, device=where)

@@ -50,6 +50,8 @@ def evaluate(
     asked = understand(
         sae, given, split=split, device=device, named={"model": stored.model, "hook": stored.hook}
     )
+    if asked.config.activations == "language-model":
+        stored.check_unprocessed(sae)
     _check_held_out(asked)
     where = hardware.choose_device(device)
     data = measurable(asked.config, split=asked.split, device=str(where))

@@ -1,8 +1,9 @@
-"""A bfloat16 product that decides nothing: it screens the features, and float32 decides.
+"""A bfloat16 product that decides nothing: it rules features out, and float32 decides.
 
 Processors with bfloat16 products form `[batch, d_sae]` pre-activations several times faster in
-them. No pre-activation is further from the rough one than a bound (Cauchy-Schwarz on the rounding
-of both factors), so that all but a few features are ruled out, and the few are computed in float32.
+them. No pre-activation is further from its approximation than a bound (Cauchy-Schwarz on the
+rounding of both factors), so that all but a few features are ruled out, and the few are computed in
+float32.
 Where the bound cannot rule out enough, the architecture falls back to the float32 product.
 """
 
@@ -20,47 +21,47 @@ FLOAT_UNIT = 2.0**-24
 
 
 @dataclass(frozen=True)
-class Screen:
-    """Rough pre-activations and what they are good for.
+class Prefilter:
+    """Approximate pre-activations and what they are good for.
 
     Attributes:
         x: `[batch, d_in]` float32, centred.
         W: `[d_sae, d_in]` float32, the encoder's transpose.
         b: `[d_sae]` float32.
-        rough: `[batch, d_sae]` bfloat16, about `x @ W.T + b`.
+        approximate: `[batch, d_sae]` bfloat16, about `x @ W.T + b`.
         error: `[batch]` float32, see `upper`.
     """
 
     x: Tensor
     W: Tensor
     b: Tensor
-    rough: Tensor
+    approximate: Tensor
     error: Tensor
 
     @classmethod
-    def of(cls, x: Tensor, W: Tensor, b: Tensor) -> Screen:
-        """The rough product of centred `x` and `W`."""
-        rough = torch.addmm(b.bfloat16(), x.bfloat16(), W.bfloat16().T)
+    def of(cls, x: Tensor, W: Tensor, b: Tensor) -> Prefilter:
+        """The approximate product of centred `x` and `W`."""
+        approximate = torch.addmm(b.bfloat16(), x.bfloat16(), W.bfloat16().T)
         longest = torch.linalg.vector_norm(W, dim=1).amax()
         # Both factors are rounded, and either product is summed in float32.
         factor = 2 * UNIT + UNIT**2 + 2 * x.shape[1] * FLOAT_UNIT
         error = torch.linalg.vector_norm(x, dim=1) * longest * factor + 2 * UNIT * b.abs().amax()
-        return cls(x, W, b, rough, error)
+        return cls(x, W, b, approximate, error)
 
-    def upper(self, rough: Tensor, error: Tensor) -> Tensor:
-        """What a pre-activation can be at most; rises with `rough`, whose own rounding it covers.
+    def upper(self, approximate: Tensor, error: Tensor) -> Tensor:
+        """The most that a pre-activation can be; rises with `approximate`, rounding included.
 
         Args:
-            rough: any shape.
+            approximate: any shape.
             error: `error` of the rows, broadcast to it.
         """
-        rough = rough.float()
-        return rough + rough.abs() * (2 * UNIT) + error
+        value = approximate.float()
+        return value + value.abs() * (2 * UNIT) + error
 
     def never_positive(self) -> Tensor:
-        """`[batch, 1]` bfloat16: where `rough` is not above it, `upper` is not above 0."""
-        bar = -self.error / (1 - 2 * UNIT)
-        return (bar * (1 + 2 * UNIT)).bfloat16()[:, None]  # rounds to a number below the bar
+        """`[batch, 1]` bfloat16: where `approximate` is not above it, `upper` is not above 0."""
+        limit = -self.error / (1 - 2 * UNIT)
+        return (limit * (1 + 2 * UNIT)).bfloat16()[:, None]  # rounds to a number below the limit
 
     def exact(self, row: Tensor, col: Tensor) -> Tensor:
         """`[nnz]` float32 pre-activations of entries sorted by row."""

@@ -1,0 +1,95 @@
+"""What a run says at its start: the memory that it will need, and what it will hardly do well."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator
+
+import torch
+
+from topk_ortho.activations.language_model import LanguageModelSource
+from topk_ortho.activations.language_source import LanguageSource
+from topk_ortho.config import TrainConfig
+from topk_ortho.machine import hardware, memory
+from topk_ortho.machine.forecast import Forecast, Place, readable
+from topk_ortho.training.memory import forecast
+
+LOADED = 210 * 10**6
+"""What a process grows by when optimiser, matching and products are used for the first time."""
+NAMED = 3  # components in the short form
+CACHED_BLOCKS = 2**30  # what a language model's source keeps of its activations
+
+
+def announce(config: TrainConfig, *, d_in: int, device: torch.device, cached: int) -> Forecast:
+    """Returns the forecast of a run; warns where it will hardly fit, or be slow for no reason."""
+    memory.release_freed()  # what the data's preparation left is used again: it is not in use
+    expected = forecast(
+        config, d_in=d_in, device=device.type, cached=cached, loaded=still_to_load()
+    )
+    for problem in (*problems(expected, device), *slow_paths(config, device)):
+        warnings.warn(problem, stacklevel=2)
+    return expected
+
+
+def in_short(expected: Forecast, device: torch.device) -> str:
+    """Returns one line: the peak, when it comes, and the largest parts."""
+    place, where = places(device)[0]
+    parts = expected.at_peak(place)[:NAMED]
+    named = ", ".join(f"{part.name} {readable(part.bytes)}" for part in parts)
+    used = readable(memory.memory_in_use(where)[0])
+    return (
+        f"memory: {used} in use, {readable(expected.peak(place))} more at the peak, in "
+        f"{expected.moment(place)}: {named}, ..."
+    )
+
+
+def still_to_load() -> int:
+    """Returns the bytes of code yet to be loaded: the optimiser brings torch's compiler."""
+    return 0 if "torch._dynamo" in sys.modules else LOADED
+
+
+def cached_blocks(language: LanguageSource | None) -> int:
+    """Returns the bytes that a language model's source will keep of its activations at most."""
+    if not isinstance(language, LanguageModelSource):
+        return 0
+    tokens = language.contexts("train").numel() + language.contexts("eval").numel()
+    return min(CACHED_BLOCKS, 4 * language.d_in * tokens)
+
+
+def places(device: torch.device) -> list[tuple[Place, torch.device]]:
+    """Returns where memory is taken; on CPU there is only one such place."""
+    host: tuple[Place, torch.device] = ("host", torch.device("cpu"))
+    return [host] if device.type == "cpu" else [("device", device), host]
+
+
+def fits(expected: Forecast, place: Place, where: torch.device) -> bool:
+    """Whether the peak is available, as far as anything tells."""
+    available = memory.memory_available(where)
+    return available is None or expected.peak(place) <= available
+
+
+def slow_paths(config: TrainConfig, device: torch.device) -> Iterator[str]:
+    """Yields a sentence for each setting that makes a run slower on this machine."""
+    if config.sae.bf16_prefilter and device.type == "cpu" and hardware.has_bf16_products() is False:
+        yield (
+            "--sae.bf16-prefilter was given, but this processor has no bfloat16 products, so that "
+            "a step takes several times as long as in float32; leave --sae.bf16-prefilter out."
+        )
+
+
+def problems(expected: Forecast, device: torch.device) -> Iterator[str]:
+    """Yields a sentence for each place that has less memory than the run is expected to need."""
+    for place, where in places(device):
+        if not fits(expected, place, where):
+            parts = [part for part in expected.at_peak(place) if part.setting]
+            remedy = (
+                f"lower {parts[0].setting} ({parts[0].name} takes {readable(parts[0].bytes)})"
+                if parts
+                else f"take data of fewer dimensions ({expected.moment(place)} takes most)"
+            )
+            yield (
+                f"the run is expected to need {readable(expected.peak(place))} more memory on "
+                f"{where.type}, but {readable(memory.memory_available(where) or 0)} is available; "
+                f"{remedy}."
+            )

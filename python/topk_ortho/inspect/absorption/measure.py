@@ -146,15 +146,15 @@ def _halves(contexts: Tensor, model: LanguageModel) -> dict[Split, Tensor]:
 @torch.no_grad()
 def _activations(model: LanguageModel, contexts: Tensor, hook: str, sae: SAE) -> Tensor:
     """`[rows, d_in]` float32 at the positions that are not BOS, on the model's device."""
+    if (width := model.width(hook, contexts)) != sae.d_in:
+        raise ConfigError(
+            f"--hook {hook} of {model.name!r} has width {width}, but the SAE has "
+            f"d_in {sae.d_in}; give the model and hook point that it was trained on."
+        )
     parts = []
     for tokens in contexts.split(max(1, CPU_TOKENS // contexts.shape[1])):
         x = model.activations(tokens, hook)
         parts.append(x[(tokens != model.bos).to(x.device)])
-        if parts[0].shape[1] != sae.d_in:
-            raise ConfigError(
-                f"--hook {hook} of {model.name!r} has width {parts[0].shape[1]}, but the SAE has "
-                f"d_in {sae.d_in}; give the model and hook point that it was trained on."
-            )
     return torch.cat(parts)
 
 

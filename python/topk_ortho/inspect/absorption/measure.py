@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from topk_ortho import formats
 from topk_ortho.activations.language_model import CPU_TOKENS, LanguageModel
 from topk_ortho.activations.source import Split
 from topk_ortho.activations.text import pack_contexts, text_documents
 from topk_ortho.config import ConfigError
-from topk_ortho.formats.load import load_sae
+from topk_ortho.formats.load import as_module
+from topk_ortho.formats.origin import check_origin
 from topk_ortho.inspect.absorption.classes import TokenClasses, read_classes
 from topk_ortho.inspect.absorption.gate import HALVES, ClassVerdict, ProbedText, judge
 from topk_ortho.inspect.absorption.options import AbsorptionOptions
@@ -88,7 +90,14 @@ def measure(options: AbsorptionOptions) -> TokenAbsorption:
     """
     _check(options)
     device = choose_device(options.device)
-    sae = load_sae(options.sae, allow_pickle=options.allow_pickle).to(device)
+    stored = formats.read(options.sae, allow_pickle=options.allow_pickle)
+    check_origin(
+        sae=options.sae,
+        named={"model": stored.model, "hook": stored.hook},
+        given={"model": options.model, "hook": options.hook},
+        insist=options.allow_mismatch,
+    )
+    sae = as_module(stored).to(device)
     documents = text_documents(options.text)
     documents = chain([next(documents, "")], documents)  # a missing file is told before loading
     model = LanguageModel.load(options.model, device=device)

@@ -44,5 +44,7 @@ class AbsorptionOptions:
     """Write the JSON to this file as well."""
     allow_pickle: bool = False
     """Open an SAE of dictionary_learning, which is a pickle; nothing but tensors is taken."""
+    allow_mismatch: bool = False
+    """Measure although the SAE names another model or hook point as its own."""
     json: bool = False
     """Print JSON instead of the table."""

@@ -14,6 +14,7 @@ from topk_ortho.activations.fingerprint import fingerprint
 from topk_ortho.activations.same_data import other_data
 from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.formats.load import as_module
+from topk_ortho.formats.origin import check_origin
 from topk_ortho.inspect.evaluate.data import measurable
 from topk_ortho.inspect.evaluate.measure import Measured, measure
 from topk_ortho.inspect.evaluate.options import Asked, EvaluateOptions, run_config, understand
@@ -43,8 +44,13 @@ def run_evaluation(options: EvaluateOptions, arguments: list[str]) -> str:
         options, names_given(arguments), named={"model": stored.model, "hook": stored.hook}
     )
     _check_held_out(options, asked)
+    named = {"model": stored.model, "hook": stored.hook}
+    check_origin(
+        sae=options.sae, named=named, given=_given(asked.config), insist=options.allow_mismatch
+    )
     device = hardware.choose_device(options.device)
     data = measurable(asked.config, split=asked.split, device=str(device))
+    check_origin(sae=options.sae, named=named, given=data.origin, insist=options.allow_mismatch)
     try:
         measured = measure(sae.to(device), data, samples=options.eval_samples)
     except ConfigError:
@@ -52,9 +58,16 @@ def run_evaluation(options: EvaluateOptions, arguments: list[str]) -> str:
     except ValueError as error:
         raise ConfigError(f"{options.sae} cannot be measured: {error}") from error
     record = as_json(asked, sae, measured, device)
+    record["sae"] |= named
     if options.out is not None:
         write(options.out, record)
     return json.dumps(record, indent=2) if options.json else as_text(record)
+
+
+def _given(config: TrainConfig) -> dict[str, str]:
+    """Model and hook point of the activations, before a model is loaded for them."""
+    model = config.activations == "language-model"
+    return {"model": config.model, "hook": config.hook} if model else {}
 
 
 def _check_held_out(options: EvaluateOptions, asked: Asked) -> None:

@@ -23,7 +23,8 @@ OF_A_RUN = ("eval_samples", "activations", "model", "text", "dataset", "hook", "
 """Options that have the same name, and for a run the same value, in its configuration."""
 OF_A_MODEL = {"model", "text", "dataset", "hook", "context"}
 OF_SAEBENCH = {"evals", "saebench-python", "saebench-folder", "core-batches", "llm-batch-size"}
-NOT_OF_SAEBENCH = {"split", "eval-samples", "activations", "data", "seed", "synthetic", "plant"}
+NOT_OF_SAEBENCH = {"split", "eval-samples", "activations", "data", "seed", "synthetic", "plant",
+                   "allow-mismatch"}  # fmt: skip
 OTHER_DATA = {"text", "dataset", "data"}
 """Options that put other data in the place of a run's own, of which a part was held out."""
 
@@ -49,6 +50,8 @@ class EvaluateOptions:
     `auto`: `eval` for a run on its own data, else `all`."""
     eval_samples: int = 30_000
     """Activations to measure on; of a language model whole contexts until there are so many."""
+    allow_mismatch: bool = False
+    """Measure although the SAE names another model or hook point as its own."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, ..."""
 

@@ -45,8 +45,8 @@ def pack_contexts(
     """Tokenised documents one after another in rows of equal length, `[n, context]` int64.
 
     Every row starts with BOS, and BOS stands between documents; all other tokens are those that the
-    tokenizer gives for each text. Special tokens spelled out in the text (`<unk>` of WikiText) become
-    a space before. The remainder is dropped.
+    tokenizer gives for each text. Special tokens spelled out in the text (`<unk>` of WikiText)
+    become a space before. The remainder is dropped.
 
     Args:
         tokenizer: a Hugging Face tokenizer.

@@ -107,8 +107,9 @@ def text_of(vocabulary: int) -> torch.Tensor:
 @pytest.mark.parametrize("length", [1, 2])
 def test_the_work_grows_with_the_text_and_not_with_its_square(length: int) -> None:
     """A quarter of all tokens as one class, such as those that begin with a capital."""
+    work(lambda: torch.zeros(1))  # what torch loads for its first count
     done = []
-    for vocabulary in (1536, 12_288):
+    for vocabulary in (768, 6144):
         contexts = text_of(vocabulary)
         random = RandomClasses(contexts, bos=1)
         windows = contexts[:, 1:].unfold(1, length, 1).reshape(-1, length)

@@ -37,10 +37,6 @@ COEFFICIENTS = {"coactivation": 2.0, "random": 1.0, "random-matched": 1.0, "orts
 OTHER_COEFFICIENT = 0.2
 
 
-class ConfigError(ValueError):
-    """A setting that cannot be used; the message says what was given, expected, and what to do."""
-
-
 @dataclass(frozen=True)
 class SyntheticConfig:
     """Forest data with known directions; a number left out comes from the preset."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import tomllib
@@ -12,7 +11,16 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from topk_ortho.config import ConfigError, TrainConfig
+from topk_ortho.config import TrainConfig
+from topk_ortho.config.errors import ConfigError
+from topk_ortho.config.errors import nearest as nearest
+from topk_ortho.config.registry import OneOf
+from topk_ortho.config.renamed import (
+    renamed_option,
+    renamed_value,
+    with_new_names,
+    with_old_names,
+)
 
 # What does not change a run's figures.
 NOT_HASHED = frozenset(
@@ -35,6 +43,15 @@ def read_config(path: Path) -> TrainConfig:
         ConfigError: no such file, not TOML, an unknown key, or a value of the wrong type.
     """
     return from_table(_read_table(path), where=str(path))
+
+
+def read_stored_config(path: Path) -> TrainConfig:
+    """The configuration that a run stored, whatever its options were called then.
+
+    Raises:
+        ConfigError: no such file, not TOML, an unknown key, or a value of the wrong type.
+    """
+    return from_table(with_new_names(_read_table(path)), where=str(path))
 
 
 def keys_given(path: Path) -> set[str]:
@@ -105,13 +122,14 @@ def config_hash(config: TrainConfig) -> str:
         table[key] = Path(table[key]).name
     if "text" in table:
         table["text"] = [Path(path).name for path in table["text"]]
+    table = with_old_names(table)
     return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def option_types(cls: type = TrainConfig, prefix: str = "") -> dict[str, Any]:
     """The type of every option by its name on the command line, such as `pairs.per-feature`."""
     types_: dict[str, Any] = {}
-    for name, kind in typing.get_type_hints(cls).items():
+    for name, kind in _kinds(cls).items():
         if dataclasses.is_dataclass(kind):
             types_ |= option_types(typing.cast(type, kind), f"{prefix}{name}.")
         else:
@@ -119,19 +137,34 @@ def option_types(cls: type = TrainConfig, prefix: str = "") -> dict[str, Any]:
     return types_
 
 
-def nearest(name: str, names: list[str]) -> str:
-    """` (perhaps you meant X)` for the closest of `names`, or nothing."""
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f" (perhaps you meant {close[0]})" if close else ""
+def choices(kind: Any) -> tuple[Any, ...]:
+    """The values that an option of this type may have; none where they are not listed."""
+    if typing.get_origin(kind) is typing.Literal:
+        return typing.get_args(kind)
+    listed = getattr(kind, "__metadata__", (None,))[0]
+    return listed.names() if isinstance(listed, OneOf) else ()
+
+
+def _kinds(cls: type) -> dict[str, Any]:
+    """Each field's type; of annotations only those that list its values stay."""
+    plain, full = typing.get_type_hints(cls), typing.get_type_hints(cls, include_extras=True)
+    return {
+        name: full[name]
+        if isinstance(getattr(full[name], "__metadata__", (None,))[0], OneOf)
+        else kind
+        for name, kind in plain.items()
+    }
 
 
 def _build(cls: type, table: dict[str, Any], where: str, prefix: str) -> Any:
-    hints = typing.get_type_hints(cls)
+    hints = _kinds(cls)
     values = {}
     for key, value in table.items():
         name = key.replace("-", "_")
         shown = prefix + key
         if name not in hints:
+            if renamed := renamed_option(shown):
+                raise ConfigError(f"{where} has the option {renamed}")
             known = [prefix + known for known in hints]
             raise ConfigError(
                 f"{where} has an unknown key {shown}{nearest(shown, known)}; "
@@ -153,12 +186,14 @@ def _value(hint: Any, value: Any, where: str, shown: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is types.UnionType:
         return _value(next(a for a in args if a is not type(None)), value, where, shown)
-    if origin is typing.Literal:
+    if renamed := renamed_value(shown, value):
+        raise _mismatch(where, shown, value, f"its new name {renamed}")
+    if listed := choices(hint):
         canonical = value.replace("_", "-") if isinstance(value, str) else value
-        if canonical in args:
+        if canonical in listed:
             return canonical
-        near = nearest(str(canonical), [str(a) for a in args])
-        raise _mismatch(where, shown, value, f"one of {', '.join(map(str, args))}{near}")
+        near = nearest(str(canonical), [str(name) for name in listed])
+        raise _mismatch(where, shown, value, f"one of {', '.join(map(str, listed))}{near}")
     if origin is tuple:
         items = value if isinstance(value, list) else [value]
         return tuple(_value(args[0], item, where, shown) for item in items)

@@ -317,6 +317,24 @@ def test_splits_do_not_overlap_and_eval_comes_last(
         source.block(-1, "train")
 
 
+@pytest.mark.fault("contexts without anything to predict")
+@pytest.mark.parametrize("context", [3, 4, 16])
+def test_text_without_two_tokens_in_a_row_is_refused_before_training(
+    model: lm.LanguageModel, context: int
+) -> None:
+    contexts = text.pack_contexts(model.tokenizer, ["a", "b", "c"] * 200, context)
+    with pytest.raises(ConfigError, match=rf"contexts of {context} tokens .* which predicting"):
+        lm.LanguageModelSource(model, contexts, HOOK)
+
+
+def test_rows_of_a_block_are_known_without_the_model(
+    model: lm.LanguageModel, contexts: torch.Tensor
+) -> None:
+    source = lm.LanguageModelSource(model, contexts, HOOK, contexts_per_block=3)
+    for split, index in (("train", 0), ("train", 2), ("eval", 0)):
+        assert source.rows_of(index, split) == len(source.block(index, split).x)
+
+
 @pytest.mark.parametrize(("n", "train", "evaluation"), [(5, 4, 1), (9, 8, 1), (33, 4, 1)])
 def test_little_text_makes_smaller_blocks(
     model: lm.LanguageModel, contexts: torch.Tensor, n: int, train: int, evaluation: int

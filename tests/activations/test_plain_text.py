@@ -52,28 +52,28 @@ def test_a_mark_of_utf_8_is_no_text(tmp_path: Path) -> None:
         (STORY.encode("utf-32-le"), r"byte 1 \(line 1\) is the character 0x00 \(NUL"),
         (STORY.encode("utf-16"), "but UTF-16 by its first bytes"),
         (STORY.encode("utf-32"), "but UTF-32 by its first bytes"),
-        ("日本".encode("shift-jis"), r"byte 0 \(line 1\) not valid UTF-8"),
+        ("日本".encode("shift-jis"), r"byte 0 \(line 1\) is not valid UTF-8"),
         ("文字".encode("iso2022_jp"), r"byte 0 \(line 1\) is the character 0x1b \(control\)"),
         (
             "fine\nthen é".encode("latin-1"),
-            r"byte 10 \(line 2\) not valid UTF-8 \(unexp",
+            r"byte 10 \(line 2\) is not valid UTF-8 \(unexp",
         ),
         (
             b"x" * 70_000 + b"\n\xe2\x82",
-            r"byte 70,001 \(line 2\) not valid UTF-8 \(unexp",
+            r"byte 70,001 \(line 2\) is not valid UTF-8 \(unexp",
         ),
         (
             b"x" * 65_535 + b"\xe2x" + b"\n" * 9,
-            r"byte 65,535 \(line 1\) not valid UTF-8 \(inv",
+            r"byte 65,535 \(line 1\) is not valid UTF-8 \(inv",
         ),
         ((STORY + "\x00").encode(), r"byte 1,180 \(line 61\) is the character 0x00"),
-        (b"ok\n\nok \xed\xa0\x80", r"byte 7 \(line 3\) not valid UTF-8"),  # half a pair
+        (b"ok\n\nok \xed\xa0\x80", r"byte 7 \(line 3\) is not valid UTF-8"),  # half a pair
         (gzip.compress(STORY.encode()), "but gzip by its first bytes"),
         (b"PK\x03\x04rest", "but zip by"),
         (b"\x28\xb5\x2f\xfdrest", "but zstd by"),
         (b"PAR1rest", "but Parquet by"),
         (b"%PDF-1.7\n", "but PDF by"),
-        (b"\x80\x04\x95pickled", r"byte 0 \(line 1\) not valid UTF-8"),
+        (b"\x80\x04\x95pickled", r"byte 0 \(line 1\) is not valid UTF-8"),
     ],
 )
 def test_what_is_not_text_is_refused_where_it_begins(

@@ -77,9 +77,7 @@ def test_batches_of_any_size_equal_one_pass(seed: int, cuts: list[int]) -> None:
 
 
 @pytest.mark.parametrize("rows", [1000, 1537])
-def test_more_rows_than_are_held_change_nothing(
-    rows: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_more_rows_than_are_held_change_nothing(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("topk_ortho.metrics.loud_rows.LIMIT", 20)
     x, x_hat, acts = data(3, rows)
     meter = Reconstruction(5, 7)

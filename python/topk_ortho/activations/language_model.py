@@ -207,6 +207,20 @@ class LanguageModel:
         return x.flatten(2)
 
 
+def other_names(model: str) -> set[str]:
+    """Returns the names, in lower case and without owners, of the model that TransformerLens knows
+    under `model` (likewise); none where it knows no such model."""
+    try:
+        from transformer_lens.supported_models import MODEL_ALIASES
+    except ImportError:
+        return set()
+    for official, others in MODEL_ALIASES.items():
+        names = {name.rpartition("/")[2].lower() for name in (official, *others)}
+        if model in names:
+            return names
+    return set()
+
+
 class LanguageModelSource:
     """A `Source` of the activations of packed contexts, without BOS positions.
 
@@ -252,6 +266,7 @@ class LanguageModelSource:
         used = contexts[: blocks * self._per_block]
         cut = (blocks - held_out) * self._per_block
         self._contexts = {"train": used[:cut], "eval": used[cut:]}
+        _check_predictions(model, self._contexts["eval"])
         self._kept: dict[tuple[Split, int], Tensor] = {}
         self._room = cache_bytes
 
@@ -262,6 +277,12 @@ class LanguageModelSource:
     def n_blocks(self, split: Split) -> int:
         """Number of blocks in a split."""
         return self._n_blocks[split]
+
+    def rows_of(self, index: int, split: Split) -> int:
+        """Number of rows of a block, without running the model."""
+        start = index * self._per_block
+        contexts = self._contexts[split][start : start + self._per_block]
+        return int((contexts != self.model.bos).sum())
 
     def block(self, index: int, split: Split) -> Block:
         """Rows of one block: `[contexts_per_block * (context - 1) - BOS separators, d_in]`.
@@ -318,4 +339,15 @@ def _check_contexts(model: LanguageModel, contexts: Tensor) -> None:
         raise ConfigError(
             f"token id {int(contexts.max())} is outside the {model.d_vocab} of {model.name!r}: "
             "use the model's own tokenizer."
+        )
+
+
+def _check_predictions(model: LanguageModel, held_out: Tensor) -> None:
+    """Refuse before training what could not be evaluated after it."""
+    text = held_out != model.bos
+    if not (text[:, :-1] & text[:, 1:]).any():
+        raise ConfigError(
+            f"contexts of {held_out.shape[1]} tokens were given, but the held-out ones have no two "
+            "tokens of one document in a row, which predicting needs; set a larger `context`, or "
+            "give longer documents."
         )

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from topk_ortho.config.registry import OneOf
+from topk_ortho.config.sources import SOURCES
 
 Criterion = Literal[
     "none",
@@ -243,7 +246,7 @@ class TrainConfig:
     allow_pickle: bool = False
     """Open the `ae.pt` of dictionary_learning, a pickle; only tensors are taken from it."""
 
-    activations: Literal["synthetic", "language-model", "files"] = "synthetic"
+    activations: Annotated[str, OneOf(SOURCES)] = "synthetic"
     """Where activations come from."""
     model: str = ""
     """`language-model`: a model name or a local folder."""

@@ -87,10 +87,6 @@ def _names(model: str) -> set[str]:
 
 
 def _with_aliases(names: set[str]) -> set[str]:
-    try:
-        from transformer_lens.supported_models import MODEL_ALIASES
-    except ImportError:
-        return names
-    known = [{official.rpartition("/")[2].lower(), *(alias.lower() for alias in aliases)}
-             for official, aliases in MODEL_ALIASES.items()]  # fmt: skip
-    return names.union(*(group for group in known if group & names))
+    from topk_ortho.activations.language_model import other_names
+
+    return names.union(*(other_names(name) for name in names))

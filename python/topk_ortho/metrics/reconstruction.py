@@ -2,9 +2,9 @@
 
 `Reconstruction` keeps float64 sums, so that batches of any size give the metrics of one pass over
 the whole evaluation set; memory is `d_in + d_sae` numbers, a tile of 16 MB and the loudest rows
-(`loud_rows.py`). `decoder_geometry`
-costs one product of the decoder with itself, in tiles. Neither changes what it is given. Values
-that are not finite are refused, since a NaN among sums hides where it came from.
+(`loud_rows.py`). `decoder_geometry` costs one product of the decoder with itself, in tiles. Neither
+changes what it is given. Values that are not finite are refused, since a NaN among sums hides where
+it came from.
 """
 
 from __future__ import annotations
@@ -116,8 +116,8 @@ class Reconstruction:
         `cosine_similarity` and `l2_ratio` (`|x_hat| / |x|`), means over the rows of x that are not
         0; `relative_reconstruction_bias` (`E |x_hat|^2 / E <x, x_hat>`, arXiv 2404.16014 equation
         10: below 1 the SAE shrinks); `explained_variance_quiet_rows`, `variance_share_top_rows`,
-        `score_share_top_rows` (`QuietRows.result`); `l0`, `l1` (means over rows); `dead_features` (share that
-        never fired); `alive` (count); `dense_features` (share that fired on more than
+        `score_share_top_rows` (`QuietRows.result`); `l0`, `l1` (means over rows); `dead_features`
+        (share that never fired); `alive` (count); `dense_features` (share that fired on more than
         `DENSE_FREQUENCY` of the rows).
 
         Raises:

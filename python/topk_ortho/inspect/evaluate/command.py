@@ -117,9 +117,9 @@ def _data(config: TrainConfig, split: str, measured: Measured) -> dict[str, Any]
     }
     if config.activations == "synthetic":
         described["preset"] = config.synthetic.preset
-    elif config.activations == "files":
+    elif config.data is not None:
         described["data"] = str(config.data)
-    else:
+    elif config.model:
         described |= {
             "model": config.model,
             "hook": config.hook,
@@ -146,8 +146,9 @@ def _where(data: dict[str, Any]) -> str:
     planted = ", hierarchies planted" if data["planted"] else ""
     if data["activations"] == "synthetic":
         return f"synthetic {data['preset']}{planted}"
-    if data["activations"] == "files":
-        return f"{data['data']}{planted} ({part})"
+    if "model" not in data:
+        kind = "" if data["activations"] == "files" else f"{data['activations']} "
+        return f"{kind}{data.get('data', '')}{planted} ({part})"
     tokens = "" if data["contexts"] is None else f", {data['contexts']:,} contexts without BOS"
     return f"{data['model']} at {data['hook']}{planted} ({part}){tokens}"
 

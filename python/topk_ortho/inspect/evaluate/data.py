@@ -26,7 +26,7 @@ class Measurable:
         source: activations in the units of the model.
         language: the model and its contexts, where nothing was planted in its activations.
         splits: which parts of the data, in the order of the data.
-        origin: `model` and `hook` as a folder of activations describes them, {} elsewhere.
+        origin: `model` and `hook` as the source itself names them, {} where it does not.
     """
 
     source: Source
@@ -67,6 +67,6 @@ def measurable(
         source = source.source  # exactly as it was, without a rounding there and back
     elif prepared.scale != 1:
         source = ScaledSource(source, 1 / prepared.scale)
-    origin = prepared.origin if config.activations == "files" else {}
-    named = {k: origin[k] for k in ("model", "hook") if isinstance(origin.get(k), str)}
+    said = prepared.origin
+    named = {k: said[k] for k in ("model", "hook") if isinstance(said.get(k), str)}
     return Measurable(source, None, splits, named)

@@ -13,11 +13,13 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from topk_ortho.config import ConfigError, PlantConfig, SyntheticConfig, TrainConfig
+from topk_ortho.config.registry import OneOf
 from topk_ortho.config.rules import check
+from topk_ortho.config.sources import SOURCES
 from topk_ortho.config.toml import read_config
 from topk_ortho.studies.options import names_given
 
-Activations = Literal["auto", "synthetic", "language-model", "files"]
+Activations = Annotated[str, OneOf(SOURCES, besides=("auto",))]
 OF_A_RUN = ("eval_samples", "activations", "model", "text", "dataset", "hook", "context", "data",
             "seed", "synthetic", "plant")  # fmt: skip
 """Options that have the same name, and for a run the same value, in its configuration."""
@@ -137,20 +139,17 @@ def understand(options: EvaluateOptions, words: set[str], *, named: dict[str, st
     run = run_config(options.sae)
     first_words = {word.split(".")[0] for word in words}
     kind = _kind(options, words, own=None if run is None else run.activations)
-    for theirs, of in (("language-model", OF_A_MODEL), ("files", {"data"}),
-                       ("synthetic", {"synthetic"})):  # fmt: skip
-        if kind != theirs and first_words & of:
-            raise ConfigError(
-                f"--{min(first_words & of)} was given, but the activations are {kind}, which take "
-                "no such option; leave it out, or give --activations and what belongs to them."
-            )
+    taken = SOURCES[kind].options
+    if useless := (first_words & frozenset().union(*(k.options for k in SOURCES))) - taken:
+        raise ConfigError(
+            f"--{min(useless)} was given, but the activations are {kind}, which take "
+            "no such option; leave it out, or give --activations and what belongs to them."
+        )
     split = options.split
     if kind == "synthetic":
         split = "eval"  # it never ends, and every block is fresh
     elif split == "auto":
         split = "all" if run is None or first_words & OTHER_DATA else "eval"
-    model = kind == "language-model"
-    files = kind == "files"
     text = () if options.dataset and "text" not in words else options.text
     dataset = "" if options.text and "dataset" not in words else options.dataset
     config = TrainConfig(
@@ -158,12 +157,12 @@ def understand(options: EvaluateOptions, words: set[str], *, named: dict[str, st
         eval_samples=options.eval_samples,
         device=options.device,
         activations=kind,
-        model=(options.model or named.get("model", "")) if model else "",
-        text=text if model else (),
-        dataset=dataset if model else "",
-        hook=(options.hook or named.get("hook", "")) if model else "",
+        model=(options.model or named.get("model", "")) if "model" in taken else "",
+        text=text if "text" in taken else (),
+        dataset=dataset if "dataset" in taken else "",
+        hook=(options.hook or named.get("hook", "")) if "hook" in taken else "",
         context=options.context,
-        data=options.data if files else None,
+        data=options.data if "data" in taken else None,
         synthetic=options.synthetic,
         plant=options.plant,
     )

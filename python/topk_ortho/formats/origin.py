@@ -38,7 +38,7 @@ def check_origin(
             told = (
                 "it is measured there all the same"
                 if insist
-                else ("figures mean something only if both are the same model")
+                else ("the metrics mean something only if both are the same model")
             )
             warnings.warn(f"{said}; {told}.", stacklevel=2)
             continue

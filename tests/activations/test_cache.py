@@ -130,19 +130,100 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not list(tmp_path.iterdir())
 
 
+class Stopped(Rows):
+    """Stops before a block, as Ctrl-C does."""
+
+    at = 2
+
+    def block(self, index: int, split: str) -> Block:
+        if split == "train" and index == self.at:
+            raise KeyboardInterrupt
+        return super().block(index, split)
+
+
 @pytest.mark.fault("a cache whose writing was interrupted")
 def test_an_interrupted_write_is_no_whole_folder(tmp_path: Path) -> None:
-    class Interrupted(Rows):
-        def block(self, index: int, split: str) -> Block:
-            if index == 2:
-                raise KeyboardInterrupt
-            return super().block(index, split)
-
     with pytest.raises(KeyboardInterrupt):
-        write_cache(Interrupted(rows()), tmp_path, rows_per_shard=10)
+        write_cache(Stopped(rows()), tmp_path, rows_per_shard=10)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "shard-00000.npy",
         "shard-00001.npy",
+        "unfinished.json",
     ]
     with pytest.raises(ConfigError, match=r"without source\.json it was left unfinished"):
         write_cache(Rows(rows()), tmp_path)
+    with pytest.raises(ConfigError, match="has not written all of its shards; give the same"):
+        FilesSource(tmp_path)
+
+
+class Counted(Rows):
+    """Knows how many rows its blocks have, as a language model's source does."""
+
+    def __init__(self, x: torch.Tensor) -> None:
+        super().__init__(x)
+        self.asked: list[tuple[str, int]] = []
+
+    def rows_of(self, index: int, split: str) -> int:
+        return len(super().block(index, split).x)
+
+    def block(self, index: int, split: str) -> Block:
+        self.asked.append((split, index))
+        return super().block(index, split)
+
+
+@pytest.mark.fault("a cache whose writing was interrupted")
+@pytest.mark.parametrize("per_shard", [3, 10, 17])
+@pytest.mark.parametrize("limit", [None, 35])
+@pytest.mark.parametrize("source", [Rows, Counted])
+def test_the_same_call_continues(
+    tmp_path: Path, per_shard: int, limit: int | None, source: type[Rows]
+) -> None:
+    how = {"rows_per_shard": per_shard, "dtype": "float32", "max_rows": limit}
+    folder = tmp_path / "cache"
+    for at in (2, 3):
+        Stopped.at = at
+        with pytest.raises(KeyboardInterrupt):
+            write_cache(Stopped(rows()), folder, **how)
+    kept = [(path.name, path.stat().st_mtime_ns) for path in sorted(folder.glob("*.npy"))]
+    again = source(rows())
+    said = write_cache(again, folder, **how)
+    assert np.array_equal(read(folder), rows()[:limit].numpy())
+    assert kept == [
+        (p.name, p.stat().st_mtime_ns) for p in sorted(folder.glob("*.npy"))[: len(kept)]
+    ]
+    assert FilesSource(folder).described == said
+    assert not (folder / "unfinished.json").exists()
+    if isinstance(again, Counted):
+        assert ("train", 0) not in again.asked
+    Stopped.at = 2
+
+
+@pytest.mark.fault("a cache whose writing was interrupted")
+def test_a_cache_that_stopped_in_an_earlier_version_is_a_warning(tmp_path: Path) -> None:
+    write_cache(Rows(rows()), tmp_path, rows_per_shard=10)
+    (tmp_path / "source.json").unlink()
+    (tmp_path / "shard-00004.npy").unlink()
+    with pytest.warns(UserWarning, match="no source.json, which it writes last"):
+        FilesSource(tmp_path)
+
+
+@pytest.mark.fault("a row that a cache cannot hold")
+def test_rows_that_do_not_fit_leave_nothing_behind(tmp_path: Path) -> None:
+    x = rows()
+    x[33, 1] = 70_000.0
+    with pytest.raises(ConfigError, match="use float32"):
+        write_cache(Rows(x), tmp_path / "a", rows_per_shard=7)
+    assert not (tmp_path / "a").exists()
+    assert write_cache(Rows(x), tmp_path / "a", dtype="float32")["rows"] == 47
+
+
+@pytest.mark.fault("a cache folder in use")
+def test_two_do_not_write_at_once(tmp_path: Path) -> None:
+    class Second(Rows):
+        def block(self, index: int, split: str) -> Block:
+            if index == 2:
+                with pytest.raises(ConfigError, match="another process is writing it"):
+                    write_cache(Rows(rows()), tmp_path, rows_per_shard=10)
+            return super().block(index, split)
+
+    assert write_cache(Second(rows()), tmp_path, rows_per_shard=10)["rows"] == 47

@@ -16,6 +16,7 @@ from topk_ortho.activations import language_model as lm
 from topk_ortho.activations import text
 from topk_ortho.config import ConfigError
 
+N, L = "contexts", "tokens"
 HOOK = "blocks.0.hook_resid_post"
 CONTEXT = 16
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -114,6 +115,8 @@ def test_replacing_reaches_the_logits(
         ("nothing", "looks like `blocks.3.hook_resid_post`"),
         ("blocks.0.attn.hook_result", "switched off"),
         ("blocks.0.attn.hook_pattern", "one row per token"),
+        ("blocks.0.attn.hook_attn_scores", "one row per token"),
+        ("rotary_emb.hook_cos", "one row per token"),
         ("embed.hook_in", "int64"),
     ],
 )
@@ -122,6 +125,48 @@ def test_hooks_that_cannot_be_used(
 ) -> None:
     with pytest.raises(ConfigError, match=says):
         lm.LanguageModelSource(model, contexts, hook)
+
+
+@pytest.mark.fault("attention taken for activations")
+@pytest.mark.parametrize("context", [3, tiny_llama.N_HEADS, tiny_llama.N_HEADS + 1, CONTEXT])
+@pytest.mark.parametrize("hook", ["hook_pattern", "hook_attn_scores"])
+def test_attention_is_no_activation_at_any_context(
+    model: lm.LanguageModel, context: int, hook: str
+) -> None:
+    contexts = text.pack_contexts(model.tokenizer, tiny_llama.stories(), context)
+    with pytest.raises(ConfigError, match=r"between tokens.* such as blocks\.1\.attn\.hook_z"):
+        lm.LanguageModelSource(model, contexts, f"blocks.1.attn.{hook}")
+
+
+@pytest.mark.fault("attention taken for activations")
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        ((N, L, 6), None),
+        ((N, L, 2, 3), None),
+        ((N, 4, L, L), "expected one row per token"),
+        ((N, 4, L, 8), "expected one row per token"),
+        ((1, L, 6), "expected one row per token"),
+        ((N, L, 4, L), r"its width follows the number of tokens \(\[12, 16\]\)"),
+        ((N, L, L), r"its width follows the number of tokens \(\[3, 4\]\)"),
+    ],
+)
+def test_what_a_hook_gives_is_told_from_two_lengths(
+    model: lm.LanguageModel, shape: tuple, said: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Contexts of 4 tokens, where a single shape looks like one row for each of them."""
+
+    def fire(tokens: torch.Tensor, hook: str, act, **how: object) -> None:
+        lengths = {N: tokens.shape[0], L: tokens.shape[1]}
+        act(torch.zeros([lengths.get(n, n) for n in shape]), None)
+
+    monkeypatch.setattr(model, "_run", fire)
+    tokens = torch.ones(5, 4, dtype=torch.int64)
+    if said is None:
+        assert model.width("blocks.0.odd", tokens) == 6
+        return
+    with pytest.raises(ConfigError, match=said):
+        model.width("blocks.0.odd", tokens)
 
 
 @pytest.mark.fault("a folder that is no model")
@@ -292,6 +337,24 @@ def test_splits_do_not_overlap_and_eval_comes_last(
         source.block(source.n_blocks("eval"), "eval")
     with pytest.raises(IndexError):
         source.block(-1, "train")
+
+
+@pytest.mark.fault("contexts without anything to predict")
+@pytest.mark.parametrize("context", [3, 4, 16])
+def test_text_without_two_tokens_in_a_row_is_refused_before_training(
+    model: lm.LanguageModel, context: int
+) -> None:
+    contexts = text.pack_contexts(model.tokenizer, ["a", "b", "c"] * 200, context)
+    with pytest.raises(ConfigError, match=rf"contexts of {context} tokens .* which predicting"):
+        lm.LanguageModelSource(model, contexts, HOOK)
+
+
+def test_rows_of_a_block_are_known_without_the_model(
+    model: lm.LanguageModel, contexts: torch.Tensor
+) -> None:
+    source = lm.LanguageModelSource(model, contexts, HOOK, contexts_per_block=3)
+    for split, index in (("train", 0), ("train", 2), ("eval", 0)):
+        assert source.rows_of(index, split) == len(source.block(index, split).x)
 
 
 @pytest.mark.parametrize(("n", "train", "evaluation"), [(5, 4, 1), (9, 8, 1), (33, 4, 1)])

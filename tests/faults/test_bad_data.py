@@ -17,7 +17,7 @@ from topk_ortho.activations import ShuffleBuffer, prepare
 from topk_ortho.activations.cache import write_cache
 from topk_ortho.activations.files import FilesSource
 from topk_ortho.activations.harvest import harvest_folder
-from topk_ortho.activations.scaling import ScaledSource, first_rows
+from topk_ortho.activations.scaling import ScaledSource, sampled
 from topk_ortho.checkpoint import store
 from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.training import Interrupted, resume, train
@@ -158,9 +158,9 @@ def test_one_huge_row_is_named(tmp_path) -> None:
 def test_a_huge_row_later_stops_with_file_and_row(tmp_path, monkeypatch) -> None:
     x = rows()
     x[251, 4] = 1e30  # x is finite, its square is not
-    measured = partial(first_rows, rows=160)
+    measured = partial(sampled, rows=160)
     module = sys.modules[prepare.__module__]  # whose name is the function's in the package
-    monkeypatch.setattr(module, "first_rows", measured)
+    monkeypatch.setattr(module, "sampled", measured)
     folder = write(tmp_path / "data", x)
     with pytest.raises(NotFiniteError) as stop:
         train(config(folder, "--buffer-rows", "320"), tmp_path / "run", progress=False)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -58,6 +59,15 @@ def sae(tmp_path_factory: pytest.TempPathFactory) -> Path:
         hook=HOOK,
         model=str(tiny_llama.shared()),
     )
+
+
+@pytest.fixture(scope="module")
+def other_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Activations that say they are of another hook point than `sae`."""
+    folder = tmp_path_factory.mktemp("shards")
+    np.save(folder / "a.npy", torch.randn(200, tiny_llama.D_MODEL).numpy())
+    (folder / "source.json").write_text(json.dumps({"hook": "blocks.1.hook_resid_post"}))
+    return folder
 
 
 def evaluate(*arguments: Any, tmp_path: Path) -> dict[str, Any]:
@@ -177,6 +187,14 @@ def test_anyones_sae_with_model_and_text(sae, text, tmp_path, capsys):
     assert "health: good" in shown.out
 
 
+@pytest.mark.fault("an SAE of another hook point or model")
+def test_another_hook_is_measured_where_it_is_meant(sae, other_shards, tmp_path):
+    with pytest.warns(UserWarning, match="measured there all the same"):
+        found = evaluate(sae, "--data", other_shards, "--allow-mismatch", tmp_path=tmp_path)
+    assert found["figures"]["rows"] == 200
+    assert found["sae"]["hook"] == HOOK
+
+
 def test_every_row_of_a_text_is_measured_once(sae, text, tmp_path):
     from topk_ortho.activations.language_model import LanguageModel
     from topk_ortho.activations.text import pack_contexts, text_documents
@@ -259,6 +277,8 @@ def test_json_in_place_of_the_table(run, capsys):
     [
         (["SAE"], "without data"),
         (["SAE", "--text", "TEXT", "--model", "/nowhere/model"], "no model folder"),
+        (["SAE", "--text", "TEXT", "--hook", "blocks.1.hook_resid_post"], "names blocks.0.hook"),
+        (["SAE", "--data", "OTHER"], "the hook blocks.1.hook_resid_post was given"),
         (["SAE", "--activations", "synthetic"], "width 32"),
         (["/nowhere/sae", "--activations", "synthetic"], "no such folder"),
         (["SAE", "--text", "TEXT", "--out", "/nowhere/figures.json"], "--out"),
@@ -270,8 +290,11 @@ def test_json_in_place_of_the_table(run, capsys):
         (["SAE", "--suite", "saebench", "--saebench-python", "/nowhere"], "make saebench"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_in_a_sentence(sae, text, arguments, message, capsys):
-    given = [{"SAE": str(sae), "TEXT": str(text)}.get(word, word) for word in arguments]
+def test_what_cannot_be_measured_is_refused_in_a_sentence(
+    sae, text, other_shards, arguments, message, capsys
+):
+    paths = {"SAE": str(sae), "TEXT": str(text), "OTHER": str(other_shards)}
+    given = [paths.get(word, word) for word in arguments]
     assert main(["evaluate", *given]) == 2
     assert message in capsys.readouterr().err
 

@@ -201,7 +201,7 @@ def test_a_class_that_is_seldom_on_is_told_how_many_tokens_it_needs():
     assert verdict.probe_f1 is None
 
 
-def sae_folder(folder: Path, d_in: int, *, healthy: bool) -> Path:
+def sae_folder(folder: Path, d_in: int, *, healthy: bool, hook: str = "") -> Path:
     """`relu(x)` and `relu(-x)` reconstruct x; with small decoder rows they do not."""
     eye = torch.eye(d_in)
     W_enc = torch.cat([eye, -eye], dim=1)
@@ -214,7 +214,7 @@ def sae_folder(folder: Path, d_in: int, *, healthy: bool) -> Path:
         b_dec=torch.zeros(d_in),
         threshold=None,
         k=None,
-        hook="",
+        hook=hook,
         model="",
     )
 
@@ -282,6 +282,14 @@ def test_options_that_cannot_be_used_are_refused(more, said, tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.splitlines()[-1].startswith("error: ")
     assert said in error
+
+
+@pytest.mark.fault("an SAE of another hook point or model")
+def test_an_sae_of_another_hook_is_refused_before_the_model_loads(tmp_path, capsys):
+    hook = "blocks.0.hook_resid_post"
+    sae = sae_folder(tmp_path / "sae", tiny_llama.D_MODEL, healthy=True, hook=hook)
+    assert cli.main(command(tmp_path, sae)) == 2
+    assert f"names {hook} as its own; give that one" in capsys.readouterr().err
 
 
 PRONOUNS = """

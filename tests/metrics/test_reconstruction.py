@@ -20,12 +20,26 @@ from topk_ortho.metrics.reconstruction import (
 )
 
 
+def loudest(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places of all rows but the loudest one percent, and of those."""
+    order = np.linalg.norm(x, axis=1).argsort()
+    cut = len(x) - max(1, round(len(x) / 100))
+    return order[:cut], order[cut:]
+
+
 def naive(x: np.ndarray, x_hat: np.ndarray, acts: np.ndarray) -> dict[str, float]:
     x, x_hat, acts = (a.astype(np.float64) for a in (x, x_hat, acts))
     error = ((x - x_hat) ** 2).sum()
     norm, norm_hat = np.linalg.norm(x, axis=1), np.linalg.norm(x_hat, axis=1)
     frequency = (acts > 0).mean(0)
+    quiet, loud = loudest(x)
+    centred = ((x - x.mean(0)) ** 2).sum(1)
+    scores = np.array([sum(a * b for a, b in itertools.combinations(row, 2)) for row in acts])
     return {
+        "explained_variance_quiet_rows": 1
+        - ((x - x_hat)[quiet] ** 2).sum() / ((x[quiet] - x[quiet].mean(0)) ** 2).sum(),
+        "variance_share_top_rows": centred[loud].sum() / centred.sum(),
+        "score_share_top_rows": scores[loud].sum() / scores.sum(),
         "rows": len(x),
         "mse": error / x.size,
         "l2": error / len(x),
@@ -60,6 +74,18 @@ def test_batches_of_any_size_equal_one_pass(seed: int, cuts: list[int]) -> None:
         meter.update(x[first:last], x_hat[first:last], acts[first:last])
     assert meter.result() == pytest.approx(naive(x.numpy(), x_hat.numpy(), acts.numpy()))
     assert meter.frequency.tolist() == (acts > 0).double().mean(0).tolist()
+
+
+@pytest.mark.parametrize("rows", [1000, 1537])
+def test_more_rows_than_are_held_change_nothing(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("topk_ortho.metrics.loud_rows.LIMIT", 20)
+    x, x_hat, acts = data(3, rows)
+    meter = Reconstruction(5, 7)
+    for first in range(0, rows, 17):
+        part = slice(first, first + 17)
+        meter.update(x[part], x_hat[part], acts[part])
+        meter.result()  # may be read at any time
+    assert meter.result() == pytest.approx(naive(x.numpy(), x_hat.numpy(), acts.numpy()))
 
 
 def test_tiles_within_a_batch_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,15 +1,19 @@
 """Writes the rows of a source to a folder of `.npy` shards that `FilesSource` reads back.
 
 Memory is one shard. Every shard is written under a temporary name, synced and renamed, and
-`source.json` comes last, so a folder with it is whole. Refused: a folder in use, rows that are not
-finite or overflow float16.
+`source.json` comes last, so a folder with it is whole. Until then `unfinished.json` says what is
+being written: the same call continues after the last whole shard, and nobody trains on the folder.
+Rows that do not fit leave nothing behind. Refused: a folder in use, rows that are not finite or
+overflow float16.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -19,8 +23,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from topk_ortho.activations.files import DESCRIPTION, VERSION
-from topk_ortho.activations.source import Source
+from topk_ortho.activations.files import DESCRIPTION, UNFINISHED, VERSION
+from topk_ortho.activations.source import Source, Split
+from topk_ortho.checkpoint.locks import Held, claimed
 from topk_ortho.config import ConfigError
 
 FLOAT16_MAX = 65504.0
@@ -39,7 +44,7 @@ def write_cache(
 
     Args:
         source: where the rows come from.
-        folder: a folder that does not exist or is empty.
+        folder: a folder that does not exist, is empty, or where the same call was stopped.
         rows_per_shard: rows of a shard; the last may be shorter.
         dtype: type of the shards; float16 keeps three digits and at most 65504.
         max_rows: stop after so many; needed where the source never ends.
@@ -58,53 +63,122 @@ def write_cache(
         )
     if source.n_blocks("train") is None and max_rows is None:
         raise ConfigError("this source never ends: set `max_rows`.")
-    _claim(folder)
-    shards = written = 0
-    with tqdm(total=max_rows, unit=" rows", desc="activations", disable=None) as progress:
-        for rows in _shards(source, rows_per_shard=rows_per_shard, max_rows=max_rows):
-            array = _convert(rows, dtype, first_row=written)
-            save = partial(np.save, arr=array, allow_pickle=False)
-            write_whole(folder / f"shard-{shards:05d}.npy", save)
-            shards, written = shards + 1, written + len(rows)
-            progress.update(len(rows))
-    said = dict(describe or {}) | {
-        "d_in": source.d_in,
-        "rows": written,
-        "dtype": dtype,
-        "version": VERSION,
-    }
-    text = json.dumps(said, indent=2, default=str).encode()
-    write_whole(folder / DESCRIPTION, lambda f: f.write(text))
+    said = dict(describe or {}) | {"d_in": source.d_in, "dtype": dtype, "version": VERSION}
+    plan = json.loads(json.dumps(said | {"rows_per_shard": rows_per_shard, "max_rows": max_rows},
+                                 default=str))  # fmt: skip
+    with _claimed(folder, plan):
+        try:
+            written = _write(source, folder, dtype=dtype, per_shard=rows_per_shard, limit=max_rows)
+        except RowError:
+            _remove(folder)
+            raise
+        said = {**said, "rows": written}
+        text = json.dumps(said, indent=2, default=str).encode()
+        write_whole(folder / DESCRIPTION, lambda f: f.write(text))
+        (folder / UNFINISHED).unlink()
     return said
 
 
-def _claim(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+class RowError(ConfigError):
+    """A row that no shard of this type can hold: the same call would end the same way."""
+
+
+def _write(source: Source, folder: Path, *, dtype: str, per_shard: int, limit: int | None) -> int:
+    """Writes the shards that are not there yet; the number of rows in all."""
+    shards = 0
+    while (folder / _name(shards)).exists():
+        shards += 1
+    written = shards * per_shard
+    if shards:  # the last of a finished folder may be shorter
+        last = np.load(folder / _name(shards - 1), mmap_mode="r", allow_pickle=False)
+        written -= per_shard - len(last)
+    with tqdm(total=limit, initial=written, unit=" rows", desc="activations", disable=None) as bar:
+        for rows in _shards(source, rows_per_shard=per_shard, max_rows=limit, skip=written):
+            array = _convert(rows, dtype, first_row=written)
+            save = partial(np.save, arr=array, allow_pickle=False)
+            write_whole(folder / _name(shards), save)
+            shards, written = shards + 1, written + len(rows)
+            bar.update(len(rows))
+    return written
+
+
+def _name(shard: int) -> str:
+    return f"shard-{shard:05d}.npy"
+
+
+@contextmanager
+def _claimed(folder: Path, plan: dict[str, Any]) -> Iterator[None]:
+    """A folder that is new, empty, or was left by the same call; nobody else may write to it."""
+    marker = folder / UNFINISHED
+    in_use = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if in_use and _plan(marker) != plan:
+        left = " (it was left unfinished by a call with other options)" if marker.exists() else ""
         raise ConfigError(
-            f"{str(folder)!r} is in use; expected a new or empty folder: choose another, or remove "
-            "it (without source.json it was left unfinished)."
+            f"{str(folder)!r} is in use{left}; expected a new or empty folder: choose another, or "
+            "remove it (without source.json it was left unfinished)."
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if not in_use:
+            marker.write_text(json.dumps(plan, indent=2), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot create {str(folder)!r} ({error.strerror}).") from error
+    try:
+        with claimed(marker):
+            yield
+    except Held:
+        raise ConfigError(
+            f"{str(folder)!r} was given, but another process is writing it; wait for it to end."
+        ) from None
+    finally:
+        if not any(folder.glob("*.npy")):
+            marker.unlink(missing_ok=True)
 
 
-def _blocks(source: Source) -> Iterator[Tensor]:
-    index = 0
-    n_train = source.n_blocks("train")
-    while n_train is None or index < n_train:
-        yield source.block(index, "train").x
-        index += 1
-    for index in range(source.n_blocks("eval") or 0):
-        yield source.block(index, "eval").x
+def _plan(marker: Path) -> Any:
+    try:
+        return json.loads(marker.read_bytes())
+    except (OSError, ValueError):
+        return None
 
 
-def _shards(source: Source, *, rows_per_shard: int, max_rows: int | None) -> Iterator[Tensor]:
-    """Rows in order, `rows_per_shard` at a time, no more than `max_rows` in all."""
+def _remove(folder: Path) -> None:
+    """Take away what this package wrote; the folder as well, where nothing else is in it."""
+    for path in [*folder.glob("shard-*.npy"), folder / UNFINISHED]:
+        path.unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _blocks(source: Source, *, skip: int) -> Iterator[Tensor]:
+    """Rows of all blocks in order but for the first `skip`.
+
+    Blocks of rows that are skipped are not computed where the source knows how many it has.
+    """
+    n_train, n_eval = source.n_blocks("train"), source.n_blocks("eval") or 0
+    train: Iterator[int] = itertools.count() if n_train is None else iter(range(n_train))
+    places: Iterator[tuple[int, Split]] = itertools.chain(
+        ((index, "train") for index in train), ((index, "eval") for index in range(n_eval))
+    )
+    for index, split in places:
+        known = getattr(source, "rows_of", None)
+        if skip and known is not None and known(index, split) <= skip:
+            skip -= known(index, split)
+            continue
+        x = source.block(index, split).x
+        yield x[skip:]
+        skip -= min(skip, len(x))
+
+
+def _shards(
+    source: Source, *, rows_per_shard: int, max_rows: int | None, skip: int = 0
+) -> Iterator[Tensor]:
+    """Rows in order from `skip` on, `rows_per_shard` at a time, no more than `max_rows` in all."""
     waiting: list[Tensor] = []
-    held = given = 0
-    for x in _blocks(source):
+    held, given = 0, skip
+    if max_rows is not None and given >= max_rows:
+        return
+    for x in _blocks(source, skip=skip):
         x = x[: None if max_rows is None else max_rows - given - held]
         waiting.append(x)
         held += len(x)
@@ -124,12 +198,12 @@ def _convert(rows: Tensor, dtype: str, *, first_row: int) -> np.ndarray:
     finite = rows.isfinite().all(dim=1)
     if not finite.all():
         row = first_row + int((~finite).nonzero()[0])
-        raise ConfigError(f"row {row} is not finite; expected finite activations: check the model.")
+        raise RowError(f"row {row} is not finite; expected finite activations: check the model.")
     if dtype == "float16":
         large = (rows.abs() > FLOAT16_MAX).any(dim=1)
         if large.any():
             row = int(large.nonzero()[0])
-            raise ConfigError(
+            raise RowError(
                 f"row {first_row + row} reaches {float(rows[row].abs().max()):.6g}, more than "
                 f"float16 holds ({FLOAT16_MAX:.0f}): use float32."
             )

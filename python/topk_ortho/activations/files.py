@@ -10,6 +10,7 @@ that become shorter while they are read.
 from __future__ import annotations
 
 import json
+import warnings
 from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import accumulate
@@ -32,6 +33,10 @@ _DTYPES: dict[str, np.dtype | None] = {
     "BF16": None,
 }
 DESCRIPTION = "source.json"
+UNFINISHED = "unfinished.json"
+"""In a folder of which `topk-ortho cache` has not written all shards yet."""
+SPREAD = 32
+"""Blocks, all over the shards, that figures of the data are estimated on."""
 VERSION = 1
 
 
@@ -130,6 +135,17 @@ class FilesSource:
         held_out = max(1, min(round(blocks * eval_fraction), blocks // 5))
         self._n_blocks = {"train": blocks - held_out, "eval": held_out}
 
+    def spread_blocks(self, rows: int) -> list[int] | None:
+        """Training blocks from all over the shards, enough to take `rows` rows from; None where
+        all come from one shard, or there are no more rows."""
+        blocks = self._n_blocks["train"]
+        last, start = self._at(blocks - 1, "train")
+        held = sum(shard.rows for shard in self._shards[: self._shards.index(last)]) + start
+        if last is self._shards[0] or held + self._per_block <= rows:
+            return None
+        count = min(blocks, max(SPREAD, -(-rows // self._per_block)))
+        return [at * blocks // count for at in range(count)]
+
     def n_blocks(self, split: Split) -> int:
         """Number of blocks in a split."""
         return self._n_blocks[split]
@@ -171,6 +187,7 @@ def _open_folder(folder: Path) -> list[Shard]:
         raise ConfigError(
             f"no folder {str(folder)!r}: give a folder of .npy or .safetensors files."
         )
+    _check_finished(folder)
     paths = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
     if not paths:
         raise ConfigError(f"{str(folder)!r} holds no shards; expected .npy or .safetensors files.")
@@ -183,6 +200,21 @@ def _open_folder(folder: Path) -> list[Shard]:
                 f"{first.path.name!r}: keep shards of one width in a folder."
             )
     return shards
+
+
+def _check_finished(folder: Path) -> None:
+    """Refuse a folder whose writing stopped, and warn of one of which that cannot be told."""
+    if (folder / UNFINISHED).exists():
+        raise ConfigError(
+            f"{str(folder)!r} was given, but topk-ortho cache has not written all of its shards; "
+            "give the same topk-ortho cache command again, which continues, or remove the folder."
+        )
+    if (folder / "shard-00000.npy").exists() and not (folder / DESCRIPTION).exists():
+        warnings.warn(
+            f"{str(folder)!r} holds shards as topk-ortho cache names them, but no {DESCRIPTION}, "
+            "which it writes last; if its writing was stopped, the last shards are missing.",
+            stacklevel=2,
+        )
 
 
 def _open_npy(path: Path) -> Shard:

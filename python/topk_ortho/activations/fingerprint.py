@@ -10,8 +10,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from topk_ortho.activations.files import DESCRIPTION, SUFFIXES
 from topk_ortho.config import TrainConfig
+from topk_ortho.config.sources import SOURCES
 
 WHOLE = 8 * 2**20
 """Bytes up to which a file is hashed whole."""
@@ -22,22 +22,7 @@ END = 2**20
 def fingerprint(config: TrainConfig) -> dict[str, dict[str, Any] | None]:
     """`bytes` and `sha256` of each file that the data of `config` is made of, by its path as
     configured; None for a file that cannot be read, {} for synthetic data."""
-    return {str(path): _of(path) for path in _files(config)}
-
-
-def _files(config: TrainConfig) -> list[Path]:
-    if config.activations == "synthetic":
-        return []
-    if config.activations == "files":
-        assert config.data is not None
-        return _inside(config.data, lambda p: p.suffix in SUFFIXES or p.name == DESCRIPTION)
-    model = Path(config.model).expanduser()
-    parts = _inside(model, lambda p: p.suffix in (".safetensors", ".json", ".model"))
-    return [*config.text, *parts]
-
-
-def _inside(folder: Path, wanted: Any) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if wanted(p)) if folder.is_dir() else []
+    return {str(path): _of(path) for path in SOURCES[config.activations].files(config)}
 
 
 def _of(path: Path) -> dict[str, Any] | None:

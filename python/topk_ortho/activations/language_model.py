@@ -24,6 +24,8 @@ from topk_ortho.config import ConfigError
 CONTEXTS_PER_BLOCK = 32
 # Tokens per forward pass on CPU: at 128 per context the fastest of 512 ... 32,768.
 CPU_TOKENS = 2048
+BETWEEN_TOKENS = ("hook_pattern", "hook_attn_scores")
+"""Ends of the names of hook points that hold one number for two tokens."""
 
 
 class LanguageModel:
@@ -115,6 +117,33 @@ class LanguageModel:
             )
         return self._rows(seen[0], tokens, hook).float()
 
+    def width(self, hook: str, tokens: Tensor) -> int:
+        """Returns `d_in` at a hook, after a look at what it gives for contexts of two lengths.
+
+        The second axis has to be that of positions and the rest a width that does not follow them:
+        a single shape does not tell, where an attention pattern has as many heads as the context
+        has tokens.
+
+        Args:
+            hook: name of a hook point.
+            tokens: `[n, position]` int64, at least one context of two tokens; only the first is
+                read.
+
+        Raises:
+            ConfigError: the hook gives no activations, one row for each token.
+        """
+        widths = {
+            self.activations(tokens[:1, :length].expand(batch, -1), hook).shape[-1]
+            for batch, length in ((2, tokens.shape[1]), (3, tokens.shape[1] - 1))
+        }
+        if len(widths) > 1:
+            raise ConfigError(
+                f"hook {hook!r} was given, but its width follows the number of tokens "
+                f"({sorted(widths)}), and one row of fixed width per token was expected; take "
+                f"a hook such as {self._like('blocks.0.hook_resid_post')}."
+            )
+        return int(widths.pop())
+
     def run_with_hooks(
         self,
         tokens: Tensor,
@@ -164,12 +193,32 @@ class LanguageModel:
         return ", ".join(near or [name for name in self.hooks if name.endswith("resid_post")][:3])
 
     def _rows(self, x: Tensor, tokens: Tensor, hook: str) -> Tensor:
+        if hook.endswith(BETWEEN_TOKENS):
+            raise ConfigError(
+                f"hook {hook!r} was given, but it holds attention between tokens, and one row per "
+                "token was expected; take an output such as "
+                f"{self._like(hook.rpartition('.')[0] + '.hook_z')}."
+            )
         if x.shape[:2] != tokens.shape or x.ndim not in (3, 4) or not x.is_floating_point():
             raise ConfigError(
                 f"hook {hook!r} gives {x.dtype} of shape {list(x.shape)}; expected one row per "
                 f"token, {[*tokens.shape, 'd_in']}, with or without a head dimension."
             )
         return x.flatten(2)
+
+
+def other_names(model: str) -> set[str]:
+    """Returns the names, in lower case and without owners, of the model that TransformerLens knows
+    under `model` (likewise); none where it knows no such model."""
+    try:
+        from transformer_lens.supported_models import MODEL_ALIASES
+    except ImportError:
+        return set()
+    for official, others in MODEL_ALIASES.items():
+        names = {name.rpartition("/")[2].lower() for name in (official, *others)}
+        if model in names:
+            return names
+    return set()
 
 
 class LanguageModelSource:
@@ -209,7 +258,7 @@ class LanguageModelSource:
                 "expected at least 1, and a share between 0 and 1."
             )
         self.model, self.hook = model, hook
-        self.d_in = int(model.activations(contexts[:1], hook).shape[-1])
+        self.d_in = model.width(hook, contexts)
         self._per_block = min(contexts_per_block, len(contexts) // 5)
         blocks = len(contexts) // self._per_block
         held_out = max(1, min(round(blocks * eval_fraction), blocks // 5))
@@ -217,6 +266,7 @@ class LanguageModelSource:
         used = contexts[: blocks * self._per_block]
         cut = (blocks - held_out) * self._per_block
         self._contexts = {"train": used[:cut], "eval": used[cut:]}
+        _check_predictions(model, self._contexts["eval"])
         self._kept: dict[tuple[Split, int], Tensor] = {}
         self._room = cache_bytes
 
@@ -227,6 +277,12 @@ class LanguageModelSource:
     def n_blocks(self, split: Split) -> int:
         """Number of blocks in a split."""
         return self._n_blocks[split]
+
+    def rows_of(self, index: int, split: Split) -> int:
+        """Number of rows of a block, without running the model."""
+        start = index * self._per_block
+        contexts = self._contexts[split][start : start + self._per_block]
+        return int((contexts != self.model.bos).sum())
 
     def block(self, index: int, split: Split) -> Block:
         """Rows of one block: `[contexts_per_block * (context - 1) - BOS separators, d_in]`.
@@ -283,4 +339,15 @@ def _check_contexts(model: LanguageModel, contexts: Tensor) -> None:
         raise ConfigError(
             f"token id {int(contexts.max())} is outside the {model.d_vocab} of {model.name!r}: "
             "use the model's own tokenizer."
+        )
+
+
+def _check_predictions(model: LanguageModel, held_out: Tensor) -> None:
+    """Refuse before training what could not be evaluated after it."""
+    text = held_out != model.bos
+    if not (text[:, :-1] & text[:, 1:]).any():
+        raise ConfigError(
+            f"contexts of {held_out.shape[1]} tokens were given, but the held-out ones have no two "
+            "tokens of one document in a row, which predicting needs; set a larger `context`, or "
+            "give longer documents."
         )

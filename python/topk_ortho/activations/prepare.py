@@ -11,24 +11,29 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from topk_ortho.activations.kinds import of_language
 from topk_ortho.activations.language_source import LanguageSource
 from topk_ortho.activations.plant import PlantedSource
 from topk_ortho.activations.scaling import (
     TARGET_VARIANCE,
+    Sample,
     ScaledSource,
-    first_rows,
-    row_origin,
+    sampled,
     total_variance,
+    warn_of_parts,
 )
 from topk_ortho.activations.source import Source
-from topk_ortho.activations.synthetic import SyntheticSource
 from topk_ortho.config import ConfigError, TrainConfig
+from topk_ortho.config.sources import SOURCES
+from topk_ortho.metrics.loud_rows import TAKEN_OVER, LoudRows, loud_rows
 
 if TYPE_CHECKING:
     from topk_ortho.activations.language_model import LanguageModelSource
 
 LEAST_ROWS = 20
 """Of fewer rows, one may well have most of the variance."""
+LEAST_LOUD_ROWS = 200
+"""Of fewer rows, one percent is a row or none."""
 ROWS_AT_ONCE = 4096
 """Held in float64 beside the first rows."""
 
@@ -44,6 +49,7 @@ class Activations:
         mean: `[d_in]`, where `b_dec` starts.
         language: where the activations come from a language model, its source of blocks.
         origin: `model`, `hook` and `context` of real activations, as far as they are known.
+        loud: what the loudest rows of the unscaled data hold, None where it was not measured.
     """
 
     source: Source
@@ -52,6 +58,7 @@ class Activations:
     mean: Tensor
     language: LanguageSource | None = None
     origin: Mapping[str, Any] = field(default_factory=dict)
+    loud: LoudRows | None = None
 
 
 def prepare(
@@ -68,51 +75,52 @@ def prepare(
     Raises:
         ConfigError: data, model or hook point cannot be used; the message says why.
     """
-    source: Source
-    origin: Mapping[str, Any] = {}
-    if config.activations == "synthetic":
-        source = SyntheticSource(config.synthetic, seed=config.seed)
-    elif config.activations == "files":
-        from topk_ortho.activations.files import FilesSource
-
-        assert config.data is not None
-        files = FilesSource(config.data)
-        source, origin = files, files.described
-    else:
-        source = language = language or open_language_model(config, device=device)
-        origin = {"model": config.model, "hook": config.hook, "context": config.context}
-    x = first_rows(source)
+    kind = SOURCES[config.activations]
+    opened = of_language(config, language) if language else kind.open(config, device)
+    source: Source = opened.source
+    sample, x = sampled(source)
     variance = total_variance(x)
     if not variance > 0:
         raise ConfigError(
-            f"the first {len(x)} activations, from {row_origin(source, 0)} on, have a total "
+            f"the first {len(x)} activations, from {sample.origin(source, 0)} on, have a total "
             f"variance of {variance}, but data that varies was expected; check the hook point or "
             "the shards."
         )
-    _warn_of_one_row(source, x, variance)
+    loud = loud_rows(x)
+    _warn_of_loud_rows(source, sample, x, variance, loud)
+    warn_of_parts(source, sample, x)
     scale = 1.0
-    if config.activations != "synthetic":
+    if kind.scaled:
         scale = (TARGET_VARIANCE / variance) ** 0.5
         source, variance = ScaledSource(source, scale), variance * scale**2
     if config.plant.enabled:
         source = PlantedSource(source, config.plant, variance=variance, seed=config.seed)
-        x = first_rows(source)
+        x = sample.rows(source)
         variance = total_variance(x)
     else:
         x = x * scale
-    return Activations(source, scale, variance, x.double().mean(0).float(), language, origin)
+    mean = x.double().mean(0).float()
+    return Activations(source, scale, variance, mean, opened.language, opened.origin, loud)
 
 
-def _warn_of_one_row(source: Source, x: Tensor, variance: float) -> None:
-    """Say which row has most of the variance: the scale would be made for it alone."""
+def _warn_of_loud_rows(
+    source: Source, sample: Sample, x: Tensor, variance: float, loud: LoudRows
+) -> None:
+    """Say which rows have most of the variance: the scale would be made for them alone."""
     mean = x.double().mean(0)
     squares = torch.cat([(part - mean).square().sum(1) for part in x.split(ROWS_AT_ONCE)])
     share, row = (squares / (variance * len(x))).max(0)
     if len(x) >= LEAST_ROWS and float(share) > 0.5:
         warnings.warn(
-            f"{row_origin(source, int(row))} has {float(share):.0%} of the variance of the first "
-            f"{len(x)} activations, so everything else is scaled to nearly nothing; if it is no "
-            "activation of the model, remove it.",
+            f"{sample.origin(source, int(row))} has {float(share):.0%} of the variance of the "
+            f"first {len(x)} activations, so everything else is scaled to nearly nothing; if it is "
+            "no activation of the model, remove it.",
+            stacklevel=3,
+        )
+    elif len(x) >= LEAST_LOUD_ROWS and loud.variance_share > TAKEN_OVER:
+        warnings.warn(
+            f"{loud}, so they decide the scale, the explained variance and the selected pairs; "
+            "take another hook point, or leave out such rows (often those of the first token).",
             stacklevel=3,
         )
 

@@ -2,31 +2,91 @@
 
 from __future__ import annotations
 
+import itertools
+import warnings
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from topk_ortho.activations.source import Block, Source, Split
+from topk_ortho.metrics.loud_rows import norms
 
 TARGET_VARIANCE = 5.0
 ESTIMATION_ROWS = 32_768
+UNLIKE = 10
+"""Ratio of the median norms of two parts of the data that calls for a warning."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Rows that scale, mean and variance are estimated on.
+
+    Attributes:
+        blocks: training blocks.
+        lengths: rows taken from the beginning of each.
+    """
+
+    blocks: tuple[int, ...]
+    lengths: tuple[int, ...]
+
+    def rows(self, source: Source) -> Tensor:
+        """`[sum of lengths, d_in]`, of the source that was sampled or one around it."""
+        taken = zip(self.blocks, self.lengths, strict=True)
+        return torch.cat([source.block(index, "train").x[:rows] for index, rows in taken])
+
+    def origin(self, source: Source, row: int) -> str:
+        """Where row `row` of `rows` comes from."""
+        at = 0
+        while row >= self.lengths[at]:
+            row, at = row - self.lengths[at], at + 1
+        return source.where(self.blocks[at], "train", row)
+
+
+def sampled(source: Source, rows: int = ESTIMATION_ROWS) -> tuple[Sample, Tensor]:
+    """Returns about `rows` rows and where they are from: the first training blocks, or, in a folder
+    of several shards, the beginnings of blocks from all over it."""
+    inner = source
+    while hasattr(inner, "source"):  # what is wrapped around it has the same blocks
+        inner = inner.source
+    spread = inner.spread_blocks(rows) if hasattr(inner, "spread_blocks") else None
+    limit = source.n_blocks("train")
+    each = rows if spread is None else -(-rows // len(spread))
+    blocks: list[int] = []
+    parts: list[Tensor] = []
+    for index in spread or itertools.count():
+        if spread is None and (index == limit or sum(len(part) for part in parts) >= rows):
+            break
+        x = source.block(index, "train").x
+        blocks.append(index)
+        parts.append(x if spread is None else x[:each])
+    return Sample(tuple(blocks), tuple(map(len, parts))), torch.cat(parts)
 
 
 def first_rows(source: Source, rows: int = ESTIMATION_ROWS) -> Tensor:
-    """`[at least rows, d_in]` from the first training blocks (fewer where there are fewer)."""
-    parts: list[Tensor] = []
-    index, limit = 0, source.n_blocks("train")
-    while sum(len(p) for p in parts) < rows and (limit is None or index < limit):
-        parts.append(source.block(index, "train").x)
-        index += 1
-    return torch.cat(parts)
+    """`[about rows, d_in]`, the rows of `sampled`."""
+    return sampled(source, rows)[1]
 
 
-def row_origin(source: Source, row: int) -> str:
-    """Where row `row` of `first_rows` comes from."""
-    index = 0
-    while row >= (length := len(source.block(index, "train").x)):
-        row, index = row - length, index + 1
-    return source.where(index, "train", row)
+def warn_of_parts(source: Source, sample: Sample, x: Tensor) -> None:
+    """Say which parts of the data differ grossly in size: one scale does not fit them all.
+
+    Args:
+        sample: of `source`.
+        x: its rows.
+    """
+    middle = [float(norms(part).median()) for part in x.split(list(sample.lengths))]
+    least, most = min(middle), max(middle)
+    if most > UNLIKE * least:
+        small, large = (
+            source.where(sample.blocks[middle.index(m)], "train", 0) for m in (least, most)
+        )
+        warnings.warn(
+            f"the activations from {large} on have a norm of {most:.3g} in the median, those from "
+            f"{small} on {least:.3g}; one scale does not fit both, so bring all shards to one "
+            "unit, or train on those of one kind.",
+            stacklevel=3,
+        )
 
 
 def total_variance(x: Tensor) -> float:

@@ -1,12 +1,13 @@
 """Text in, packed contexts out: files or a dataset, tokenised and cut into rows of equal length.
 
-Refused: files that are missing or not UTF-8, datasets without a text column, less text than one
+Refused: files that are missing or no plain text, datasets without a text column, less text than one
 context.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from topk_ortho.activations.plain_text import open_text
 from topk_ortho.config import ConfigError
 
 DOCUMENTS_PER_CALL = 256
@@ -42,8 +44,9 @@ def pack_contexts(
 ) -> Tensor:
     """Tokenised documents one after another in rows of equal length, `[n, context]` int64.
 
-    Every row starts with BOS, and BOS stands between documents. Special tokens spelled out in the
-    text (`<unk>` of WikiText) become a space. The remainder is dropped.
+    Every row starts with BOS, and BOS stands between documents; all other tokens are those that the
+    tokenizer gives for each text. Special tokens spelled out in the text (`<unk>` of WikiText)
+    become a space before. The remainder is dropped.
 
     Args:
         tokenizer: a Hugging Face tokenizer.
@@ -58,8 +61,7 @@ def pack_contexts(
     if context < 2:
         raise ConfigError(f"`context` is {context}; expected at least 2, BOS and one token.")
     bos = bos_token(tokenizer) if bos is None else bos
-    spelled = {"<unk>", *tokenizer.all_special_tokens}
-    special = re.compile("|".join(map(re.escape, sorted(spelled, key=len, reverse=True))))
+    special = re.compile("|".join(map(re.escape, _spelled(tokenizer))))
     stream = array("q")
     texts = (special.sub(" ", text) for text in documents)
     while max_tokens is None or len(stream) < max_tokens:
@@ -79,16 +81,33 @@ def pack_contexts(
     return torch.cat([torch.full((rows, 1), bos), body], dim=1)
 
 
+def _spelled(tokenizer: Any) -> list[str]:
+    """Special tokens that a text can only have by accident, the longest first.
+
+    Some tokenizers call a word or a mark special that stands in any text (padding by `!`, or by
+    nothing at all); those are tokens of the text like all others.
+    """
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    tokens = {"<unk>", *tokenizer.all_special_tokens, *(str(t) for t in added if t.special)}
+    return sorted(filter(_bracketed, tokens), key=len, reverse=True)
+
+
+def _bracketed(token: str) -> bool:
+    """Whether a token is marked off from words, such as `</s>`, `[PAD]` or `<|end|>`."""
+    ends = (unicodedata.category(c)[0] in "PS" for c in (token[:1], token[-1:]) if c)
+    return len(token) > 2 and all(ends)
+
+
 def text_documents(paths: Sequence[str | Path]) -> Iterator[str]:
     """Documents of UTF-8 text files, one after another; blank lines separate documents.
 
     Raises:
-        ConfigError: a file that is missing or not UTF-8; the message names it.
+        ConfigError: a file that is missing or no UTF-8 text; the message names it, and where.
     """
     for path in map(Path, paths):
         lines: list[str] = []
         try:
-            with path.open(encoding="utf-8") as file:
+            with open_text(path) as file:
                 for line in file:
                     if line.strip():
                         lines.append(line)
@@ -99,8 +118,6 @@ def text_documents(paths: Sequence[str | Path]) -> Iterator[str]:
             raise ConfigError(
                 f"cannot read the text file {str(path)!r} ({error.strerror}): give existing files."
             ) from error
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"{str(path)!r} is not UTF-8 text: convert it first.") from error
         if lines:
             yield "".join(lines).strip("\n")
 

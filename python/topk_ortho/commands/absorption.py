@@ -49,6 +49,8 @@ class Options:
     """Write the JSON to this file as well."""
     allow_pickle: bool = False
     """Open an SAE of dictionary_learning, which is a pickle; nothing but tensors is taken."""
+    allow_mismatch: bool = False
+    """Measure although the SAE names another model or hook point as its own."""
     json: bool = False
     """Print JSON instead of the table."""
 
@@ -73,6 +75,7 @@ def run(arguments: Sequence[str], *, prog: str) -> int:
         seed=o.seed,
         device=o.device,
         allow_pickle=o.allow_pickle,
+        allow_mismatch=o.allow_mismatch,
     )
     record = found.as_json()
     write_json(o.out, record)

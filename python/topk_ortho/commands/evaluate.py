@@ -35,6 +35,8 @@ class Options:
     """Write everything that was measured to this JSON file."""
     allow_pickle: bool = False
     """Open an SAE of dictionary_learning, which is a pickle; nothing but tensors is taken."""
+    allow_mismatch: bool = option(False, used=when("suite", "own"))
+    """Measure although the SAE names another model or hook point as its own."""
     json: bool = False
     """Print JSON in place of the table."""
     split: Literal["auto", "eval", "all"] = option("auto", used=_OWN)
@@ -104,7 +106,14 @@ def data_settings(values: dict[str, Any]) -> dict[str, Any]:
 def _own(o: Options, given: dict[str, Any]) -> tuple[dict[str, Any], str, int]:
     from topk_ortho.inspect.evaluate.record import as_text, evaluate
 
-    record = evaluate(o.sae, given, split=o.split, device=o.device, allow_pickle=o.allow_pickle)
+    record = evaluate(
+        o.sae,
+        given,
+        split=o.split,
+        device=o.device,
+        allow_pickle=o.allow_pickle,
+        allow_mismatch=o.allow_mismatch,
+    )
     return record, as_text(record), 0
 
 

@@ -22,6 +22,7 @@ from topk_ortho.config.renamed import (
     with_new_names,
     with_old_names,
 )
+from topk_ortho.config.spelling import spelled, unspelled
 
 if typing.TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -247,8 +248,8 @@ def _value(hint: Any, value: Any, where: str, shown: str) -> Any:
     if origin is tuple:
         items = value if isinstance(value, list) else [value]
         return tuple(_value(args[0], item, where, shown) for item in items)
-    if hint is Path and isinstance(value, str):
-        return Path(value)
+    if hint in (Path, str) and isinstance(value, str):
+        return hint(unspelled(value))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
@@ -265,4 +266,4 @@ def _plain(value: Any) -> Any:
         return {k: _plain(v) for k, v in value.items() if v is not None}
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
-    return str(value) if isinstance(value, Path) else value
+    return spelled(str(value)) if isinstance(value, (Path, str)) else value

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
 from topk_ortho.config.data import PlantConfig, SyntheticConfig
 from topk_ortho.config.errors import require
@@ -24,22 +24,29 @@ from topk_ortho.config.option import (
     STEPS,
     STEPS_FROM_1,
     Range,
+    When,
     option,
     table,
     unless,
-    when,
     whole,
 )
 from topk_ortho.config.pairs import PairsConfig
 from topk_ortho.config.penalty import PenaltyConfig, coefficient
+from topk_ortho.config.registry import OneOf
 from topk_ortho.config.sae import SAEConfig
+from topk_ortho.config.sources import SOURCES
 
-_LANGUAGE = when("activations", "language-model")
+
+def _sources_with(word: str) -> When:
+    """The kinds of sources that have an option."""
+    return When("activations", lambda: [k.name for k in SOURCES if word in k.options])
+
+
 _CONSTRAINED = unless("pairs.criterion", "none")
 _FROM_AN_SAE = unless("init-from", None)
 
 DEFAULT_STEPS = 2000
-Source = Literal["auto", "synthetic", "language-model", "files"]
+Source = Annotated[str, OneOf(SOURCES, besides=("auto",))]
 OF_A_LANGUAGE_MODEL = ("model", "text", "dataset", "hook")
 """Options that say that activations come from a language model."""
 CONTEXT = whole(3, 2**20, "3 (BOS and two tokens) to 1048576")
@@ -110,22 +117,22 @@ class TrainConfig:
     """Where activations come from; `auto` tells it from what is given: a language model by --model,
     --text, --dataset or --hook, files by --data, and else synthetic data. Never `auto` once the
     configuration is made."""
-    model: str = option("", used=_LANGUAGE)
+    model: str = option("", used=_sources_with("model"))
     """`language-model`: a model name or a local folder."""
-    text: tuple[Path, ...] = option((), used=_LANGUAGE)
+    text: tuple[Path, ...] = option((), used=_sources_with("text"))
     """`language-model`: text files; blank lines separate documents."""
-    dataset: str = option("", used=_LANGUAGE)
+    dataset: str = option("", used=_sources_with("dataset"))
     """`language-model`: name of a Hugging Face dataset instead of text files."""
-    hook: str = option("", used=_LANGUAGE)
+    hook: str = option("", used=_sources_with("hook"))
     """`language-model`: hook point, such as `blocks.3.hook_resid_post`."""
-    context: int = option(128, within=CONTEXT, used=_LANGUAGE)
+    context: int = option(128, within=CONTEXT, used=_sources_with("context"))
     """`language-model`: tokens per context, BOS included."""
-    data: Path | None = option(None, used=when("activations", "files"))
+    data: Path | None = option(None, used=_sources_with("data"))
     """`files`: folder of `.npy` or `.safetensors` shards."""
     buffer_rows: int = option(131_072, within=ROWS_IN_MEMORY)
     """Activations in the shuffling buffer."""
 
-    synthetic: SyntheticConfig = table(SyntheticConfig, used=when("activations", "synthetic"))
+    synthetic: SyntheticConfig = table(SyntheticConfig, used=_sources_with("synthetic"))
     plant: PlantConfig = table(PlantConfig)
     sae: SAEConfig = table(SAEConfig)
     pairs: PairsConfig = table(PairsConfig)
@@ -136,7 +143,7 @@ class TrainConfig:
         if self.activations == "auto":
             object.__setattr__(self, "activations", self._source())
 
-    def _source(self) -> Source:
+    def _source(self) -> str:
         if any(getattr(self, name) for name in OF_A_LANGUAGE_MODEL):
             return "language-model"
         return "synthetic" if self.data is None else "files"

@@ -13,9 +13,13 @@ from pathlib import Path
 
 import torch
 
+from topk_ortho.activations.kinds import Opened
+from topk_ortho.activations.scaling import first_rows
 from topk_ortho.config import TrainConfig
+from topk_ortho.config.sources import SOURCES
 from topk_ortho.machine import hardware, memory
 from topk_ortho.machine.forecast import Forecast, Place, readable
+from topk_ortho.metrics.loud_rows import TAKEN_OVER, LoudRows, loud_rows
 from topk_ortho.terminal import aligned
 from topk_ortho.training.announce import (
     cached_blocks,
@@ -26,6 +30,9 @@ from topk_ortho.training.announce import (
     still_to_load,
 )
 from topk_ortho.training.memory import forecast
+
+LOOKED_AT = 4096
+"""Activations that are read to see how loud the loudest are."""
 
 
 def examine(config: TrainConfig, out: Path | None = None) -> tuple[str, bool]:
@@ -39,7 +46,9 @@ def examine(config: TrainConfig, out: Path | None = None) -> tuple[str, bool]:
         ConfigError: the device or the data cannot be used.
     """
     device = hardware.choose_device(config.device)
-    d_in, cached = _data(config, device)
+    data = _data(config, device)
+    d_in, cached = data.source.d_in, cached_blocks(data.language)
+    loud = loud_rows(first_rows(data.source, LOOKED_AT))
     threads = hardware.choose_threads(config, d_in)
     expected = forecast(
         config, d_in=d_in, device=device.type, cached=cached, loaded=still_to_load()
@@ -54,6 +63,7 @@ def examine(config: TrainConfig, out: Path | None = None) -> tuple[str, bool]:
         f"OMP_WAIT_POLICY={os.environ.get('OMP_WAIT_POLICY', 'not set')}",
         f"data: {config.activations}, d_in {d_in}; d_sae {config.sae.d_sae}, "
         f"batch {config.batch_size}, {config.steps} steps",
+        f"rows: {loud}",
     ]
     enough = True
     for place, where in places(device):
@@ -61,26 +71,18 @@ def examine(config: TrainConfig, out: Path | None = None) -> tuple[str, bool]:
         enough &= fits(expected, place, where)
     disk, free = _disk(config, d_in, out or Path("runs"))
     lines += ["", f"disk: {readable(disk)} at most, {readable(free)} free"]
-    found = [*problems(expected, device), *slow_paths(config, device), *_full_disk(disk, free)]
+    found = [
+        *problems(expected, device),
+        *slow_paths(config, device),
+        *_full_disk(disk, free),
+        *_taken_over(loud),
+    ]
     lines += [""] + [f"problem: {problem}" for problem in found] if found else []
     return "\n".join(lines), enough and disk <= free
 
 
-def _data(config: TrainConfig, device: torch.device) -> tuple[int, int]:
-    """Width of the activations, and what the source will keep of them."""
-    if config.activations == "synthetic":
-        from topk_ortho.activations.synthetic import resolve
-
-        return resolve(config.synthetic).d_in or 0, 0
-    if config.activations == "files":
-        from topk_ortho.activations.files import FilesSource
-
-        assert config.data is not None
-        return FilesSource(config.data).d_in, 0
-    from topk_ortho.activations.prepare import open_language_model
-
-    language = open_language_model(config, device=str(device))
-    return language.d_in, cached_blocks(language)
+def _data(config: TrainConfig, device: torch.device) -> Opened:
+    return SOURCES[config.activations].open(config, str(device))
 
 
 def _table(expected: Forecast, place: Place, where: torch.device) -> list[str]:
@@ -106,6 +108,11 @@ def _disk(config: TrainConfig, d_in: int, out: Path) -> tuple[int, int]:
     arms = 2 if config.with_baseline else 1
     total = arms * ((config.keep_checkpoints + 1) * one + sizes["weights"])
     return total, shutil.disk_usage(there).free
+
+
+def _taken_over(loud: LoudRows) -> Iterator[str]:
+    if loud.variance_share > TAKEN_OVER:
+        yield f"{loud}; take another hook point, or leave out such rows."
 
 
 def _full_disk(needed: int, free: int) -> Iterator[str]:

@@ -29,15 +29,21 @@ def health(result: Mapping[str, Any]) -> str | None:
     """Returns why the absorption metrics of a result mean nothing, None where they may be read.
 
     Args:
-        result: metrics by name; `explained_variance` is required, `ce_score` counts where it was
-            measured. What is no number counts as not measured.
+        result: metrics by name; `explained_variance` is required, `explained_variance_quiet_rows`
+            and `ce_score` count where they were measured. What is no number counts as not measured.
     """
     reasons = []
+    quiet = _number(result.get("explained_variance_quiet_rows"))
     variance, ce_score = _number(result.get("explained_variance")), _number(result.get("ce_score"))
     if variance is None:
         reasons.append("explained variance was not measured")
     elif not variance >= MIN_EXPLAINED_VARIANCE:
         reasons.append(f"explained variance {variance:.3f} is below {MIN_EXPLAINED_VARIANCE}")
+    elif quiet is not None and not quiet >= MIN_EXPLAINED_VARIANCE:
+        reasons.append(
+            f"explained variance {quiet:.3f} without the loudest 1 % of the rows is below "
+            f"{MIN_EXPLAINED_VARIANCE}"
+        )
     if ce_score is not None and not ce_score >= MIN_CE_SCORE:
         reasons.append(f"CE score {ce_score:.3f} is below {MIN_CE_SCORE}")
     return " and ".join(reasons) or None

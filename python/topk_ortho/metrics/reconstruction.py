@@ -1,9 +1,10 @@
 """How well an SAE reconstructs and how sparse it is, over any number of batches.
 
 `Reconstruction` keeps float64 sums, so that batches of any size give the metrics of one pass over
-the whole evaluation set; memory is `d_in + d_sae` numbers plus a tile of 16 MB. `decoder_geometry`
-costs one product of the decoder with itself, in tiles. Neither changes what it is given. Values
-that are not finite are refused, since a NaN among sums hides where it came from.
+the whole evaluation set; memory is `d_in + d_sae` numbers, a tile of 16 MB and the loudest rows
+(`loud_rows.py`). `decoder_geometry` costs one product of the decoder with itself, in tiles. Neither
+changes what it is given. Values that are not finite are refused, since a NaN among sums hides where
+it came from.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from topk_ortho.config import ConfigError
+from topk_ortho.metrics.loud_rows import Moments, QuietRows, norms
 from topk_ortho.sparse.scale import at_safe_scale
 
 DENSE_FREQUENCY = 0.1
@@ -27,16 +29,14 @@ class Reconstruction:
     """Sums over the evaluation set; `result` may be read at any time.
 
     Attributes:
-        rows: rows seen so far.
         fired: `[d_sae]` int64 on CPU, on how many rows each feature fired (was above 0).
     """
 
     def __init__(self, d_in: int, d_sae: int) -> None:
         self.d_in, self.d_sae = d_in, d_sae
-        self.rows = 0
         self.fired = torch.zeros(d_sae, dtype=torch.int64)
-        self._mean = torch.zeros(d_in, dtype=torch.float64)
-        self._scatter = 0.0  # sum of squared distances to the mean of the rows so far
+        self._moments = Moments(d_in)
+        self._quiet = QuietRows(d_in)
         self._error = 0.0
         self._l1 = 0.0
         self._directed_rows = 0  # rows of x that have a direction (are not 0)
@@ -44,6 +44,11 @@ class Reconstruction:
         self._ratio = 0.0
         self._power = 0.0  # sum of |x_hat|^2
         self._dot = 0.0  # sum of <x, x_hat>
+
+    @property
+    def rows(self) -> int:
+        """Rows seen so far."""
+        return self._moments.rows
 
     @property
     def frequency(self) -> Tensor:
@@ -78,23 +83,15 @@ class Reconstruction:
         tile = max(1, _TILE_ELEMENTS // max(self.d_in, self.d_sae))
         for start in range(0, len(x), tile):
             rows = slice(start, start + tile)
-            self._add_rows(x[rows].double(), x_hat[rows].double())
+            self._add_rows(x[rows].double(), x_hat[rows].double(), acts[rows])
             self._add_codes(acts[rows])
 
-    def _add_rows(self, x: Tensor, x_hat: Tensor) -> None:
-        count = len(x)
-        self._error += (x - x_hat).square().sum().item()
-
-        # Merging means and scatters (Chan, Golub and LeVeque 1983) has none of the cancellation
-        # of E[x^2] - E[x]^2, which destroys the variance of data that is far from the origin.
-        mean = x.mean(0)
-        shift = mean.cpu() - self._mean
-        total = self.rows + count
-        self._scatter += (x - mean).square().sum().item()
-        self._scatter += shift.square().sum().item() * self.rows * count / total
-        self._mean += shift * (count / total)
-        self.rows = total
-
+    def _add_rows(self, x: Tensor, x_hat: Tensor, acts: Tensor) -> None:
+        squared = (x - x_hat).square()
+        self._error += squared.sum().item()
+        self._moments.add(x)
+        sums = acts.sum(1, dtype=torch.float64)
+        self._quiet.add(x, squared.sum(1), sums, norms(acts).square())
         norm, norm_hat = x.norm(dim=1), x_hat.norm(dim=1)
         directed = norm > 0
         dot = (x * x_hat).sum(1)
@@ -118,8 +115,9 @@ class Reconstruction:
         rows); `explained_variance` (against the mean of all rows; None where they are all equal);
         `cosine_similarity` and `l2_ratio` (`|x_hat| / |x|`), means over the rows of x that are not
         0; `relative_reconstruction_bias` (`E |x_hat|^2 / E <x, x_hat>`, arXiv 2404.16014 equation
-        10: below 1 the SAE shrinks); `l0`, `l1` (means over rows); `dead_features` (share that
-        never fired); `alive` (count); `dense_features` (share that fired on more than
+        10: below 1 the SAE shrinks); `explained_variance_quiet_rows`, `variance_share_top_rows`,
+        `score_share_top_rows` (`QuietRows.result`); `l0`, `l1` (means over rows); `dead_features`
+        (share that never fired); `alive` (count); `dense_features` (share that fired on more than
         `DENSE_FREQUENCY` of the rows).
 
         Raises:
@@ -131,16 +129,15 @@ class Reconstruction:
                 "more data"
             )
         alive = int((self.fired > 0).sum())
-        # Rows that are all equal leave rounding errors of the mean; they are no variance.
-        rounding = self.rows * (1e-12 * self._mean.norm().item()) ** 2
         directed = self._directed_rows
         return {
             "rows": self.rows,
             "mse": self._error / self.rows / self.d_in,
             "l2": self._error / self.rows,
             "explained_variance": (
-                1 - self._error / self._scatter if self._scatter > rounding else None
+                1 - self._error / self._moments.scatter if self._moments.varied() else None
             ),
+            **self._quiet.result(self._moments),
             "cosine_similarity": self._cosine / directed if directed else None,
             "l2_ratio": self._ratio / directed if directed else None,
             "relative_reconstruction_bias": self._power / self._dot if self._dot else None,

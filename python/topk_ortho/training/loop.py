@@ -17,6 +17,7 @@ from topk_ortho.formats import saelens
 from topk_ortho.machine.memory import memory_in_use
 from topk_ortho.machine.profile import StepProfile
 from topk_ortho.machine.spans import span
+from topk_ortho.metrics.loud_rows import loud_rows, loudest, score_share
 from topk_ortho.training import evaluation
 from topk_ortho.training.events import EventLog
 from topk_ortho.training.finite import NotFiniteError, check_storable
@@ -159,6 +160,7 @@ class Loop:
             "zero_rows": int((state.sae.W_dec.detach().norm(dim=1) == 0).sum()),
             "lr": step.lr,
             "sparsity_penalty": step.sparsity_coefficient,
+            **_loud_rows(step),
             "tokens_per_second": steps * len(step.x) / seconds,
             "memory_allocated": allocated,
             "memory_reserved": reserved,
@@ -307,3 +309,17 @@ class Loop:
                 "prefixes": list(config.sae.prefixes),
             },
         )
+
+
+def _loud_rows(step: Step) -> dict[str, Any]:
+    """What the loudest one percent of the batch's rows hold of its variance and of its scores."""
+    codes, x = step.out.codes, step.x
+    value = codes.value.detach().double()
+    sums, squares = (
+        torch.zeros(codes.batch, dtype=torch.float64, device=x.device).index_add_(0, codes.row, v)
+        for v in (value, value.square())
+    )
+    return {
+        "variance_share_top_rows": loud_rows(x).variance_share,
+        "score_share_top_rows": score_share(sums, squares, loudest(x)),
+    }

@@ -149,6 +149,7 @@ def _arm(
     described = hardware.describe(config, device, threads)
     described |= {"config_hash": config_hash(config), "data": fingerprint(config)}
     described |= {"memory_forecast": expected.as_json()}
+    described |= {"loud_rows": None if data.loud is None else data.loud.as_json()}
     folder.write_json("manifest.json", described)
     name = config.pairs.criterion if config.constrained else "none"
     state = TrainState.fresh(config, data, device)

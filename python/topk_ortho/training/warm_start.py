@@ -18,6 +18,7 @@ from topk_ortho import formats
 from topk_ortho.activations.scaling import first_rows
 from topk_ortho.config import ConfigError, SAEConfig, TrainConfig
 from topk_ortho.formats.load import fill
+from topk_ortho.formats.origin import same_hook
 from topk_ortho.formats.stored import StoredSAE
 from topk_ortho.training.state import TrainState
 
@@ -118,7 +119,7 @@ def _checked_digest(config: TrainConfig) -> str:
 
 def _same_hook(config: TrainConfig, stored: StoredSAE) -> None:
     asked = config.activations == "language-model" and stored.hook
-    if asked and config.hook != stored.hook:
+    if asked and not same_hook(config.hook, stored.hook):
         raise ConfigError(
             f"--hook {config.hook} was given, but the SAE of {config.init_from} reads "
             f"{stored.hook}; give that hook point."

@@ -74,15 +74,31 @@ def on(contexts: Tensor, members: Iterable[Member]) -> Tensor:
         members: sequences of token ids.
     """
     found = torch.zeros(contexts.shape, dtype=torch.bool)
-    single = [member[0] for member in members if len(member) == 1]
-    if single:
-        found |= torch.isin(contexts, torch.tensor(single))
-    for member in members:
-        length = len(member)
-        if 1 < length <= contexts.shape[1]:
+    by_length: dict[int, list[Member]] = {}
+    for member in sorted(members):
+        by_length.setdefault(len(member), []).append(member)
+    for length, same in by_length.items():
+        if length <= contexts.shape[1]:
             windows = contexts.unfold(1, length, 1)
-            found[:, length - 1 :] |= (windows == torch.tensor(member)).all(-1)
+            found[:, length - 1 :] |= _among(windows, torch.tensor(same))
     return found
+
+
+def _among(windows: Tensor, members: Tensor) -> Tensor:
+    """`[n, places]` bool, whether each window `[n, places, length]` is a row of `members`.
+
+    Token by token: what is left of a window is the number of a beginning that some member has. So
+    the work is that of the text, however many members there are.
+    """
+    size = 1 + int(max(windows.max(), members.max()))
+    begun = torch.zeros(windows.shape[:2], dtype=torch.int64)
+    own = torch.zeros(len(members), dtype=torch.int64)
+    for at in range(members.shape[1]):
+        keys, own = (own * size + members[:, at]).unique(return_inverse=True)
+        here = begun * size + windows[..., at]
+        number = torch.searchsorted(keys, here).clamp_(max=len(keys) - 1)
+        begun = torch.where(keys[number] == here, number, -1)
+    return begun >= 0
 
 
 class _Speller:

@@ -24,6 +24,7 @@ from topk_ortho.activations.source import Split
 from topk_ortho.activations.text import pack_contexts, text_documents
 from topk_ortho.config import ConfigError
 from topk_ortho.formats.load import as_module
+from topk_ortho.formats.origin import check_origin
 from topk_ortho.inspect.absorption.classes import TokenClasses, read_classes
 from topk_ortho.inspect.absorption.gate import HALVES, ClassVerdict, ProbedText, judge
 from topk_ortho.machine.hardware import choose_device
@@ -98,6 +99,7 @@ def measure(
     seed: int = 0,
     device: str = "auto",
     allow_pickle: bool = False,
+    allow_mismatch: bool = False,
 ) -> TokenAbsorption:
     """Returns the absorption of an SAE between classes of tokens.
 
@@ -114,13 +116,20 @@ def measure(
         seed: of the random classes.
         device: where model, SAE and probes run.
         allow_pickle: open an SAE of dictionary_learning.
+        allow_mismatch: measure although the SAE names another model or hook point as its own.
 
     Raises:
         ConfigError: a file, model or SAE that cannot be used.
     """
     where = choose_device(device)
     stored = formats.read(sae, allow_pickle=allow_pickle)
-    stored.check_unprocessed(sae)
+    check_origin(
+        sae=sae,
+        named={"model": stored.model, "hook": stored.hook},
+        given={"model": model, "hook": hook},
+        insist=allow_mismatch,
+    )
+    stored.check_unprocessed(sae, insist=allow_mismatch)
     loaded = as_module(stored).to(where)
     documents = text_documents(text)
     documents = chain([next(documents, "")], documents)  # a missing file is told before loading
@@ -165,15 +174,15 @@ def _halves(contexts: Tensor, model: LanguageModel) -> dict[Split, Tensor]:
 @torch.no_grad()
 def _activations(model: LanguageModel, contexts: Tensor, hook: str, sae: SAE) -> Tensor:
     """`[rows, d_in]` float32 at the positions that are not BOS, on the model's device."""
+    if (width := model.width(hook, contexts)) != sae.d_in:
+        raise ConfigError(
+            f"--hook {hook} of {model.name!r} has width {width}, but the SAE has "
+            f"d_in {sae.d_in}; give the model and hook point that it was trained on."
+        )
     parts = []
     for tokens in contexts.split(max(1, CPU_TOKENS // contexts.shape[1])):
         x = model.activations(tokens, hook)
         parts.append(x[(tokens != model.bos).to(x.device)])
-        if parts[0].shape[1] != sae.d_in:
-            raise ConfigError(
-                f"--hook {hook} of {model.name!r} has width {parts[0].shape[1]}, but the SAE has "
-                f"d_in {sae.d_in}; give the model and hook point that it was trained on."
-            )
     return torch.cat(parts)
 
 

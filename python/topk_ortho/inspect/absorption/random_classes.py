@@ -1,13 +1,17 @@
 """Random classes of the same size and frequency: what a class has to beat.
 
-Each member is replaced by a sequence of as many tokens, drawn by lot among those of the text whose
-frequency is nearest to its own.
+Each member is replaced by a sequence of as many tokens, drawn at random among those of the text
+whose frequency is nearest to its own. A draw looks at a few sequences for each member, whatever the
+vocabulary.
 """
 
 from __future__ import annotations
 
+import heapq
 import itertools
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -21,11 +25,68 @@ NEAREST = 10
 
 @dataclass(frozen=True)
 class _Sequences:
-    """Sequences of one length: each one's place, and `[n]` how often it stands in the text."""
+    """Sequences of one length.
+
+    Attributes:
+        members: in a defined order.
+        times: how often each stands in the text.
+        of_times: places in `members` of those that stand there so often, in their order.
+    """
 
     members: list[Member]
-    place: dict[Member, int]
-    times: Tensor
+    times: dict[Member, int]
+    of_times: dict[int, list[int]]
+
+
+class _Free:
+    """Sequences of one length that are not used yet, nearest in frequency first."""
+
+    def __init__(self, all_: _Sequences, used: frozenset[Member]) -> None:
+        self._all, self._used = all_, used
+        self._times = sorted(all_.of_times)  # of which some may be free
+        self._free: dict[int, deque[int]] = {}
+
+    def take(self, own: int, generator: torch.Generator) -> Member | None:
+        """One of the `NEAREST` to `own` times, at random; None where there is none left."""
+        near = list(itertools.islice(self._nearest(own), NEAREST))
+        if not near:
+            return None
+        times, place = near[int(torch.randint(len(near), (1,), generator=generator))]
+        self._free[times].remove(place)  # one of the first `NEAREST`
+        return self._all.members[place]
+
+    def _nearest(self, own: int) -> Iterator[tuple[int, int]]:
+        """`(times, place)` by the ratio of `times` and `own`, then by place."""
+        times, above = self._times, bisect_left(self._times, own)
+        below = above - 1
+        while True:
+            while above < len(times) and not self._of(times[above]):
+                del times[above]
+            while below >= 0 and not self._of(times[below]):
+                del times[below]
+                below, above = below - 1, above - 1
+            beside = ([times[below]] if below >= 0 else []) + times[above : above + 1]
+            if not beside:
+                return
+            least = min(_ratio(t, own) for t in beside)
+            nearest = [t for t in beside if _ratio(t, own) == least]
+            heads = [[(place, t) for place in itertools.islice(self._of(t), NEAREST)]
+                     for t in nearest]  # fmt: skip
+            yield from ((t, place) for place, t in heapq.merge(*heads))
+            below -= below >= 0 and times[below] in nearest
+            above += times[above] in nearest if above < len(times) else 0
+
+    def _of(self, times: int) -> deque[int]:
+        """Places of the free ones that stand in the text so often."""
+        if times not in self._free:
+            members = self._all.members
+            found = (p for p in self._all.of_times[times] if members[p] not in self._used)
+            self._free[times] = deque(found)
+        return self._free[times]
+
+
+def _ratio(a: int, b: int) -> float:
+    return max(a, b) / min(a, b)
 
 
 class RandomClasses:
@@ -42,23 +103,22 @@ class RandomClasses:
 
     def present(self, members: Iterable[Member]) -> frozenset[Member]:
         """Those that the text holds."""
-        return frozenset(member for member in members if member in self._of(len(member)).place)
+        return frozenset(member for member in members if member in self._of(len(member)).times)
 
     def draw(self, members: frozenset[Member], generator: torch.Generator) -> frozenset[Member]:
         """One random class like `members`, which the text holds, and without any of them.
 
         It is smaller where the text has too few other sequences.
         """
+        free: dict[int, _Free] = {}
         drawn = set[Member]()
         for member in sorted(members):
             all_ = self._of(len(member))
-            own = all_.times[all_.place[member]]
-            ratio = torch.maximum(all_.times, own) / torch.minimum(all_.times, own)
-            nearest = (all_.members[at] for at in ratio.argsort(stable=True).tolist())
-            free = (m for m in nearest if m not in members and m not in drawn)
-            near = list(itertools.islice(free, NEAREST))
-            if near:
-                drawn.add(near[int(torch.randint(len(near), (1,), generator=generator))])
+            if len(member) not in free:
+                free[len(member)] = _Free(all_, members)
+            taken = free[len(member)].take(all_.times[member], generator)
+            if taken is not None:
+                drawn.add(taken)
         return frozenset(drawn)
 
     def _of(self, length: int) -> _Sequences:
@@ -66,8 +126,19 @@ class RandomClasses:
         if length not in self._counted:
             windows = self._contexts.unfold(1, length, 1).reshape(-1, length)
             windows = windows[(windows != self._bos).all(1)]
-            found, times = windows.unique(dim=0, return_counts=True)
+            found, times = _counted(windows)
             members = [tuple(ids) for ids in found.tolist()]
-            place = {member: at for at, member in enumerate(members)}
-            self._counted[length] = _Sequences(members, place, times.double())
+            of_times: dict[int, list[int]] = {}
+            for place, n in enumerate(times.tolist()):
+                of_times.setdefault(n, []).append(place)
+            times_of = dict(zip(members, times.tolist(), strict=True))
+            self._counted[length] = _Sequences(members, times_of, of_times)
         return self._counted[length]
+
+
+def _counted(windows: Tensor) -> tuple[Tensor, Tensor]:
+    """The different rows of `[n, length]`, sorted, and how often each is there."""
+    if windows.shape[1] > 1:
+        return windows.unique(dim=0, return_counts=True)
+    found, times = windows.flatten().unique(return_counts=True)
+    return found[:, None], times

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -26,11 +26,13 @@ class Measurable:
         source: activations in the units of the model.
         language: the model and its contexts, where nothing was planted in its activations.
         splits: which parts of the data, in the order of the data.
+        origin: `model` and `hook` as the source itself names them, {} where it does not.
     """
 
     source: Source
     language: LanguageSource | None
     splits: tuple[Split, ...]
+    origin: Mapping[str, str] = field(default_factory=dict)
 
     def blocks(self, samples: int, *, rows: int) -> Iterator[Block]:
         """Pieces of `rows` at most, until there are `samples` rows."""
@@ -65,4 +67,6 @@ def measurable(
         source = source.source  # exactly as it was, without a rounding there and back
     elif prepared.scale != 1:
         source = ScaledSource(source, 1 / prepared.scale)
-    return Measurable(source, None, splits)
+    said = prepared.origin
+    named = {k: said[k] for k in ("model", "hook") if isinstance(said.get(k), str)}
+    return Measurable(source, None, splits, named)

@@ -14,6 +14,7 @@ from topk_ortho.activations.fingerprint import fingerprint
 from topk_ortho.activations.same_data import other_data
 from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.formats.load import as_module
+from topk_ortho.formats.origin import check_origin
 from topk_ortho.inspect.evaluate.asked import Asked, run_config, understand
 from topk_ortho.inspect.evaluate.data import measurable
 from topk_ortho.inspect.evaluate.measure import Measured, measure
@@ -31,6 +32,7 @@ def evaluate(
     split: Literal["auto", "eval", "all"] = "auto",
     device: str = "auto",
     allow_pickle: bool = False,
+    allow_mismatch: bool = False,
 ) -> dict[str, Any]:
     """Returns everything that was measured, and what it was measured on.
 
@@ -41,6 +43,7 @@ def evaluate(
         split: the part of the data, as `understand` has it.
         device: where to measure.
         allow_pickle: open an SAE of dictionary_learning.
+        allow_mismatch: measure although the SAE names another model or hook point as its own.
 
     Raises:
         ConfigError: no such SAE, or data that cannot be used or does not fit it.
@@ -50,18 +53,29 @@ def evaluate(
     asked = understand(
         sae, given, split=split, device=device, named={"model": stored.model, "hook": stored.hook}
     )
-    if asked.config.activations == "language-model":
-        stored.check_unprocessed(sae)
     _check_held_out(asked)
+    named = {"model": stored.model, "hook": stored.hook}
+    check_origin(sae=sae, named=named, given=_given(asked.config), insist=allow_mismatch)
+    if asked.config.activations == "language-model":
+        stored.check_unprocessed(sae, insist=allow_mismatch)
     where = hardware.choose_device(device)
     data = measurable(asked.config, split=asked.split, device=str(where))
+    check_origin(sae=sae, named=named, given=data.origin, insist=allow_mismatch)
     try:
         measured = measure(module.to(where), data, samples=asked.config.eval_samples)
     except ConfigError:
         raise
     except ValueError as error:
         raise ConfigError(f"{sae} cannot be measured: {error}") from error
-    return as_json(asked, module, measured, where)
+    record = as_json(asked, module, measured, where)
+    record["sae"] |= named
+    return record
+
+
+def _given(config: TrainConfig) -> dict[str, str]:
+    """Model and hook point of the activations, before a model is loaded for them."""
+    model = config.activations == "language-model"
+    return {"model": config.model, "hook": config.hook} if model else {}
 
 
 def _check_held_out(asked: Asked) -> None:
@@ -111,9 +125,9 @@ def _data(config: TrainConfig, split: str, measured: Measured) -> dict[str, Any]
     }
     if config.activations == "synthetic":
         described["preset"] = config.synthetic.preset
-    elif config.activations == "files":
+    elif config.data is not None:
         described["data"] = str(config.data)
-    else:
+    elif config.model:
         described |= {
             "model": config.model,
             "hook": config.hook,
@@ -140,7 +154,8 @@ def _where(data: dict[str, Any]) -> str:
     planted = ", hierarchies planted" if data["planted"] else ""
     if data["activations"] == "synthetic":
         return f"synthetic {data['preset']}{planted}"
-    if data["activations"] == "files":
-        return f"{data['data']}{planted} ({part})"
+    if "model" not in data:
+        kind = "" if data["activations"] == "files" else f"{data['activations']} "
+        return f"{kind}{data.get('data', '')}{planted} ({part})"
     tokens = "" if data["contexts"] is None else f", {data['contexts']:,} contexts without BOS"
     return f"{data['model']} at {data['hook']}{planted} ({part}){tokens}"

@@ -21,6 +21,9 @@ from topk_ortho.terminal import aligned
 GROUPS: dict[str, dict[str, str]] = {
     "reconstruction": {
         "explained_variance": "1 - squared error / variance, over all rows",
+        "explained_variance_quiet_rows": "the same without the loudest 1 % of the rows",
+        "variance_share_top_rows": "share of the variance in the loudest 1 % of the rows",
+        "score_share_top_rows": "share of all f_i f_j, summed over pairs, in those rows",
         "mse": "squared error per dimension",
         "l2": "squared error summed over d_in",
         "cosine_similarity": "of x and x_hat, mean over rows",

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.cuda import pretend
+from topk_ortho.machine.spans import listening
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -23,5 +24,5 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     """The pretended device; what waited for it is counted from here."""
     monkeypatch.setattr(torch.nn.Module, "to", pretend.move)
     pretend.waits.clear()
-    with pretend.Device():
+    with listening(pretend.phases), pretend.Device():
         yield pretend.CUDA

@@ -5,7 +5,7 @@ Python code that asks for `device` sees "cuda", and every operation goes through
 * an operation that mixes such a tensor with a plain CPU tensor of more than one element is an
   error, as it is on a GPU (copies and CPU index tensors excepted, which CUDA allows and pays for);
 * what makes the host wait for the device (reading a scalar, a size that depends on data, a copy to
-  the host) is counted at the line of the package that did it;
+  the host) is counted in the phase of the step that did it (`topk_ortho.machine.spans`);
 * numpy cannot see such a tensor.
 
 So the real control flow runs with real numbers, and what a fake tensor would stop at (`nonzero`,
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,25 @@ class MixedDevicesError(AssertionError):
 
 
 waits: Counter[tuple[str, str]] = Counter()
-"""`(where in the package, operation)` of everything that made the host wait."""
+"""`(phase, operation)` of everything that made the host wait; `other` is in no phase."""
+
+
+class Phases:
+    """The spans that are open, the innermost last."""
+
+    def __init__(self) -> None:
+        self.open: list[str] = ["other"]
+
+    def entered(self, phase: str) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self.open.append(phase)
+
+    def left(self, phase: str) -> None:
+        if threading.current_thread() is threading.main_thread():
+            assert self.open.pop() == phase
+
+
+phases = Phases()
 
 
 def _where() -> str:
@@ -63,7 +82,7 @@ def _where() -> str:
 
 
 def _wait(operation: str) -> None:
-    waits[_where(), operation] += 1
+    waits[phases.open[-1], operation] += 1
 
 
 class Pretend(torch.Tensor):

@@ -1,10 +1,9 @@
 """`--profile N`: where the time of a step goes, and a trace of its last steps.
 
-While it watches, the functions that a step calls are replaced by ones that look at the clock; the
-step itself knows nothing of it and costs nothing when it does not watch. A span's time is its own:
-what it calls is counted where it belongs, so that the phases and `other` add up to the step. On a
-CUDA device every span ends with a synchronisation, without which kernels would be counted where
-they are waited for: the sum is then more than an undisturbed step takes.
+A clock listens to the spans of a step (`spans.py`). A span's time is its own: what it calls is
+counted where it belongs, so that the phases and `other` add up to the step. On a CUDA device every
+span ends with a synchronisation, without which kernels would be counted where they are waited for:
+the sum is then more than an undisturbed step takes.
 """
 
 from __future__ import annotations
@@ -12,99 +11,56 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from topk_ortho.constraint import penalty
-from topk_ortho.constraint import selection as pairs
-from topk_ortho.constraint.history import HistoryRecorder, PairHistory
-from topk_ortho.constraint.penalty.cosine import PairCosine
-from topk_ortho.constraint.penalty.native import NativePairCosine, NativePairPenalty
-from topk_ortho.constraint.selection import topk
-from topk_ortho.training import losses, step
-from topk_ortho.training.folder import RunFolder
-from topk_ortho.training.state import TrainState
+from topk_ortho.machine.spans import BACKGROUND, PHASES, listening, span
+
+if TYPE_CHECKING:
+    from topk_ortho.training.folder import RunFolder
+    from topk_ortho.training.state import TrainState
 
 T = TypeVar("T")
-PHASES = ("data", "forward", "backward", "scores", "selection", "penalty", "optimiser", "history")
-BACKGROUND = "history thread"
+OTHER = "other"
 WARM_UP = 3
 TRACED = 5
 TRACE = "trace.json.gz"
 
 
-def spans(state: TrainState) -> list[tuple[Any, str, str]]:
-    """`(owner, attribute, phase)` of every function that is watched."""
-    optimiser = "optimiser"
-    found: list[tuple[Any, str, str]] = [(state.buffer, "next", "data")]
-    found += [(state.sae, "forward", "forward"), (torch.autograd, "backward", "backward")]
-    found += [(losses, name, "forward") for name in ("reconstruction", "sparsity", "aux_k")]
-    found += [(step, "step_evidence", "scores"), (pairs.PairSelector, "__call__", "scores")]
-    for collector in (topk.RustCollector, topk.TorchCollector):
-        found += [(collector, name, "selection") for name in ("push", "finish")]
-    found += [(penalty.OrthogonalityPenalty, "__call__", "penalty")]
-    functions = (NativePairPenalty, NativePairCosine, PairCosine)
-    found += [(function, "backward", "penalty") for function in functions]
-    found += [(HistoryRecorder, name, "history") for name in ("record", "settled")]
-    found += [(PairHistory, "observe", BACKGROUND), (state.optimizer, "step", optimiser)]
-    clipping = ("get_total_norm", "clip_grads_with_norm_")
-    found += [(torch.nn.utils, name, optimiser) for name in clipping]
-    names = ("remove_parallel_gradient_", "normalise_decoder_")
-    return found + [(state.sae, name, optimiser) for name in names]
-
-
 class Clock:
-    """Time by phase, each span without what it calls."""
+    """Time by phase, each span without the spans inside of it."""
 
     def __init__(self, device: torch.device):
         self.device = device
         self.seconds: dict[str, float] = {}
         self._lock = threading.Lock()
         self._main = threading.get_ident()
-        self._open: dict[int, list[str]] = {self._main: []}
+        self._open: dict[int, list[tuple[str, str | None, float]]] = {self._main: []}
 
-    def watch(self, phase: str, function: Callable[..., T]) -> Callable[..., T]:
-        """`function`, and its time added to `phase`."""
+    def entered(self, phase: str) -> None:
+        """A span begins in this thread."""
+        with self._lock:
+            mine = self._open.setdefault(threading.get_ident(), [])
+            # On CUDA the backward pass has a thread of its own, which the main one waits for.
+            around = mine or (self._open[self._main] if phase != BACKGROUND else [])
+            mine.append((phase, around[-1][0] if around else None, time.perf_counter()))
 
-        def watched(*args: Any, **kwargs: Any) -> T:
-            outside = self._enter(phase)
-            start = time.perf_counter()
-            try:
-                with torch.profiler.record_function(f"topk_ortho: {phase}"):
-                    return function(*args, **kwargs)
-            finally:
-                if phase != BACKGROUND:
-                    self._synchronise()
-                self._leave(phase, outside, time.perf_counter() - start)
-
-        return watched
+    def left(self, phase: str) -> None:
+        """The latest span of this thread ends."""
+        if phase != BACKGROUND and self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        now = time.perf_counter()
+        with self._lock:
+            phase, outside, began = self._open[threading.get_ident()].pop()
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + now - began
+            if outside is not None:
+                self.seconds[outside] = self.seconds.get(outside, 0.0) - (now - began)
 
     def read(self) -> dict[str, float]:
         """Seconds by phase so far."""
         with self._lock:
             return dict(self.seconds)
-
-    def _synchronise(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-    def _enter(self, phase: str) -> str | None:
-        """The phase that this one's time is taken from, None for none."""
-        with self._lock:
-            mine = self._open.setdefault(threading.get_ident(), [])
-            # On CUDA the backward pass has a thread of its own, which the main one waits for.
-            around = mine or (self._open[self._main] if phase != BACKGROUND else [])
-            outside = around[-1] if around else None
-            mine.append(phase)
-            return outside
-
-    def _leave(self, phase: str, outside: str | None, seconds: float) -> None:
-        with self._lock:
-            self._open[threading.get_ident()].pop()
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
-            if outside is not None:
-                self.seconds[outside] = self.seconds.get(outside, 0.0) - seconds
 
 
 class StepProfile:
@@ -125,7 +81,6 @@ class StepProfile:
         self.seen = 0
         self.times: list[dict[str, float]] = []
         self._clock = Clock(state.sae.W_dec.device)
-        self._replaced: list[tuple[Any, str, Any]] = []
         self._trace: torch.profiler.profile | None = None
 
     def step(self, run: Callable[[], T]) -> T:
@@ -134,12 +89,11 @@ class StepProfile:
         watched = self.seen - self.warm_up
         if not 0 < watched <= self.steps:
             return run()
-        if not self._replaced:
-            self._replaced = _replace(self.state, self._clock)
         if watched > self.steps - self.traced and self._trace is None:
             self._trace = self._start_trace()
         before = self._clock.read()
-        result = self._clock.watch("other", run)()
+        with listening(self._clock), span(OTHER):
+            result = run()
         after = self._clock.read()
         self.times.append({name: s - before.get(name, 0.0) for name, s in after.items()})
         if watched == self.steps:
@@ -148,8 +102,6 @@ class StepProfile:
 
     def close(self) -> None:
         """Write and print; also where the run ended early. Does nothing a second time."""
-        _restore(self._replaced)
-        self._replaced = []
         if self._trace is not None:
             self._trace.__exit__(None, None, None)
             self._trace.export_chrome_trace(str(self.folder.path / TRACE))
@@ -168,7 +120,7 @@ class StepProfile:
         selection = constraint.selection if constraint else None
         mean = {
             name: 1000 * sum(t.get(name, 0.0) for t in times) / len(times)
-            for name in (*PHASES, "other", BACKGROUND)
+            for name in (*PHASES, OTHER, BACKGROUND)
         }
         thread = mean.pop(BACKGROUND)
         return {
@@ -202,23 +154,3 @@ def table(summary: dict[str, Any]) -> str:
             note = f"  (waiting; {summary['history_thread_ms']:.3f} ms in its own thread)"
         lines.append(f"  {name:<10}{ms:>10.3f} ms{100 * ms / total:>7.1f} %{note}")
     return "\n".join(lines)
-
-
-def _replace(state: TrainState, clock: Clock) -> list[tuple[Any, str, Any]]:
-    """Put a watched function in the place of each; what was there, None where it was inherited."""
-    replaced = []
-    for owner, name, phase in spans(state):
-        own = vars(owner).get(name)
-        function = clock.watch(phase, getattr(owner, name))
-        static = isinstance(own, staticmethod)
-        replaced.append((owner, name, own))
-        setattr(owner, name, staticmethod(function) if static else function)
-    return replaced
-
-
-def _restore(replaced: list[tuple[Any, str, Any]]) -> None:
-    for owner, name, own in replaced:
-        if own is None:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, own)

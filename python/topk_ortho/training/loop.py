@@ -16,6 +16,7 @@ from topk_ortho.constraint.history.figures import stability_figures
 from topk_ortho.formats import saelens
 from topk_ortho.machine.memory import memory_in_use
 from topk_ortho.machine.profile import StepProfile
+from topk_ortho.machine.spans import span
 from topk_ortho.training import evaluation
 from topk_ortho.training.events import EventLog
 from topk_ortho.training.finite import NotFiniteError, check_storable
@@ -112,7 +113,9 @@ class Loop:
         return self._finish()
 
     def _step(self, device: torch.device) -> Step:
-        x = self.state.buffer.next().to(device, non_blocking=True)
+        with span("data"):
+            x = self.state.buffer.next()
+        x = x.to(device, non_blocking=True)
         started = time.perf_counter()
         try:
             step = train_step(self.state, x)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from topk_ortho.constraint import schedules
+from topk_ortho.machine.spans import span
 from topk_ortho.sae import Forward
 from topk_ortho.training import losses
 from topk_ortho.training.evidence import step_evidence
@@ -43,7 +44,8 @@ def train_step(state: TrainState, x: Tensor) -> Step:
         warmup_steps=config.warmup_steps,
         decay_fraction=config.decay_fraction,
     )
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=x.device.type == "cuda"):
+    autocast = torch.autocast(x.device.type, torch.bfloat16, enabled=x.device.type == "cuda")
+    with span("forward"), autocast:
         out = sae(x, sparse=state.sparse)
         l2 = losses.reconstruction(x, out.x_hat)
         loss = l2
@@ -62,22 +64,27 @@ def train_step(state: TrainState, x: Tensor) -> Step:
     penalty = l2.new_zeros(())
     if state.constraint is not None:
         needs = state.constraint.needs(state.step)
-        evidence = step_evidence(
-            needs, sae=sae, firing=state.firing, x=x, out=out, l2=l2, codes=codes
-        )
+        with span("scores"):
+            evidence = step_evidence(
+                needs, sae=sae, firing=state.firing, x=x, out=out, l2=l2, codes=codes
+            )
         penalty = state.constraint(codes, sae.W_dec, state.firing.rate, state.step, evidence)
         loss = loss + penalty
 
     state.optimizer.zero_grad()
-    loss.backward()
-    sae.remove_parallel_gradient_()
-    norm = torch.nn.utils.get_total_norm([p.grad for p in sae.parameters() if p.grad is not None])
-    check_finite(state, x, out, loss + norm)
-    clip = config.grad_clip
-    if clip and (norm.is_cuda or norm > clip):  # a GPU multiplies by 1 sooner than it tells
-        torch.nn.utils.clip_grads_with_norm_(sae.parameters(), clip, norm)
-    state.optimizer.step(lr)
-    sae.normalise_decoder_()
+    with span("backward"):
+        loss.backward()
+    with span("optimiser"):
+        sae.remove_parallel_gradient_()
+        norm = torch.nn.utils.get_total_norm(
+            [p.grad for p in sae.parameters() if p.grad is not None]
+        )
+        check_finite(state, x, out, loss + norm)
+        clip = config.grad_clip
+        if clip and (norm.is_cuda or norm > clip):  # a GPU multiplies by 1 sooner than it tells
+            torch.nn.utils.clip_grads_with_norm_(sae.parameters(), clip, norm)
+        state.optimizer.step(lr)
+        sae.normalise_decoder_()
     if weight:
         state.sparsity_weight = losses.steer(
             weight, l0=codes.nnz / codes.batch, target=config.sae.k

@@ -13,6 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from topk_ortho.constraint.history.history import PairHistory
+from topk_ortho.machine.spans import BACKGROUND, span, spanned
 
 
 class HistoryRecorder:
@@ -28,6 +29,7 @@ class HistoryRecorder:
         self._thread = threading.Thread(target=self._work, name="pair-history", daemon=True)
         self._thread.start()
 
+    @spanned("history")
     def record(self, step: int, i: Any, j: Any) -> None:
         """Hand one selection over; waits while the queue is full. Do not change `i`, `j` after.
 
@@ -42,6 +44,7 @@ class HistoryRecorder:
             )
         self._queue.put((step, i, j))
 
+    @spanned("history")
     def settled(self) -> PairHistory:
         """The history with everything recorded so far observed."""
         self._queue.join()
@@ -64,7 +67,8 @@ class HistoryRecorder:
         while (item := self._queue.get()) is not None:
             try:
                 if self._error is None:
-                    self._history.observe(*item)
+                    with span(BACKGROUND):
+                        self._history.observe(*item)
             except BaseException as error:
                 self._error = error
             finally:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from topk_ortho.machine.spans import spanned
 from topk_ortho.sparse.csr import csr, dots, product
 from topk_ortho.sparse.scale import at_safe_scale, times_two_to_the
 
@@ -35,6 +36,7 @@ class PairCosine(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @spanned("penalty")
     def backward(ctx, grad: Tensor):
         rows, inverse, i, j, i_is_child, cosine, exponent = ctx.saved_tensors
         if i_is_child is None:

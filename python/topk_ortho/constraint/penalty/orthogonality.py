@@ -10,6 +10,7 @@ from torch import Tensor
 from topk_ortho.constraint.penalty import native
 from topk_ortho.constraint.penalty import tau as policies
 from topk_ortho.constraint.penalty.cosine import PairCosine
+from topk_ortho.machine.spans import spanned
 
 TAUS = ("fixed", "mean-std", "mean-std-all", "strength", "strength-threshold", "stability")
 
@@ -65,6 +66,7 @@ class OrthogonalityPenalty:
         self._sample: tuple[Tensor, Tensor] | None = None
         self._sample_of: tuple[int, torch.device] | None = None
 
+    @spanned("penalty")
     def __call__(
         self,
         W_dec: Tensor,

@@ -24,6 +24,7 @@ from topk_ortho.constraint.selection.native import Coactivation
 from topk_ortho.constraint.selection.retry import halving
 from topk_ortho.constraint.selection.selection import PairSelection, n_pairs
 from topk_ortho.constraint.selection.tiles import TILED
+from topk_ortho.machine.spans import spanned
 from topk_ortho.sparse.codes import Codes
 
 CRITERIA = (*COACTIVE, *TILED, *PRODUCT, "random", "random-matched", "ortsae")
@@ -115,6 +116,7 @@ class PairSelector:
         """Names of the evidence that the criterion looks at."""
         return frozenset(NEEDS.get(self.criterion, ()))
 
+    @spanned("scores")
     @torch.no_grad()
     def __call__(
         self,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from topk_ortho.constraint.selection import native
+from topk_ortho.machine.spans import spanned
 
 
 class Collector(Protocol):
@@ -38,12 +39,14 @@ class RustCollector:
     def __init__(self, k: int):
         self._topk = native.TopK(k)
 
+    @spanned("selection")
     def push(self, i: Tensor, j: Tensor, score: Tensor) -> None:
         self._topk.push(i.numpy(), j.numpy(), score.numpy())
 
     def threshold(self) -> float | None:
         return self._topk.threshold()
 
+    @spanned("selection")
     def finish(self) -> tuple[Tensor, Tensor, Tensor]:
         i, j, score = self._topk.finish()
         return torch.from_numpy(i), torch.from_numpy(j), torch.from_numpy(score)
@@ -64,6 +67,7 @@ class TorchCollector:
         self._held = 0
         self._threshold: float | None = None
 
+    @spanned("selection")
     def push(self, i: Tensor, j: Tensor, score: Tensor) -> None:
         bad = ~torch.isfinite(score)
         if bool(bad.any()):
@@ -81,6 +85,7 @@ class TorchCollector:
     def threshold(self) -> float | None:
         return self._threshold
 
+    @spanned("selection")
     def finish(self) -> tuple[Tensor, Tensor, Tensor]:
         self._compact()
         return self._parts[0]

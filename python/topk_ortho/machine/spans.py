@@ -1,0 +1,105 @@
+"""Named spans: the phases of a step, for whoever looks on.
+
+    with span("forward"):
+        ...
+
+A clock (`machine/profile.py`), a test, or torch's profiler sees the phase; where none of them
+looks, a span costs less than a microsecond. The names are data that others keep (`profile.json`,
+traces, the lists of host waits), so they stay when functions are renamed.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+import torch
+from torch.autograd import profiler
+
+PHASES = ("data", "forward", "backward", "scores", "selection", "penalty", "optimiser", "history")
+"""Phases of a step; `selection` is inside of `scores`, the penalty's gradient of `backward`."""
+BACKGROUND = "history thread"
+"""What the history observes in a thread of its own."""
+PREFIX = "topk_ortho: "
+"""What the names begin with in a trace."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Listener(Protocol):
+    """Is told of spans, in the thread that they are in."""
+
+    def entered(self, phase: str) -> None: ...
+
+    def left(self, phase: str) -> None: ...
+
+
+_listener: Listener | None = None
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Tell `listener` of every span that begins inside; one listener at a time."""
+    global _listener
+    before, _listener = _listener, listener
+    try:
+        yield
+    finally:
+        _listener = before
+
+
+class _Nothing:
+    __slots__ = ()
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *error: Any) -> None: ...
+
+
+class _Span:
+    __slots__ = ("_listener", "_phase", "_record")
+
+    def __init__(self, phase: str) -> None:
+        self._phase = phase
+
+    def __enter__(self) -> None:
+        self._listener = _listener
+        self._record: torch.profiler.record_function | None = None
+        if self._listener is not None:
+            self._listener.entered(self._phase)
+        if profiler._is_profiler_enabled:
+            self._record = torch.profiler.record_function(PREFIX + self._phase)
+            self._record.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        if self._record is not None:
+            self._record.__exit__(*error)
+        if self._listener is not None:
+            self._listener.left(self._phase)
+
+
+_NOTHING = _Nothing()
+
+
+def span(phase: str) -> AbstractContextManager[None]:
+    """Returns a context in which `phase` runs, without the spans inside of it."""
+    if _listener is None and not profiler._is_profiler_enabled:
+        return _NOTHING
+    return _Span(phase)
+
+
+def spanned(phase: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Returns a decorator that makes every call of a function a span."""
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        @functools.wraps(function)
+        def inside(*args: P.args, **kwargs: P.kwargs) -> T:
+            with span(phase):
+                return function(*args, **kwargs)
+
+        return inside
+
+    return decorate

@@ -130,14 +130,8 @@ def _pairs(arguments: list[str]) -> int:
 def _reproduce(arguments: list[str]) -> int:
     o = tyro.cli(ReproduceOptions, args=arguments, prog="topk-ortho reproduce")
     from topk_ortho.inspect.reproduce import as_text, reproduce
-    from topk_ortho.training import Interrupted
 
-    try:
-        found = reproduce(o.run, out=o.out)
-    except Interrupted as error:
-        if o.out is not None:
-            raise
-        return fail("interrupted, and nothing of the second run was kept.", error.exit_code)
+    found = reproduce(o.run, out=o.out)
     _print(json.dumps(found.as_json(), indent=2) if o.json else as_text(found))
     return 0 if found.equal else 1
 
@@ -283,15 +277,12 @@ def _repair(arguments: list[str]) -> int:
     positional = (tyro.conf.PositionalRequiredArgs,)
     o = tyro.cli(RepairOptions, args=own, prog="topk-ortho repair", config=positional)
     from topk_ortho.inspect.repair.command import words_for
-    from topk_ortho.inspect.repair.repair import Stopped, repair
+    from topk_ortho.inspect.repair.repair import repair
     from topk_ortho.inspect.repair.text import as_text
 
     words, keep_l0 = words_for(o, rest)
     config = parse(words, prog="topk-ortho repair").settings
-    try:
-        done = repair(config, o.out, keep_l0=keep_l0)
-    except Stopped as error:
-        return fail(str(error), error.exit_code)
+    done = repair(config, o.out, keep_l0=keep_l0)
     _print(json.dumps(done.as_json(), indent=2) if o.json else as_text(done))
     return 0
 

@@ -6,6 +6,7 @@ import os
 import sys
 import types
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 # A spinning second thread takes the core that the first one needs; has to be set before torch.
@@ -14,7 +15,11 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler's own log; before
 
 from topk_ortho.commands.reader import fail, parse
 from topk_ortho.config import ConfigError
+from topk_ortho.machine.interrupt import Interrupted, SignalWatch, kept
 from topk_ortho.terminal import printable
+
+STOPPED = "stopped; what was finished is kept, and the same command computes the rest."
+"""Where nothing that was interrupted knew more."""
 
 
 def main(arguments: list[str] | None = None, *, prog: str = "python -m topk_ortho.train") -> int:
@@ -23,19 +28,18 @@ def main(arguments: list[str] | None = None, *, prog: str = "python -m topk_orth
 
 
 def guarded(command: Callable[[], int]) -> int:
-    """The exit code of a command; what stops it becomes one sentence."""
+    """Returns the exit code of a command; what stops it becomes one sentence."""
     try:
-        code = command()
-        sys.stdout.flush()  # what cannot be written is met here, and not after the last line
+        with SignalWatch(at_once=True), kept(STOPPED):
+            code = command()
+            sys.stdout.flush()  # what cannot be written is met here, and not after the last line
         return code
     except ConfigError as error:
         return fail(error)
-    except KeyboardInterrupt:
-        return fail(
-            "interrupted while no step was running; if there is a run folder already, "
-            "--resume goes on with it.",
-            130,
-        )
+    except Interrupted as stop:
+        with suppress(OSError):  # the terminal may be gone, which is what a SIGHUP says
+            print(printable(str(stop)), file=sys.stderr, flush=True)
+        return stop.exit_code
     except BrokenPipeError:
         # whoever read the output has seen enough; the flush at exit must not fail once more
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -43,7 +47,7 @@ def guarded(command: Callable[[], int]) -> int:
     except OSError as error:
         return fail(
             f"{error.filename or 'the run folder'} cannot be used ({error.strerror}); "
-            "free disk space or check the permissions, then go on with --resume.",
+            "free disk space or check the permissions, then resume with --resume.",
             1,
         )
     except (ArithmeticError, MemoryError, RuntimeError) as error:
@@ -51,16 +55,11 @@ def guarded(command: Callable[[], int]) -> int:
 
 
 def _stopped(error: Exception) -> int:
-    """The exit code of a run that was interrupted, met a NaN, or ran out of memory."""
+    """Returns the exit code of a run that met a NaN or ran out of memory."""
     from torch import OutOfMemoryError
 
-    from topk_ortho.studies.pool import Stopped
-    from topk_ortho.training import Interrupted
     from topk_ortho.training.finite import NotFiniteError
 
-    if isinstance(error, (Interrupted, Stopped)):
-        print(printable(str(error)), file=sys.stderr)
-        return error.exit_code
     if isinstance(error, NotFiniteError):
         return fail(error, 1)
     if isinstance(error, (MemoryError, OutOfMemoryError)) or "allocate memory" in str(error):

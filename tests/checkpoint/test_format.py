@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from topk_ortho.checkpoint import CheckpointError, load
+from topk_ortho.checkpoint.store import CheckpointError, load
 from topk_ortho.constraint.history import PairHistory
 from topk_ortho.training import resume
 

@@ -8,7 +8,6 @@ finite or overflow float16.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from tqdm import tqdm
 
 from topk_ortho.activations.files import DESCRIPTION, VERSION
 from topk_ortho.activations.source import Source
+from topk_ortho.checkpoint import atomic
 from topk_ortho.config import ConfigError
 
 FLOAT16_MAX = 65504.0
@@ -142,15 +142,10 @@ def write_whole(path: Path, fill: Callable[[IO[bytes]], Any]) -> None:
     Raises:
         ConfigError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with atomic.filling(path) as temporary, temporary.open("wb") as file:
             fill(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise ConfigError(
             f"cannot write {str(path)!r} ({error.strerror}): free space, or choose another folder."
         ) from error

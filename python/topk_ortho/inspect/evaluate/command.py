@@ -12,6 +12,7 @@ import torch
 from topk_ortho import formats
 from topk_ortho.activations.fingerprint import fingerprint
 from topk_ortho.activations.same_data import other_data
+from topk_ortho.checkpoint.atomic import replace_file
 from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.formats.load import as_module
 from topk_ortho.inspect.evaluate.data import measurable
@@ -20,7 +21,6 @@ from topk_ortho.inspect.evaluate.options import Asked, EvaluateOptions, run_conf
 from topk_ortho.inspect.evaluate.text import metrics_text
 from topk_ortho.machine import hardware
 from topk_ortho.metrics.health import gate
-from topk_ortho.report.canvas import write_whole
 from topk_ortho.sae import SAE
 from topk_ortho.studies.options import names_given
 from topk_ortho.terminal import printable
@@ -153,4 +153,4 @@ def check_out(path: Path | None) -> None:
 
 def write(path: Path, record: dict[str, Any]) -> None:
     """Write a JSON file as a whole or not at all."""
-    write_whole(path, (json.dumps(record, indent=2) + "\n").encode())
+    replace_file(path, (json.dumps(record, indent=2) + "\n").encode())

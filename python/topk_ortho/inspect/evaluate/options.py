@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from topk_ortho.config import ConfigError, PlantConfig, SyntheticConfig, TrainConfig
+from topk_ortho.config.paths import stored_config
 from topk_ortho.config.rules import check
-from topk_ortho.config.toml import read_config
 from topk_ortho.studies.options import names_given
 
 Activations = Literal["auto", "synthetic", "language-model", "files"]
@@ -204,5 +204,4 @@ def check_suite(options: EvaluateOptions, words: set[str]) -> None:
 
 def run_config(path: Path) -> TrainConfig | None:
     """The configuration of a run folder, None for any other folder."""
-    config = path / "config.toml"
-    return check(read_config(config)) if config.is_file() else None
+    return stored_config(path) if (path / "config.toml").is_file() else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import pty
 import signal
@@ -23,6 +24,7 @@ from topk_ortho import cli
 from topk_ortho.activations.buffer import ShuffleBuffer
 from topk_ortho.machine.interrupt import NAMES, Interrupted
 from topk_ortho.training import loop, resume, train
+from topk_ortho.training.evaluation import evaluate
 
 SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 
@@ -151,6 +153,39 @@ def test_after_the_last_step_it_ends_at_once_and_names_the_folder(
     assert command.main(["--resume", str(folder)]) == 0
     assert_same(folder, undisturbed)
     assert len(list((folder / "plots").iterdir())) == 3
+
+
+@pytest.mark.fault("a signal after the last step")
+@pytest.mark.parametrize("known", [True, False], ids=["", "of an earlier version"])
+def test_a_run_with_a_baseline_stopped_in_its_final_evaluation_has_its_table_and_plots(
+    known, tmp_path, monkeypatch, capsys
+):
+    """The process that resumes it executes no step, so it times none."""
+    folder = tmp_path / "run"
+    median = loop.Loop._median_ms
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Loop, "_median_ms", lambda self: median(self) if known else None)
+        ends = []
+
+        def second(*given, **how):
+            ends.append(given)
+            if len(ends) == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return evaluate(*given, **how)
+
+        patch.setattr("topk_ortho.training.evaluation.evaluate", second)
+        arguments = [*OPTIONS, "--with-baseline", "--out", str(folder)]
+        assert command.main(arguments) == 143
+    capsys.readouterr()
+    for _ in range(2):
+        assert command.main(["--resume", str(folder)]) == 0
+        said = capsys.readouterr().out
+        assert ("unknown time per step" in said) is not known
+        assert "absorption_rate" in said and f"run folder: {folder}" in said
+    assert len(list((folder / "plots").iterdir())) == 3
+    comparison = json.loads((folder / "comparison.json").read_text())
+    assert (comparison["baseline"]["step_ms"] is not None) is known
+    assert ("step_ms" in comparison["difference"]) is known
 
 
 def test_nohup_is_heeded(tmp_path, monkeypatch):

@@ -25,6 +25,8 @@ FULL = {
 }
 OPTIONAL = [name for name in {**FULL, **dict.fromkeys(SHOWN)} if name != "criterion"]
 
+HOW = ("", "none", "missing")
+
 
 def without(name: str, how: str) -> dict[str, object]:
     """The metrics, one of them None or missing."""
@@ -33,9 +35,7 @@ def without(name: str, how: str) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("name", OPTIONAL)
-@pytest.mark.parametrize(
-    ("ours", "theirs"), [*itertools.product(("", "none", "missing"), repeat=2)]
-)
+@pytest.mark.parametrize(("ours", "theirs"), list(itertools.product(HOW, repeat=2)))
 def test_any_metric_may_be_unavailable_in_either_arm(
     name: str, ours: str, theirs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

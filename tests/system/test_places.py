@@ -108,9 +108,8 @@ def test_relative_paths_that_are_nowhere_end_in_one_sentence(
 
 def test_every_path_is_kept_whole_and_a_name_stays_a_name(project) -> None:
     files = tiny("--activations", "files", "--data", "shards", base=SHAPE)
-    named = replace(
-        files, text=(Path("a.txt"), Path("/b.txt")), init_from=Path("sae"), model="org/m"
-    )
+    text = (Path("a.txt"), Path("/b.txt"))
+    named = replace(files, text=text, init_from=Path("sae"), model="org/m")
     whole = absolute(named)
     assert whole.data == project / "shards"
     assert whole.text == (project / "a.txt", Path("/b.txt"))

@@ -64,7 +64,8 @@ def behaviour(
         where there is nothing to count: cross-entropy of contexts whose documents have one token.
 
     Raises:
-        ValueError: contexts that do not start with one BOS token, a reconstruction of another shape, or a loss that is not finite.
+        ValueError: contexts that do not start with one BOS token, a reconstruction of another
+            shape, or a loss that is not finite.
     """
     bos = _bos(contexts)
     mean = _mean_activation(model, contexts, hook, bos=bos, batch=batch)
@@ -93,11 +94,11 @@ def behaviour(
                 ablated = model.run_with_hooks(tokens, hook, torch.zeros_like)
                 beside.add("with_ablation", original, ablated, tokens=tokens, keep=keep)
             progress(len(tokens))
-    counts = {name: predictions if name[:2] == "ce" else positions for name in sums}
-    out = {name: sums[name] / n if n else None for name, n in counts.items()}
-    broken = [name for name, value in out.items() if value is not None and not math.isfinite(value)]
+    broken = [name for name, value in sums.items() if not math.isfinite(value)]
     if broken:
         raise ValueError(f"{', '.join(broken)} not finite at {hook!r}: check the reconstruction")
+    counts = {name: predictions if name[:2] == "ce" else positions for name in sums}
+    out = {name: sums[name] / n if n else None for name, n in counts.items()}
     return {**out, **_scores(out)}
 
 

@@ -21,12 +21,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
 import torch
+
+from topk_ortho.machine import hardware
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -151,36 +152,25 @@ def describe() -> dict[str, Any]:
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9),
         "system": f"{platform.system()} {platform.release()}",
         "load": round(os.getloadavg()[0], 1),
-        "versions": {"python": platform.python_version()} | {n: _version(n) for n in PACKAGES},
+        "versions": hardware.versions(PACKAGES),
         "settings": {name: os.environ[name] for name in SETTINGS if name in os.environ},
         "commit": _commit(),
         "date": time.strftime("%Y-%m-%d"),
     }
 
 
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    wide = any("avx512f" in line for line in lines if line.startswith("flags"))
-    return (names[0] if names else platform.machine()) + (", AVX-512" if wide else "")
+    wide = cpuinfo.exists() and "avx512f" in cpuinfo.read_text()
+    return hardware.processor() + (", AVX-512" if wide else "")
 
 
 def _commit() -> str | None:
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(HERE), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
-    commit = git("rev-parse", "--short", "HEAD")
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/python", ":/rust")
-    return f"{commit} with changes" if commit and changed else commit or None
+    commit = hardware.git_commit()
+    command = ["git", "-C", str(HERE), "status", "--porcelain", "--untracked-files=no", "--",
+               ":/python", ":/rust"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return commit and commit[:7] + (" with changes" if done.stdout.strip() else "")
 
 
 def parser(about: str) -> argparse.ArgumentParser:

@@ -17,12 +17,12 @@ from crowding import crowding
 from parts import TOPK, Material, parts
 from settings import setting
 
+from topk_ortho.checkpoint.atomic import replace_file
 from topk_ortho.commands.reader import build, read
 from topk_ortho.commands.reader.output import guarded
 from topk_ortho.config import ConfigError
 from topk_ortho.config.option import option
 from topk_ortho.config.train import A_CORE_OR_MORE
-from topk_ortho.report.canvas import write_whole
 from topk_ortho.report.collect import collect
 from topk_ortho.report.markdown import comparison_markdown
 from topk_ortho.studies.ablation import run_ablation, said
@@ -73,7 +73,7 @@ def run_results(
 
     Raises:
         ConfigError: a part of no such name, or one that needs a language model without any.
-        Stopped: interrupted; the same command continues.
+        Interrupted: stopped by a signal; the same command resumes.
     """
     every = parts()
     names = _chosen(only, material)
@@ -169,7 +169,7 @@ def write(page: Path, name: str, text: str) -> None:
         said(f"{page} has no marks {begin} and {end}; {name} is left out of it")
         return
     head, tail = whole.split(begin, 1)[0], whole.split(end, 1)[1]
-    write_whole(page, f"{head}{begin}\n\n{text}\n\n{end}{tail}".encode())
+    replace_file(page, f"{head}{begin}\n\n{text}\n\n{end}{tail}".encode())
 
 
 if __name__ == "__main__":

@@ -151,3 +151,28 @@ def test_fillings_are_shuffled_in_different_ways() -> None:
     data = buffer(Endless(8), batch_size=16, rows=16)
     orders = {tuple(n % 16 for n in numbers(data.next())) for _ in range(6)}
     assert len(orders) == 6
+
+
+def test_a_filling_that_was_interrupted_is_read_again() -> None:
+    """Wherever a signal cuts the reading, the position is that after the last batch."""
+    whole = buffer()
+    batches = [numbers(whole.next()) for _ in range(30)]
+    for cut in range(1, len(whole.source.asked) + 1):
+        data, given = buffer(), []
+        block = data.source.block
+
+        def cut_short(index, split, *, data=data, block=block, cut=cut):
+            if len(data.source.asked) == cut:
+                data.source.asked.append(-1)
+                raise KeyboardInterrupt
+            return block(index, split)
+
+        data.source.block = cut_short  # type: ignore[method-assign]
+        while len(given) < 30:
+            try:
+                given.append(numbers(data.next()))
+            except KeyboardInterrupt:
+                stored = data.state_dict()
+                data = buffer()
+                data.load_state_dict(stored)
+        assert given == batches, cut

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from topk_ortho.activations import cache
 from topk_ortho.activations.cache import write_cache
 from topk_ortho.activations.files import FilesSource
 from topk_ortho.activations.source import Block
@@ -124,7 +123,7 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(cache.os, "fsync", full)
+    monkeypatch.setattr("topk_ortho.checkpoint.atomic.os.fsync", full)
     with pytest.raises(ConfigError, match=r"shard-00000\.npy' \(No space left on device\)"):
         write_cache(Rows(rows()), tmp_path)
     assert not list(tmp_path.iterdir())

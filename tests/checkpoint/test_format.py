@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from topk_ortho.checkpoint import CheckpointError, load
+from topk_ortho.checkpoint.store import CheckpointError, load
 from topk_ortho.constraint.history import PairHistory
 from topk_ortho.training import resume
 
@@ -52,9 +52,9 @@ def test_the_sample_goes_on(tmp_path: Path) -> None:
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"step_8", "step_12"}
     newest = load(run / "checkpoints" / "step_12")
     assert PairHistory.from_bytes(newest.blobs["history.bin"]).observations == 12
-    # What is written today has the parts that were written then.
+    # What is written today has the parts that were written then, and the time that a step took.
     assert newest.tensors.keys() == load(SAMPLE).tensors.keys()
-    assert newest.state.keys() == load(SAMPLE).state.keys()
+    assert newest.state.keys() == {*load(SAMPLE).state, "step_ms"}
 
 
 def test_every_name_of_the_sample_is_documented() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from topk_ortho.checkpoint import Checkpoint, CheckpointError, load, newest, save
+from topk_ortho.checkpoint.store import Checkpoint, CheckpointError, load, newest, save
 from topk_ortho.config import ConfigError
 
 FILES = ("tensors.safetensors", "state.json", "history.bin", "manifest.json")

@@ -21,10 +21,10 @@ from tests.system.tiny_run import SYNTHETIC, tiny
 from tests.training.states import state
 from topk_ortho import formats
 from topk_ortho.activations.files import FilesSource
-from topk_ortho.checkpoint import CheckpointError, load, newest, save
+from topk_ortho.checkpoint.store import CheckpointError, load, newest, save
 from topk_ortho.cli import main
 from topk_ortho.config import ConfigError, TrainConfig
-from topk_ortho.config.toml import config_hash, read_config, write_config
+from topk_ortho.config.toml import config_hash, config_text, read_config
 from topk_ortho.constraint.history import PairHistory
 from topk_ortho.formats import saelens
 from topk_ortho.terminal import printable
@@ -276,7 +276,7 @@ def test_a_run_folder_may_have_any_name(name, tmp_path, capsys, caplog) -> None:
 def test_values_come_back_and_name_no_files(name, tmp_path) -> None:
     text = HOSTILE[name]
     config = replace(TrainConfig(), model=text, hook=text, dataset=text, text=(Path(text),))
-    write_config(config, tmp_path / "config.toml")
+    (tmp_path / "config.toml").write_text(config_text(config), encoding="utf-8")
     assert read_config(tmp_path / "config.toml") == config
     assert new_run_path(config, tmp_path).parent == tmp_path
     assert config_hash(config).isalnum()

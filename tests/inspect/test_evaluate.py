@@ -18,7 +18,7 @@ from topk_ortho.cli import main
 from topk_ortho.commands import evaluate as command
 from topk_ortho.commands.reader import build, read
 from topk_ortho.config import ConfigError
-from topk_ortho.config.toml import write_config
+from topk_ortho.config.toml import config_text
 from topk_ortho.formats import saelens
 from topk_ortho.inspect.evaluate.asked import Asked, understand
 from topk_ortho.training import train
@@ -161,7 +161,7 @@ def test_what_a_run_on_text_is_measured_on(options, split, text, tmp_path):
     (tmp_path / "shards").mkdir()
     run.mkdir()
     other.write_text("Another one.")
-    write_config(tiny(*of_language(text)), run / "config.toml")
+    (run / "config.toml").write_text(config_text(tiny(*of_language(text))), encoding="utf-8")
     named = {"OTHER": str(other), "SHARDS": str(tmp_path / "shards")}
     found = asked(run, *(named.get(word, word) for word in options))
     assert found.split == split

@@ -168,11 +168,11 @@ def test_an_interrupted_repair_names_its_own_command(
     formats.write(stored("topk"), "sae")
 
     def stopped(config: TrainConfig, path: Path, **how: object) -> None:
-        raise Interrupted(step=3, steps=9, folder=path, number=2)
+        raise Interrupted("stopped after step 3; python -m topk_ortho.train --resume r", number=2)
 
     monkeypatch.setattr("topk_ortho.inspect.repair.repair.train", stopped)
     assert cli.main(["repair", "sae", "--data", "shards", "--out", "r", *SHORT]) == 130
-    assert "the same command with --out r continues" in capsys.readouterr().err
+    assert "the same command with --out r resumes" in capsys.readouterr().err
 
 
 def test_precision_and_metadata_stay() -> None:

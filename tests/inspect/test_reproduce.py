@@ -233,7 +233,7 @@ def test_other_data_of_a_run_that_recorded_no_files(own, capsys):
 
 def test_an_interruption_keeps_nothing_and_says_so(synthetic, monkeypatch, capsys, tmp_path):
     def stop(config, out, **how):
-        raise Interrupted(step=3, steps=30, folder=out, number=signal.SIGINT)
+        raise Interrupted(f"resume with: --resume {out}", number=signal.SIGINT)
 
     monkeypatch.setattr(TRAIN, stop)
     assert cli.main(["reproduce", str(synthetic)]) == 130

@@ -286,7 +286,7 @@ def test_a_signal_ends_it_with_checkpoints(tmp_path, number, code):
     process.send_signal(number)
     _, err = process.communicate(timeout=300)
     assert process.returncode == code
-    assert "the same command continues" in err and "Traceback" not in err
+    assert "the same command resumes" in err and "Traceback" not in err
     assert all(map(gone, workers))
     assert not list(root.glob("runs/*.failed.json"))
 

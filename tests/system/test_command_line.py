@@ -20,7 +20,7 @@ from tests.system.tiny_run import OPTIONS, SHAPE, over, tiny, words
 from topk_ortho import cli, training
 from topk_ortho.commands.reader import parse
 from topk_ortho.config import ConfigError, TrainConfig
-from topk_ortho.config.toml import from_table, option_types, read_config, write_config
+from topk_ortho.config.toml import config_text, from_table, option_types, read_config
 
 FILES = over(SHAPE, "--activations", "files", "--data", "shards")
 HEAVY = ("torch", "transformers", "transformer_lens", "matplotlib", "scipy", "datasets")
@@ -300,7 +300,7 @@ configurations = st.builds(
 @given(configurations)
 def test_a_configuration_survives_toml(tmp_path_factory, config: TrainConfig):
     path = tmp_path_factory.getbasetemp() / "round.toml"
-    write_config(config, path)
+    path.write_text(config_text(config), encoding="utf-8")
     assert read_config(path) == config
 
 

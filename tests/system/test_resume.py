@@ -274,7 +274,7 @@ def test_a_signal_ends_the_run_with_a_checkpoint(number, code, tmp_path):
     last = stderr.splitlines()[-1]
     step = newest_step(folder)
     assert last == (
-        f"stopped after step {step} of 100000; continue with: "
+        f"stopped after step {step} of 100000, which is kept; resume with: "
         f"python -m topk_ortho.train --resume {folder}"
     )
     continues_exactly(folder, tmp_path)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -25,6 +24,7 @@ from tqdm import tqdm
 
 from topk_ortho.activations.files import DESCRIPTION, UNFINISHED, VERSION
 from topk_ortho.activations.source import Source, Split
+from topk_ortho.checkpoint import atomic
 from topk_ortho.checkpoint.locks import Held, claimed
 from topk_ortho.config import ConfigError
 
@@ -216,15 +216,10 @@ def write_whole(path: Path, fill: Callable[[IO[bytes]], Any]) -> None:
     Raises:
         ConfigError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with atomic.filling(path) as temporary, temporary.open("wb") as file:
             fill(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise ConfigError(
             f"cannot write {str(path)!r} ({error.strerror}): free space, or choose another folder."
         ) from error

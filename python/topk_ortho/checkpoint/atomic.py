@@ -1,6 +1,7 @@
 """Directories and files that appear whole or not at all, whatever kills the process.
 
-`writing` fills a directory under a temporary name and, once every byte is on disk, renames it.
+`writing` fills a directory under a temporary name and, once every byte is on disk, renames it;
+`filling` and `replace_file` do so with a file.
 A directory that is replaced keeps existing as `NAME.replaced` until the new one is in place, so
 at every instant one of the two is complete: `existing` finds it. Everything is fsynced; costs one
 extra copy on disk while writing. One writer per directory is assumed.
@@ -82,9 +83,17 @@ def write_file(path: Path, data: bytes) -> None:
 
 def replace_file(path: Path, data: bytes) -> None:
     """Write a file as a whole or not at all; what was there stays until then."""
+    with filling(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextlib.contextmanager
+def filling(path: Path) -> Iterator[Path]:
+    """Give the path of a file to write; on leaving it becomes `path`, whole, or nothing changes."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        write_file(temporary, data)
+        yield temporary
+        sync(temporary)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from topk_ortho.commands.reader import Asked, Given, Training, build, read, settings_of
-from topk_ortho.commands.reader.output import fail, say
+from topk_ortho.commands.reader.output import say
 from topk_ortho.config import TrainConfig
 from topk_ortho.config.option import option
 from topk_ortho.config.rules import check_effect
@@ -61,13 +61,10 @@ def run(arguments: Sequence[str], *, prog: str) -> int:
     given = read(Options, arguments, prog=prog, refused=REFUSED)
     o = build(Options, given)
     settings, keep_l0 = repairing(given)
-    from topk_ortho.inspect.repair.repair import Stopped, repair
+    from topk_ortho.inspect.repair.repair import repair
     from topk_ortho.inspect.repair.text import as_text
 
-    try:
-        done = repair(settings, o.out, keep_l0=keep_l0)
-    except Stopped as error:
-        return fail(str(error), error.exit_code)
+    done = repair(settings, o.out, keep_l0=keep_l0)
     say(json.dumps(done.as_json(), indent=2) if o.json else as_text(done))
     return 0
 

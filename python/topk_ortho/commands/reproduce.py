@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from topk_ortho.commands.reader import build, read
-from topk_ortho.commands.reader.output import fail, say
+from topk_ortho.commands.reader.output import say
 from topk_ortho.config.option import option
 
 
@@ -28,13 +28,7 @@ def run(arguments: Sequence[str], *, prog: str) -> int:
     """Run the command; the exit code is 1 where something differs."""
     o = build(Options, read(Options, arguments, prog=prog))
     from topk_ortho.inspect.reproduce import as_text, reproduce
-    from topk_ortho.training import Interrupted
 
-    try:
-        found = reproduce(o.run, out=o.out)
-    except Interrupted as error:
-        if o.out is not None:
-            raise
-        return fail("interrupted, and nothing of the second run was kept.", error.exit_code)
+    found = reproduce(o.run, out=o.out)
     say(json.dumps(found.as_json(), indent=2) if o.json else as_text(found))
     return 0 if found.equal else 1

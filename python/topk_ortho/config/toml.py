@@ -157,11 +157,6 @@ def config_text(config: TrainConfig) -> str:
     return tomli_w.dumps(to_table(config))
 
 
-def write_config(config: TrainConfig, path: Path) -> None:
-    """Write a TOML file that `read_config` reads back to the same configuration."""
-    path.write_text(config_text(config), encoding="utf-8")
-
-
 def config_hash(config: TrainConfig) -> str:
     """16 hexadecimal digits that name what a run computes.
 

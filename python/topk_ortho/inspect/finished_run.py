@@ -10,8 +10,7 @@ from typing import Any
 
 from topk_ortho.activations import Activations
 from topk_ortho.config import ConfigError, TrainConfig
-from topk_ortho.config.rules import check
-from topk_ortho.config.toml import read_stored_config
+from topk_ortho.config.paths import stored_config
 from topk_ortho.training.folder import RunFolder
 
 SAME_DATA = 1e-4
@@ -47,7 +46,7 @@ class FinishedRun:
                 f"{path} was given, but a run folder with a config.toml was expected; "
                 "check the path."
             )
-        folder, config = RunFolder(path), check(read_stored_config(path / "config.toml"))
+        folder, config = RunFolder(path), stored_config(path)
         if not (path / "result.json").is_file():
             raise ConfigError(
                 f"{path} was given, but it has no result.json, and a finished run was expected; "

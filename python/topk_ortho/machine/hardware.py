@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -77,16 +78,21 @@ def describe(config: TrainConfig, device: torch.device, threads: int) -> dict[st
     """Versions, hardware and commit, for `manifest.json`."""
     return {
         "seed": config.seed,
-        "versions": {"python": platform.python_version()} | {n: _version(n) for n in PACKAGES},
+        "versions": versions(PACKAGES),
         "hardware": {
             "platform": platform.platform(),
-            "processor": _processor(),
+            "processor": processor(),
             "cores": os.cpu_count(),
             "threads": threads,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         },
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
     }
+
+
+def versions(packages: Iterable[str]) -> dict[str, str | None]:
+    """Returns the version of Python and of each package by name, None for one not installed."""
+    return {"python": platform.python_version()} | {name: _version(name) for name in packages}
 
 
 def _version(name: str) -> str | None:
@@ -96,7 +102,8 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Returns the processor's name."""
     if CPUINFO.exists():
         for line in CPUINFO.read_text().splitlines():
             if line.startswith("model name"):
@@ -104,8 +111,8 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _git_commit() -> str | None:
-    """Commit of the checkout that the package runs from, None outside one."""
+def git_commit() -> str | None:
+    """Returns the commit of the checkout that the package runs from, None outside one."""
     here = Path(__file__)
 
     def git(*arguments: str) -> str | None:

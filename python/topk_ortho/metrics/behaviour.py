@@ -60,11 +60,12 @@ def behaviour(
 
     Returns:
         `ce_original`; `ce_*` and `kl_*` of `reconstructed`, `zero`, `mean`; `ce_score`, `kl_score`
-        (against zero ablation); `ce_score_mean`, `kl_score_mean` (against mean ablation).
+        (against zero ablation); `ce_score_mean`, `kl_score_mean` (against mean ablation). None
+        where there is nothing to count: cross-entropy of contexts whose documents have one token.
 
     Raises:
-        ValueError: contexts that do not start with one BOS token, no position to count,
-            a reconstruction of another shape, or a loss that is not finite.
+        ValueError: contexts that do not start with one BOS token, a reconstruction of another
+            shape, or a loss that is not finite.
     """
     bos = _bos(contexts)
     mean = _mean_activation(model, contexts, hook, bos=bos, batch=batch)
@@ -93,26 +94,30 @@ def behaviour(
                 ablated = model.run_with_hooks(tokens, hook, torch.zeros_like)
                 beside.add("with_ablation", original, ablated, tokens=tokens, keep=keep)
             progress(len(tokens))
-    if not predictions:
-        raise ValueError("the contexts hold no prediction to count: expected 3 tokens or more each")
-    out = {k: v / (predictions if k[:2] == "ce" else positions) for k, v in sums.items()}
-    broken = [name for name, value in out.items() if not math.isfinite(value)]
+    broken = [name for name, value in sums.items() if not math.isfinite(value)]
     if broken:
         raise ValueError(f"{', '.join(broken)} not finite at {hook!r}: check the reconstruction")
+    counts = {name: predictions if name[:2] == "ce" else positions for name in sums}
+    out = {name: sums[name] / n if n else None for name, n in counts.items()}
     return {**out, **_scores(out)}
 
 
-def _scores(out: dict[str, float]) -> dict[str, float | None]:
+def _scores(out: dict[str, float | None]) -> dict[str, float | None]:
     scores = {}
     for suffix, arm in (("", "zero"), ("_mean", "mean")):
         ce, kl = out[f"ce_{arm}"], out[f"kl_{arm}"]
-        scores[f"ce_score{suffix}"] = _ratio(ce - out["ce_reconstructed"], ce - out["ce_original"])
-        scores[f"kl_score{suffix}"] = _ratio(kl - out["kl_reconstructed"], kl)
+        scores[f"ce_score{suffix}"] = _score(ce, out["ce_reconstructed"], out["ce_original"])
+        scores[f"kl_score{suffix}"] = _score(kl, out["kl_reconstructed"], 0.0)
     return scores
 
 
-def _ratio(part: float, whole: float) -> float | None:
-    return part / whole if whole else None
+def _score(
+    ablated: float | None, reconstructed: float | None, original: float | None
+) -> float | None:
+    """Returns how far the reconstruction is from the ablation, as a share of the whole way."""
+    if ablated is None or reconstructed is None or original is None or ablated == original:
+        return None
+    return (ablated - reconstructed) / (ablated - original)
 
 
 def _bos(contexts: Tensor) -> int:

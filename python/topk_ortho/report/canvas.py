@@ -9,7 +9,6 @@ colour-blind, darkened to 3:1 on white.
 from __future__ import annotations
 
 import io
-import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from topk_ortho.checkpoint.atomic import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -132,17 +133,9 @@ class Drawing:
         ground = '<rect width="100%" height="100%" fill="#ffffff"/>'
         alone = re.sub(r"(<svg [^>]*>)", rf"\g<1>{ground}", self.svg, count=1)
         files = {".png": self.png, ".svg": alone.encode()}
-        return [
-            write_whole(folder / f"{self.name}{ending}", data) for ending, data in files.items()
-        ]
-
-
-def write_whole(path: Path, data: bytes) -> Path:
-    """Write a file as a whole or not at all."""
-    partial = path.with_name(f".{path.name}")
-    partial.write_bytes(data)
-    os.replace(partial, path)
-    return path
+        for ending, data in files.items():
+            replace_file(folder / f"{self.name}{ending}", data)
+        return [folder / f"{self.name}{ending}" for ending in files]
 
 
 def sheet(title: str, charts: Sequence[Chart], *, columns: int = 1, note: str = "") -> Figure:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from topk_ortho.report.canvas import Chart, Words, png, sheet, write_whole
+from topk_ortho.checkpoint.atomic import replace_file
+from topk_ortho.report.canvas import Chart, Words, png, sheet
 from topk_ortho.report.charts import LABEL, NOT_LOGGED, Bar, Look, Series, bars, curves, looks
 from topk_ortho.report.drawings import MEGABYTE, memory_kinds
 from topk_ortho.report.reading import Logged, on_gpu, read_json, read_log
@@ -68,7 +69,9 @@ def draw(run_folder: Path) -> list[Path]:
         "training_metrics.png": training_sheet(runs),
         "final_stats.png": final_sheet(runs),
     }
-    return [write_whole(plots / name, png(figure)) for name, figure in sheets.items()]
+    for name, figure in sheets.items():
+        replace_file(plots / name, png(figure))
+    return [plots / name for name in sheets]
 
 
 def read_runs(folder: Path) -> list[_Run]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
+from topk_ortho.machine.interrupt import kept
 from topk_ortho.metrics.health import health
 from topk_ortho.report.plots import draw
 from topk_ortho.report.table import COLUMNS, comparison_table
@@ -24,7 +26,9 @@ def finish(folder: str | Path) -> str:
     if baseline_path.exists():
         rows.insert(0, ("none", _read(baseline_path)))
     columns = [name for name in SHOWN if any(figures.get(name) is not None for _, figures in rows)]
-    draw(path)
+    again = f"topk-ortho train --resume {shlex.quote(str(path))}"
+    with kept(f"stopped while the plots were drawn; the run is finished, and {again} draws them."):
+        draw(path)
     lines = [comparison_table(rows, columns)]
     if len(rows) == 2:
         lines.append(verdict(constrained=result, baseline=rows[0][1]))
@@ -33,13 +37,12 @@ def finish(folder: str | Path) -> str:
 
 
 def verdict(*, constrained: dict[str, Any], baseline: dict[str, Any]) -> str:
-    """What the constraint removed and what it cost, in one sentence for each.
+    """Returns what the constraint removed and what it cost, in one sentence for each.
 
-    One seed has no interval, and the sentence says so.
+    One seed has no interval, and the sentence says so. A metric that either arm lacks is said to be
+    unknown.
     """
-    time = 100 * (constrained["step_ms"] / baseline["step_ms"] - 1)
-    variance = constrained["explained_variance"] - baseline["explained_variance"]
-    cost = f"{time:+.0f} % time per step, {variance:+.4f} explained variance"
+    cost = f"{_time(constrained, baseline)} time per step, {_variance(constrained, baseline)}"
     if any(arm.get(key) is None for arm in (constrained, baseline) for key in MEASURED):
         return f"Cost: {cost} (one seed, no interval)."
     for name, arm in (("none", baseline), (constrained["criterion"], constrained)):
@@ -50,6 +53,18 @@ def verdict(*, constrained: dict[str, Any], baseline: dict[str, Any]) -> str:
         f"excess {baseline['excess']:.3f} -> {constrained['excess']:.3f}.\n"
         f"Cost: {cost}. One seed has no interval: for paired seeds see `topk-ortho ablate`."
     )
+
+
+def _time(constrained: dict[str, Any], baseline: dict[str, Any]) -> str:
+    ours, theirs = constrained.get("step_ms"), baseline.get("step_ms")
+    return f"{100 * (ours / theirs - 1):+.0f} %" if ours is not None and theirs else "unknown"
+
+
+def _variance(constrained: dict[str, Any], baseline: dict[str, Any]) -> str:
+    ours, theirs = (arm.get("explained_variance") for arm in (constrained, baseline))
+    if ours is None or theirs is None:
+        return "unknown explained variance"
+    return f"{ours - theirs:+.4f} explained variance"
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from topk_ortho.checkpoint.atomic import replace_file
 from topk_ortho.config import ConfigError
 from topk_ortho.report.arms import Comparison
-from topk_ortho.report.canvas import write_whole
 from topk_ortho.report.collect import collect
 from topk_ortho.report.page import GENERATOR, Section, render, sections
 from topk_ortho.report.stability import Reader
@@ -49,7 +49,8 @@ def write_report(
             for block in section.blocks:
                 for drawing in block.drawings:
                     drawing.save(folder / "plots")
-        return write_whole(page, html.encode())
+        replace_file(page, html.encode())
+        return page
     except OSError as error:
         raise ConfigError(
             f"--out {folder} was given, but it cannot be written ({error.strerror}); "

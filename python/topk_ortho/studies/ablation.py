@@ -90,7 +90,7 @@ def run_ablation(request: Request) -> int:
 
     Raises:
         ConfigError: the plan cannot be made.
-        Stopped: interrupted; the same command goes on.
+        Interrupted: stopped by a signal; the same command resumes.
     """
     plan, shard, computed = _plan(request), Shard.parse(request.shard), Computation(request)
     if request.tune:

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from topk_ortho.checkpoint.atomic import replace_file
 from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.config.registry import ARCHITECTURES
 from topk_ortho.config.rules import check
-from topk_ortho.config.toml import write_config
+from topk_ortho.config.toml import config_text
 from topk_ortho.metrics.health import health
 from topk_ortho.report.reading import objects, read_json
 from topk_ortho.report.table import comparison_table
@@ -99,7 +100,7 @@ def run_calibration(
     print(_by_need(taken))
     if none.means() and not health(none.means()):
         path = out / CHOSEN
-        write_config(_without_planting(base, chosen), path)
+        replace_file(path, config_text(_without_planting(base, chosen)).encode())
         what = "this setting" if chosen else "the SAE without the constraint"
         print(f"\n{path} holds {what} at L0 {base.sae.k:g}, without the planting: topk-ortho train "
               f"--config {path}")  # fmt: skip

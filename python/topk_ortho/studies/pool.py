@@ -1,8 +1,8 @@
 """Runs of an ablation in processes of their own, several at a time.
 
 A run that fails is noted and the others go on; a process that dies over a run is replaced and the
-run tried once more from its checkpoint, then noted as failed. Ctrl-C and SIGTERM end every process
-after its current step, with a checkpoint.
+run tried once more from its checkpoint, then noted as failed. A signal that asks to end
+(`machine/interrupt.py`) ends every process after its current step, with a checkpoint.
 """
 
 from __future__ import annotations
@@ -21,27 +21,16 @@ from pathlib import Path
 from topk_ortho.config import TrainConfig
 from topk_ortho.config.toml import config_hash, to_table
 from topk_ortho.machine.hardware import threads_allowed
+from topk_ortho.machine.interrupt import Interrupted, SignalWatch
 from topk_ortho.studies.outcome import failed_path
 from topk_ortho.training.folder import RunFolder
-from topk_ortho.training.interrupt import SignalWatch
 
 POLL = 0.2  # seconds between two looks for a signal
 DEATHS = 2  # processes that a run may take down before it counts as failed
 MODULE = "topk_ortho.studies.worker"
+STOPPED = "stopped; every run that had begun has a checkpoint, and the same command resumes them."
 
 Told = Callable[[TrainConfig, str | None], None]
-
-
-class Stopped(RuntimeError):
-    """Stopped before the end; every run has a checkpoint.
-
-    Attributes:
-        exit_code: 130 after Ctrl-C, 143 after SIGTERM.
-    """
-
-    def __init__(self, number: int):
-        super().__init__("stopped; the same command continues where it was.")
-        self.exit_code = 128 + number
 
 
 class Worker:
@@ -110,7 +99,7 @@ class Pool:
         """Compute every run once.
 
         Raises:
-            Stopped: by Ctrl-C or SIGTERM, after every process has left a checkpoint.
+            Interrupted: by a signal, after every process has left a checkpoint.
         """
         waiting = deque(configs)
         with SignalWatch() as watch, selectors.DefaultSelector() as selector:
@@ -125,10 +114,10 @@ class Pool:
                             selector.unregister(key.fileobj)
                             self._end(key.data)
                     if watch.number is not None:
-                        raise Stopped(watch.number)
+                        raise Interrupted(STOPPED, number=watch.number)
             finally:
                 for worker in list(self._workers):
-                    worker.process.send_signal(watch.number or signal.SIGTERM)
+                    worker.process.send_signal(signal.SIGTERM)
                 for worker in list(self._workers):
                     self._end(worker)
 

@@ -14,8 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from topk_ortho.checkpoint.atomic import replace_file
 from topk_ortho.config import ConfigError, TrainConfig
-from topk_ortho.config.toml import config_hash, read_stored_config, write_config
+from topk_ortho.config.toml import config_hash, config_text, read_stored_config
+from topk_ortho.machine.interrupt import Interrupted, number_of
 from topk_ortho.report.table import comparison_table
 from topk_ortho.studies.recipes import RECIPES
 
@@ -33,6 +35,8 @@ COLUMNS = (
     "selection_largest_block",
     "extra_mb",
 )
+
+STOPPED = "stopped; finished recipes are kept, and the same command resumes the one that was begun."
 
 
 def run_recipes(settings: Mapping[str, TrainConfig], out: Path) -> int:
@@ -84,19 +88,23 @@ def _finished(name: str, settings: TrainConfig, out: Path) -> bool:
     if begun:
         command += ["--resume", str(folder)]
     else:
-        write_config(settings, config)
+        replace_file(config, config_text(settings).encode())
         command += ["--config", str(config), "--out", str(folder)]
     print(f"{name}: {' '.join(command[1:])}", file=sys.stderr, flush=True)
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
+    try:
+        _, status, usage = os.wait4(process.pid, 0)
+    except KeyboardInterrupt:
+        process.terminate()  # with a checkpoint; only Ctrl-C has reached it already
+        process.wait()
+        raise
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode == 0:
         kibibytes = 1 if sys.platform == "darwin" else 1024
-        (out / "peaks.json").write_text(
-            json.dumps(_peaks(out) | {name: usage.ru_maxrss * kibibytes}, indent=2) + "\n"
-        )
-    elif process.returncode in (130, 143, -2, -15):
-        raise KeyboardInterrupt
+        peaks = _peaks(out) | {name: usage.ru_maxrss * kibibytes}
+        replace_file(out / "peaks.json", (json.dumps(peaks, indent=2) + "\n").encode())
+    elif (number := number_of(process.returncode)) is not None:
+        raise Interrupted(STOPPED, number=number)
     return process.returncode == 0 and (folder / "result.json").exists()
 
 

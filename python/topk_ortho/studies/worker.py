@@ -1,9 +1,9 @@
 """One process of an ablation: runs come in as lines of JSON, what became of them goes out.
 
-Started by `pool.py` as `python -m topk_ortho.studies.worker FOLDER`. It ends when its input
-does, after the current step on SIGINT and SIGTERM, and with the process that started it. A run is
-computed under a lock by whoever takes it first; a run folder that was left half done goes on from
-its newest checkpoint.
+Started by `pool.py` as `python -m topk_ortho.studies.worker FOLDER`. It ends when its input does,
+after the current step on a signal that asks to end, and with the process that started it. A run is
+computed under a lock by whoever takes it first; a run folder that was left half done is resumed
+from its newest checkpoint.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from topk_ortho.checkpoint.locks import locked
 from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.config.toml import config_hash, from_table, to_table
 from topk_ortho.machine.hardware import choose_device, keep_freed_memory
+from topk_ortho.machine.interrupt import Interrupted, SignalWatch
 from topk_ortho.studies.outcome import failed_path
-from topk_ortho.training import Interrupted, resume, train
+from topk_ortho.training import resume, train
 from topk_ortho.training.folder import RunFolder
 
 DATA = ("activations", "model", "text", "dataset", "hook", "context", "data", "synthetic", "plant",
@@ -84,8 +85,6 @@ def compute(root: Path, config: TrainConfig, data: Data) -> str | None:
                 resume(folder, data=data.of(config), progress=False)
             else:
                 train(config, folder, data=data.of(config), progress=False)
-        except Interrupted:
-            raise
         except Exception as error:  # whatever it is, the other arms go on
             reason = _reason(error)
             failed.parent.mkdir(parents=True, exist_ok=True)
@@ -122,14 +121,13 @@ def main(arguments: list[str]) -> int:
     keep_freed_memory()
     data = Data(root)
     try:
-        for line in sys.stdin:
-            reason = compute(root, from_table(json.loads(line)), data)
-            answers.write(json.dumps({"failed": reason}) + "\n")
-            answers.flush()
+        with SignalWatch(at_once=True):
+            for line in sys.stdin:
+                reason = compute(root, from_table(json.loads(line)), data)
+                answers.write(json.dumps({"failed": reason}) + "\n")
+                answers.flush()
     except Interrupted as stopped:
         return stopped.exit_code
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
     return 0
 
 

@@ -1,6 +1,6 @@
 """State (what must survive a restart), step (the method), loop (when), run (where)."""
 
-from topk_ortho.training.interrupt import Interrupted
+from topk_ortho.machine.interrupt import Interrupted
 from topk_ortho.training.run import resume, train
 
 train_sae = train

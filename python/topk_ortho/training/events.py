@@ -1,11 +1,21 @@
-"""`metrics.jsonl`: one JSON object per logged step."""
+"""`metrics.jsonl`: one JSON object per logged step, and what it says."""
 
 from __future__ import annotations
 
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
+
+import torch
+
+from topk_ortho.machine.memory import memory_in_use
+from topk_ortho.metrics.loud_rows import loud_rows, loudest, score_share
+from topk_ortho.training.state import TrainState
+from topk_ortho.training.step import Step
+
+SATURATED = 0.5
 
 
 class EventLog:
@@ -48,3 +58,112 @@ class EventLog:
                 good += len(line)
         with path.open("r+b") as file:
             file.truncate(good)
+
+
+class StepMetrics:
+    """The line of a logged step; what should not be so is said aloud, once."""
+
+    def __init__(self, state: TrainState) -> None:
+        self.state = state
+        self._warned = self._warned_dead = False
+
+    def of(self, step: Step, *, steps: int, seconds: float) -> dict[str, Any]:
+        """Returns the line of `step`, the last of `steps` that took `seconds`."""
+        state = self.state
+        allocated, reserved = memory_in_use(step.x.device)
+        variance = float(step.x.var(0, correction=0).sum())
+        l2 = float((step.x - step.out.x_hat[-1]).detach().pow(2).sum(1).mean())
+        event: dict[str, Any] = {
+            "step": state.step,
+            "loss": float(step.loss),
+            "l2": l2,
+            "l1": float(step.out.codes.value.sum() / len(step.x)),
+            "l0": step.out.codes.nnz / len(step.x),
+            "orthogonality": self._orthogonality(),
+            "penalty": float(step.penalty),
+            "aux": float(step.aux),
+            "explained_variance": 1 - l2 / variance if variance > 0 else None,
+            "dead": self._dead(),
+            "zero_rows": int((state.sae.W_dec.detach().norm(dim=1) == 0).sum()),
+            "lr": step.lr,
+            "sparsity_penalty": step.sparsity_coefficient,
+            **_loud_rows(step),
+            "tokens_per_second": steps * len(step.x) / seconds,
+            "memory_allocated": allocated,
+            "memory_reserved": reserved,
+        }
+        return event | self.selection()
+
+    def _dead(self) -> int:
+        """Dead features; that none is left alive is said aloud, once."""
+        state, after = self.state, self.state.config.sae.dead_after
+        dead = int(state.firing.dead(after).numel())
+        if dead == state.config.sae.d_sae and not self._warned_dead:
+            self._warned_dead = True
+            warnings.warn(
+                f"step {state.step}: all {dead} features have been silent for more than {after} "
+                "steps, so there is nothing left that learns; start anew with a lower --lr, or "
+                "look at the activations.",
+                stacklevel=2,
+            )
+        return dead
+
+    def _orthogonality(self) -> float:
+        """The penalty of the current pairs without its weight, also on steps that leave it out."""
+        with torch.no_grad():
+            constraint, state = self.state.constraint, self.state
+            return (
+                0.0
+                if constraint is None
+                else float(constraint.unweighted(state.sae.W_dec, state.firing.rate))
+            )
+
+    def selection(self) -> dict[str, Any]:
+        """Returns what the latest selection took, and how much of it came back."""
+        constraint = self.state.constraint
+        event: dict[str, Any] = {"pairs": 0, "pairs_requested": 0, "jaccard": None}
+        if constraint is None or constraint.selection is None:
+            return event
+        selection = constraint.selection
+        event |= {
+            "pairs": len(selection),
+            "pairs_requested": selection.requested,
+            "pairs_positive": selection.positive,
+            "pairs_unsupported": selection.unsupported,
+            "saturation": selection.saturation,
+            "path": selection.path,
+            "selection_budget": constraint.selector.memory_budget,
+            "selection_blocks": selection.blocks,
+            "selection_largest_block": selection.largest_block,
+        }
+        if self.state.config.pairs.track_memory:
+            event["selection_temporaries"] = constraint.temporaries
+            event["selection_held"] = sum(constraint.temporaries.values())
+        if selection.saturation > SATURATED and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{len(selection)} of {selection.positive} pairs with a positive score were taken, "
+                "so hardly anything is being selected; lower --pairs.per-feature or "
+                "--pairs.fraction.",
+                stacklevel=2,
+            )
+        history = constraint.history
+        if history is not None:
+            last = history.stability()["last"]
+            event |= {k: last[k] for k in ("jaccard", "entered", "left", "kept", "mean_ema",
+                                           "stable_share")}  # fmt: skip
+        return event
+
+
+def _loud_rows(step: Step) -> dict[str, Any]:
+    """What the loudest one percent of the batch's rows hold of its variance and of its scores."""
+    codes, x = step.out.codes, step.x
+    value = codes.value.detach().double()
+    sums, squares = (
+        torch.zeros(codes.batch, dtype=torch.float64, device=x.device).index_add_(0, codes.row, v)
+        for v in (value, value.square())
+    )
+    return {
+        "variance_share_top_rows": loud_rows(x).variance_share,
+        "score_share_top_rows": score_share(sums, squares, loudest(x)),
+    }

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from topk_ortho.sae import Forward
+from topk_ortho.training.folder import RunFolder
 from topk_ortho.training.state import TrainState
 
 
@@ -15,15 +16,16 @@ class NotFiniteError(ArithmeticError):
     """A NaN or an infinity; the message names the tensor.
 
     Attributes:
-        batch: `[batch, d_in]`, the activations of the step, for whoever wants to look.
+        batch: `[batch, d_in]`, the activations of the step, for whoever wants to look; None where
+            they are no longer there.
     """
 
-    def __init__(self, message: str, batch: Tensor):
+    def __init__(self, message: str, batch: Tensor | None):
         super().__init__(message)
         self.batch = batch
 
 
-def check_storable(step: int, tensors: Mapping[str, Tensor], batch: Tensor) -> None:
+def check_storable(step: int, tensors: Mapping[str, Tensor], batch: Tensor | None) -> None:
     """Raise if weights or moments of the optimiser, which a checkpoint would keep, are not finite.
 
     Raises:
@@ -62,3 +64,21 @@ def check_finite(state: TrainState, x: Tensor, out: Forward, value: Tensor) -> N
         "nothing was changed by this step. Lower --lr, or look at the activations.",
         x.detach(),
     )
+
+
+def set_aside(error: NotFiniteError, state: TrainState, folder: RunFolder) -> None:
+    """Write the batch of a step that failed, and say where its largest row comes from."""
+    from safetensors.torch import save
+
+    if error.batch is None:
+        return
+    sizes = error.batch.abs().amax(1).nan_to_num(nan=torch.inf)
+    row = int(sizes.argmax())
+    where = state.buffer.origin(row)
+    error.args = (f"{error} The largest activation, {float(sizes[row]):.3g}, is {where}.",)
+    said = {"step": str(state.step), "error": str(error)}
+    try:
+        data = save({"x": error.batch.cpu().contiguous()}, metadata=said)
+        folder.write_bytes("bad_batch.safetensors", data)
+    except OSError as failed:  # what stopped the run must not be lost behind a full disk
+        error.args = (f"{error} The batch could not be written ({failed.strerror}).",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import Any
 from topk_ortho.checkpoint import atomic
 from topk_ortho.checkpoint.locks import Held, claimed
 from topk_ortho.config import ConfigError, TrainConfig
-from topk_ortho.config.rules import check
+from topk_ortho.config.paths import absolute, stored_config
 from topk_ortho.config.toml import config_hash, config_text, read_stored_config
 
 
@@ -27,7 +28,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, config: TrainConfig) -> RunFolder:
-        """Make the folder and write its `config.toml`.
+        """Make the folder and write its `config.toml`, in which every path is whole.
 
         Raises:
             ConfigError: it exists, or cannot be written.
@@ -42,7 +43,7 @@ class RunFolder:
             temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
             try:
                 temporary.chmod(0o755)
-                atomic.write_file(temporary / "config.toml", config_text(config).encode())
+                atomic.write_file(temporary / "config.toml", config_text(absolute(config)).encode())
                 atomic.sync(temporary)
                 temporary.rename(path)
             except BaseException:
@@ -68,7 +69,7 @@ class RunFolder:
                 f"--resume {path} was given, but a run folder with a config.toml was expected; "
                 "check the path, or start with --out."
             )
-        return cls(path), check(read_stored_config(path / "config.toml"))
+        return cls(path), stored_config(path)
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
@@ -94,11 +95,18 @@ class RunFolder:
         """
         manifest = self._read_json("manifest.json")
         begun = None if manifest is None else manifest.get("config_hash")
-        if begun not in (None, config_hash(config)):
+        # as it is written as well: earlier versions kept relative paths, and `.` has no name
+        written = read_stored_config(self.path / "config.toml")
+        if begun not in (None, config_hash(config), config_hash(written)):
             raise ConfigError(
                 f"{self.path / 'config.toml'} was changed since the run began, but a run folder "
                 "belongs to one configuration; restore the file, or start anew with --out."
             )
+
+    @property
+    def resume_command(self) -> str:
+        """The command that resumes the run, as a shell takes it."""
+        return f"python -m topk_ortho.train --resume {shlex.quote(str(self.path))}"
 
     @property
     def metrics(self) -> Path:
@@ -130,7 +138,7 @@ class RunFolder:
             value = None
         if not isinstance(value, dict):
             raise ConfigError(
-                f"{path} is damaged, but a JSON object was expected; remove it and continue with "
+                f"{path} is damaged, but a JSON object was expected; remove it and resume with "
                 f"--resume {self.path}, which writes it again."
             )
         return value

@@ -1,8 +1,10 @@
-"""What a person sees while a run goes on."""
+"""What a person sees while a run is under way."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tqdm import tqdm
@@ -11,7 +13,10 @@ LINES_PER_RUN = 5
 
 
 class Progress:
-    """A bar on a terminal, a line every fifth of the run elsewhere."""
+    """A bar on a terminal, a line every fifth of the run elsewhere.
+
+    A terminal that is closed ends the showing, not the run.
+    """
 
     def __init__(self, name: str, *, step: int, steps: int, shown: bool):
         self.name, self.steps, self.shown = name, steps, shown
@@ -25,22 +30,33 @@ class Progress:
     def advance(self) -> None:
         """One step is done."""
         if self._bar is not None:
-            self._bar.update()
+            with self._while_it_lasts():
+                self._bar.update()
 
     def show(self, event: dict[str, Any]) -> None:
         """Show the figures of a logged step."""
         if self._bar is not None:
-            self._bar.set_postfix_str(_figures(event))
+            with self._while_it_lasts():
+                self._bar.set_postfix_str(_figures(event))
         elif self.shown:
             every = max(1, self.steps // LINES_PER_RUN)
             if event["step"] // every > self._said // every:
                 self._said = event["step"]
                 line = f"{self.name}: step {event['step']}/{self.steps}  {_figures(event)}"
-                print(line, file=sys.stderr, flush=True)
+                with self._while_it_lasts():
+                    print(line, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         if self._bar is not None:
-            self._bar.close()
+            with self._while_it_lasts():
+                self._bar.close()
+
+    @contextmanager
+    def _while_it_lasts(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            self._bar, self.shown = None, False
 
 
 def _figures(e: dict[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,16 +12,19 @@ import torch
 from topk_ortho.activations import Activations, prepare
 from topk_ortho.activations.fingerprint import fingerprint
 from topk_ortho.config import TrainConfig
+from topk_ortho.config.paths import absolute
 from topk_ortho.config.rules import check
 from topk_ortho.config.toml import config_hash
 from topk_ortho.config.train import check_threads
 from topk_ortho.machine import hardware
+from topk_ortho.machine.interrupt import Interrupted, SignalWatch, kept
 from topk_ortho.training.announce import announce, cached_blocks, in_short
 from topk_ortho.training.folder import RunFolder, new_run_path
-from topk_ortho.training.interrupt import Interrupted
 from topk_ortho.training.loop import Loop
 from topk_ortho.training.state import TrainState
 from topk_ortho.training.warm_start import fine_tuning, start_from
+
+NOTHING = "stopped before there was a run folder, so nothing is kept; give the same command again."
 
 
 @dataclass(frozen=True)
@@ -62,16 +64,17 @@ def train(
         NotFiniteError: a number that is not finite; the batch is in `bad_batch.safetensors`.
         OSError: the disk is full or failed; the last checkpoint is as it was.
     """
-    # a digest tells that the SAE has been looked up before, and k been settled
-    config = check(fine_tuning(config, given={"sae.k"} if config.init_sha256 else ()))
-    check_threads(config.threads)
-    device = hardware.choose_device(config.device)
-    if out is not None:
-        _refuse_existing(Path(out), config)
-    data = data or prepare(config, device=str(device))
-    folder = RunFolder.create(new_run_path(config) if out is None else Path(out), config)
-    how = Progressing(stop_after, profile, progress)
-    return _both_arms(folder, config, data, device, how)
+    with SignalWatch(at_once=True), kept(NOTHING):
+        # a digest tells that the SAE has been looked up before, and k been settled
+        given = {"sae.k"} if config.init_sha256 else set()
+        config = absolute(check(fine_tuning(config, given=given)))
+        check_threads(config.threads)
+        device = hardware.choose_device(config.device)
+        if out is not None:
+            _refuse_existing(Path(out), config)
+        data = data or prepare(config, device=str(device))
+        folder = RunFolder.create(new_run_path(config) if out is None else Path(out), config)
+        return _both_arms(folder, config, data, device, Progressing(stop_after, profile, progress))
 
 
 def resume(
@@ -82,11 +85,19 @@ def resume(
     profile: int = 0,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Resumes a run from its newest valid checkpoint, or from step 0 when there is none yet."""
-    run, config = RunFolder.open(Path(folder))
-    device = hardware.choose_device(config.device)
-    data = data or prepare(config, device=str(device))
-    return _both_arms(run, config, data, device, Progressing(stop_after, profile, progress))
+    """Resumes a run from its newest valid checkpoint, or from step 0 when there is none yet.
+
+    The arguments are those of `train`.
+    """
+    with SignalWatch(at_once=True), kept(_as_it_was(RunFolder(Path(folder)))):
+        run, config = RunFolder.open(Path(folder))
+        device = hardware.choose_device(config.device)
+        data = data or prepare(config, device=str(device))
+        return _both_arms(run, config, data, device, Progressing(stop_after, profile, progress))
+
+
+def _as_it_was(folder: RunFolder) -> str:
+    return f"stopped; what was finished is kept; resume with: {folder.resume_command}"
 
 
 def _refuse_existing(path: Path, config: TrainConfig) -> None:
@@ -109,23 +120,22 @@ def _both_arms(
         with where.claimed():
             return _arm(where, what, data, device, replace(how, stop_after=left), run=folder)
 
-    result, done = arm(folder, config, how.stop_after)
-    if config.with_baseline:
-        left = None if how.stop_after is None else how.stop_after - done
-        if left == 0:
-            raise Interrupted(
-                step=config.steps, steps=config.steps, folder=folder.path, number=signal.SIGINT
+    with kept(_as_it_was(folder)):
+        result, done = arm(folder, config, how.stop_after)
+        if config.with_baseline:
+            left = None if how.stop_after is None else how.stop_after - done
+            if left == 0:
+                raise Interrupted()
+            plain = config.without_constraint()
+            beside = (
+                RunFolder(folder.baseline)
+                if folder.baseline.exists()
+                else RunFolder.create(folder.baseline, plain)
             )
-        plain = config.without_constraint()
-        beside = (
-            RunFolder(folder.baseline)
-            if folder.baseline.exists()
-            else RunFolder.create(folder.baseline, plain)
-        )
-        baseline, _ = arm(beside, plain, left)
-        folder.write_json("comparison.json", compare(result, baseline))
-        result = result | {"baseline": baseline}
-    return result | {"folder": str(folder.path)}
+            baseline, _ = arm(beside, plain, left)
+            folder.write_json("comparison.json", compare(result, baseline))
+            result = result | {"baseline": baseline}
+        return result | {"folder": str(folder.path)}
 
 
 def _arm(
@@ -142,8 +152,8 @@ def _arm(
     threads_before = torch.get_num_threads()
     threads = hardware.choose_threads(config, data.source.d_in)
     torch.set_num_threads(threads)
-    kept = cached_blocks(data.language)
-    expected = announce(config, d_in=data.source.d_in, device=device, cached=kept)
+    cached = cached_blocks(data.language)
+    expected = announce(config, d_in=data.source.d_in, device=device, cached=cached)
     if how.progress:
         print(in_short(expected, device), file=sys.stderr, flush=True)
     described = hardware.describe(config, device, threads)

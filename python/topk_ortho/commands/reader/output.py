@@ -6,11 +6,17 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from topk_ortho.checkpoint.atomic import replace_file
 from topk_ortho.config.errors import ConfigError
+from topk_ortho.machine.interrupt import Interrupted, SignalWatch, kept
 from topk_ortho.terminal import printable
+
+STOPPED = "stopped; what was finished is kept, and the same command computes the rest."
+"""Where nothing that was interrupted knew more."""
 
 
 def fail(error: Exception | str, code: int = 2) -> int:
@@ -41,26 +47,23 @@ def check_out(path: Path | None) -> None:
 
 def write_json(path: Path | None, record: dict[str, Any]) -> None:
     """Write a JSON file as a whole or not at all; nothing where there is no path."""
-    from topk_ortho.report.canvas import write_whole
-
     if path is not None:
-        write_whole(path, (json.dumps(record, indent=2) + "\n").encode())
+        replace_file(path, (json.dumps(record, indent=2) + "\n").encode())
 
 
 def guarded(command: Callable[[], int]) -> int:
     """Returns the exit code of a command; what stops it becomes one sentence."""
     try:
-        code = command()
-        sys.stdout.flush()  # what cannot be written is met here, and not after the last line
+        with SignalWatch(at_once=True), kept(STOPPED):
+            code = command()
+            sys.stdout.flush()  # what cannot be written is met here, and not after the last line
         return code
     except ConfigError as error:
         return fail(error)
-    except KeyboardInterrupt:
-        return fail(
-            "interrupted while no step was running; if there is a run folder already, "
-            "--resume continues it.",
-            130,
-        )
+    except Interrupted as stop:
+        with suppress(OSError):  # the terminal may be gone, which is what a SIGHUP says
+            print(printable(str(stop)), file=sys.stderr, flush=True)
+        return stop.exit_code
     except BrokenPipeError:
         # whoever read the output has seen enough; the flush at exit must not fail once more
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -68,7 +71,7 @@ def guarded(command: Callable[[], int]) -> int:
     except OSError as error:
         return fail(
             f"{error.filename or 'the run folder'} cannot be used ({error.strerror}); "
-            "free disk space or check the permissions, then continue with --resume.",
+            "free disk space or check the permissions, then resume with --resume.",
             1,
         )
     except (ArithmeticError, MemoryError, RuntimeError) as error:
@@ -76,16 +79,11 @@ def guarded(command: Callable[[], int]) -> int:
 
 
 def _stopped(error: Exception) -> int:
-    """The exit code of a run that was interrupted, met a NaN, or ran out of memory."""
+    """Returns the exit code of a run that met a NaN or ran out of memory."""
     from torch import OutOfMemoryError
 
-    from topk_ortho.studies.pool import Stopped
-    from topk_ortho.training import Interrupted
     from topk_ortho.training.finite import NotFiniteError
 
-    if isinstance(error, (Interrupted, Stopped)):
-        print(printable(str(error)), file=sys.stderr)
-        return error.exit_code
     if isinstance(error, NotFiniteError):
         return fail(error, 1)
     if isinstance(error, (MemoryError, OutOfMemoryError)) or "allocate memory" in str(error):

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from topk_ortho import _core
+from topk_ortho.machine.spans import spanned
 
 
 def takes(W_dec: Tensor) -> bool:
@@ -43,6 +44,7 @@ class NativePairPenalty(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @spanned("penalty")
     def backward(ctx, grad: Tensor):
         gradient, ctx.gradient = ctx.gradient, None
         if gradient is None:  # given away by an earlier backward pass
@@ -69,6 +71,7 @@ class NativePairCosine(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @spanned("penalty")
     def backward(ctx, grad: Tensor):
         W_dec, i, j, i_is_child, norms = ctx.saved_tensors
         moves_i = torch.ones_like(i, dtype=torch.bool) if i_is_child is None else i_is_child

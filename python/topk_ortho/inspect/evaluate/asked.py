@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from topk_ortho.config import ConfigError, TrainConfig
+from topk_ortho.config.paths import stored_config
 from topk_ortho.config.rules import check, check_effect
-from topk_ortho.config.toml import overlaid, read_stored_config
+from topk_ortho.config.toml import overlaid
 from topk_ortho.config.train import OF_A_LANGUAGE_MODEL
 
 OF_A_RUN = ("seed", "eval_samples", "activations", "model", "text", "dataset", "hook", "context",
@@ -108,4 +109,4 @@ def _kind(sae: Path, given: Mapping[str, Any], first: set[str], *, own: str | No
 def run_config(path: Path) -> TrainConfig | None:
     """Returns the configuration of a run folder, None for any other folder."""
     config = path / "config.toml"
-    return check(read_stored_config(config)) if config.is_file() else None
+    return stored_config(path) if config.is_file() else None

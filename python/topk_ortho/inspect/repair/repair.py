@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,20 +15,13 @@ from topk_ortho.config.toml import config_hash
 from topk_ortho.formats.stored import StoredSAE
 from topk_ortho.inspect.repair.measure import figures, mean_l0
 from topk_ortho.machine.hardware import choose_device
+from topk_ortho.machine.interrupt import kept
 from topk_ortho.statistics import finite
-from topk_ortho.training import Interrupted, resume, train
+from topk_ortho.training import resume, train
 from topk_ortho.training.folder import RunFolder, new_run_path
 from topk_ortho.training.warm_start import check_width, fine_tuning
 
 REPAIRED, RECORD = "repaired", "repair.json"
-
-
-class Stopped(Exception):
-    """A repair that was interrupted: its run folder, and the exit code of the command."""
-
-    def __init__(self, run: Path, exit_code: int) -> None:
-        super().__init__(f"stopped; the same command with --out {run} continues where it was.")
-        self.exit_code = exit_code
 
 
 @dataclass(frozen=True)
@@ -72,12 +66,13 @@ def repair(config: TrainConfig, out: str | Path | None = None, *, keep_l0: bool 
 
     Args:
         config: what to train; the few-step defaults are in `defaults.py`.
-        out: run folder; one with the same configuration is continued.
+        out: run folder; one with the same configuration is resumed.
         keep_l0: `k` becomes the mean L0 that the SAE has on the data, for files that do not say it.
 
     Raises:
         ConfigError: a setting, file or model that cannot be used, or `out` is in use.
-        Stopped: interrupted; the same call with the run folder that it names as `out` continues.
+        Interrupted: stopped by a signal; the same call with the run folder that it names as `out`
+            resumes.
     """
     assert config.init_from is not None
     stored = formats.read(config.init_from, allow_pickle=config.allow_pickle)
@@ -89,33 +84,32 @@ def repair(config: TrainConfig, out: str | Path | None = None, *, keep_l0: bool 
         config = replace(config, sae=replace(config.sae, k=l0))
     config = check(fine_tuning(config, given={"sae.k"} if keep_l0 else ()))
     path = new_run_path(config) if out is None else Path(out)
-    goes_on = path.exists() and _is_this_run(path, config)
-    if path.exists() and not goes_on:
+    begun = path.exists() and _is_this_run(path, config)
+    if path.exists() and not begun:
         RunFolder.create(path, config)  # refuses it before anything is measured
 
     def measured(sae: StoredSAE) -> dict[str, Any]:
         return figures(sae, data, samples=config.eval_samples, device=device)
 
-    before = measured(stored)
-    try:
-        run = resume(path, data=data) if goes_on else train(config, path, data=data)
-    except Interrupted as error:
-        raise Stopped(path, error.exit_code) from None
-    repaired = as_it_came(formats.read(run["folder"]), stored)
-    formats.write(repaired, path / REPAIRED)
-    after = formats.read(path / REPAIRED, allow_pickle=True)
-    done = Repair(
-        sae=str(config.init_from),
-        layout=stored.layout,
-        run=str(path),
-        repaired=str(path / REPAIRED),
-        steps=run["steps"],
-        criterion=run["criterion"],
-        coefficient=run["coefficient"],
-        before=before,
-        after=measured(after),
-    )
-    RunFolder(path).write_json(RECORD, done.as_json())
+    again = f"stopped; the same command with --out {shlex.quote(str(path))} resumes where it was."
+    with kept(again, always=True):
+        before = measured(stored)
+        run = resume(path, data=data) if begun else train(config, path, data=data)
+        repaired = as_it_came(formats.read(run["folder"]), stored)
+        formats.write(repaired, path / REPAIRED)
+        after = formats.read(path / REPAIRED, allow_pickle=True)
+        done = Repair(
+            sae=str(config.init_from),
+            layout=stored.layout,
+            run=str(path),
+            repaired=str(path / REPAIRED),
+            steps=run["steps"],
+            criterion=run["criterion"],
+            coefficient=run["coefficient"],
+            before=before,
+            after=measured(after),
+        )
+        RunFolder(path).write_json(RECORD, done.as_json())
     return done
 
 

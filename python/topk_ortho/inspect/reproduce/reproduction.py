@@ -12,9 +12,11 @@ from typing import Any
 from topk_ortho.activations import Activations, prepare
 from topk_ortho.activations.fingerprint import fingerprint
 from topk_ortho.config import ConfigError
+from topk_ortho.config.paths import find
 from topk_ortho.inspect.finished_run import FinishedRun
 from topk_ortho.inspect.reproduce.comparison import MEASURED, Comparison, Differing, compare_folders
 from topk_ortho.machine.hardware import choose_device
+from topk_ortho.machine.interrupt import kept
 from topk_ortho.training import train
 
 SHOWN = 20
@@ -71,7 +73,9 @@ def reproduce(path: str | Path, *, out: str | Path | None = None) -> Reproductio
         return _answer(run, not_run=data)
     if out is not None:
         return _again(run, Path(out), data, kept=True)
-    with tempfile.TemporaryDirectory(prefix="topk-ortho-reproduce-") as folder:
+    nothing = "stopped, and nothing of the second run was kept; the same command starts it again."
+    temporary = tempfile.TemporaryDirectory(prefix="topk-ortho-reproduce-")
+    with kept(nothing, always=True), temporary as folder:
         return _again(run, Path(folder) / "run", data, kept=False)
 
 
@@ -104,7 +108,9 @@ def as_text(found: Reproduction) -> str:
 
 def _same_data(run: FinishedRun) -> Activations | str:
     """The run's own data, or why that is not to be had."""
-    recorded: Mapping[str, Any] = run.manifest.get("data") or {}
+    data_then: Mapping[str, Any] = run.manifest.get("data") or {}
+    # earlier versions recorded paths as they were given
+    recorded = {str(find(Path(path), run.folder.path)): then for path, then in data_then.items()}
     now = fingerprint(run.config) if recorded else {}
     changes = [_change(name, recorded.get(name), now.get(name)) for name in {**recorded, **now}]
     if any(changes):

@@ -17,6 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from topk_ortho.activations.text import text_documents
+from topk_ortho.checkpoint.atomic import replace_file
 from topk_ortho.config import ConfigError
 from topk_ortho.config.toml import nearest
 from topk_ortho.formats import saelens
@@ -155,7 +156,7 @@ def _run(folder: Path, request: dict[str, Any], python: Path) -> Outcome:
         for path in (reply, *_results(folder)):
             path.unlink(missing_ok=True)
         folder.mkdir(exist_ok=True)
-        asked.write_text(json.dumps(request, indent=2) + "\n", encoding="utf-8")
+        replace_file(asked, (json.dumps(request, indent=2) + "\n").encode())
         with log.open("wb") as file:
             # Its own interpreter and environment: nothing of ours is put on its path.
             command: Sequence[str] = [str(python.absolute()), "-E", str(WORKER), str(asked)]

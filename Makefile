@@ -1,4 +1,4 @@
-# `make train` and `make test` set up what they need; a second call reinstalls nothing.
+# `make train` and `make test` install what they need; a second call reinstalls nothing.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 DIST := dist
@@ -41,21 +41,21 @@ rust-test:
 py-test: setup
 	$(BIN)/python -m pytest
 
-# Every fault that the suite injects, listed by class and counted, here and in the page.
+# Lists and counts every injected fault by class, on the terminal and in docs/reliability.md.
 faults: setup
 	$(BIN)/python -m pytest --quiet -m "fault and not slow" --fault-table=docs/reliability.md
 
-# One wheel for every Python from 3.11 on, and the sdist that it is built from.
+# The sdist, and from it one wheel for Python 3.11 and later.
 dist: $(VENV)/.dependencies
 	rm -f $(DIST)/topk_ortho-*
 	CARGO_TARGET_DIR=$(CURDIR)/target $(BIN)/python -m maturin build --sdist --out $(DIST) \
 	    --interpreter $(BIN)/python
 
-# Both installed into empty environments, which share the torch of .venv, and run there.
+# Installs each of them into an empty environment that shares the torch of .venv, and runs it there.
 test-dist: setup
 	$(BIN)/python -m pytest -m slow tests/system/test_distribution.py
 
-# Ten minutes of each fuzz target; needs a nightly Rust toolchain and `cargo install cargo-fuzz`.
+# Runs each fuzz target for ten minutes; needs nightly Rust and `cargo install cargo-fuzz`.
 FUZZ_SECONDS ?= 600
 fuzz:
 	for target in history selector; do \
@@ -63,16 +63,16 @@ fuzz:
 	        -max_total_time=$(FUZZ_SECONDS) -max_len=4096 || exit 1; \
 	done
 
-# 200,000 steps: whether memory and the time of a step stay what they are. Five to ten minutes.
+# Checks that memory and step time stay constant over 200,000 steps. Five to ten minutes.
 soak: setup
 	$(BIN)/python -m pytest -m slow -s tests/system/test_soak.py
 
-# On a machine with a CUDA device: what the suite cannot show without one, and the step's time.
+# On a machine with a CUDA device: the tests that need one, and the time of a training step.
 gpu: setup
 	$(BIN)/python -m pytest -m gpu
 	$(BIN)/python benches/step.py --device cuda
 
-# The figures of docs/performance.md, about ten minutes; `cargo bench` is the Rust core alone.
+# Measures the numbers of docs/performance.md, about ten minutes; `cargo bench` is for Rust alone.
 bench: setup
 	$(BIN)/python benches/step.py
 	$(BIN)/python benches/pairs.py --full
@@ -93,7 +93,7 @@ bars: setup
 	$(BIN)/python benches/pages/bars.py $(SETTING) \
 	    $(if $(MODEL),--model $(MODEL)) $(if $(TEXT),--text $(TEXT))
 
-# An environment of its own which shares the packages of .venv, so that there is one torch.
+# Creates a separate environment that shares the packages of .venv, so that torch is installed once.
 define sharing
 $(BIN)/python -m venv $(1)
 $(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
@@ -102,20 +102,20 @@ $(1)/bin/python -m pip install --quiet --disable-pip-version-check -r $(2)
 touch $(1)/.ready
 endef
 
-# SAELens and dictionary_learning, which the benchmarks train beside ours.
+# SAELens and dictionary_learning, which the benchmarks compare with.
 bench-peers: .venv-peers/.ready
 
 .venv-peers/.ready: $(VENV)/.dependencies benches/peers.txt
 	$(call sharing,.venv-peers,benches/peers.txt)
 
-# The drop-ins inside SAELens, dictionary_learning and sparsify, by their own trainers.
+# Tests the drop-ins inside the trainers of SAELens, dictionary_learning and sparsify.
 test-integrations: setup .venv-integrations/.ready
 	PYTHONPATH=python .venv-integrations/bin/python -m pytest tests/integrations
 
 .venv-integrations/.ready: $(VENV)/.dependencies benches/peers.txt tests/integrations/requirements.txt
 	$(call sharing,.venv-integrations,tests/integrations/requirements.txt)
 
-# The published SAEBench (`topk-ortho evaluate --suite saebench`) in an environment of its own, since
+# The published SAEBench (`topk-ortho evaluate --suite saebench`) in a separate environment, because
 # it pins numpy < 2; it shares the torch of .venv. 1.5 GB on disk.
 SAEBENCH := python/topk_ortho/integrations/saebench/requirements.txt
 saebench: .venv-saebench/.ready

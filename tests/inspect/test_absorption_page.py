@@ -31,7 +31,7 @@ def test_the_lines_of_python_run():
 
 
 def test_it_names_every_figure_of_an_edge():
-    table = PAGE.split("| figure | meaning |")[1].split("\n\n")[0]
+    table = PAGE.split("| field | meaning |")[1].split("\n\n")[0]
     named = set(re.findall(r"`(\w+)`", table))
     assert set(AbsorptionEdge.__dataclass_fields__) <= named
 

@@ -70,7 +70,7 @@ def test_a_command_of_the_page(command, places, tmp_path, monkeypatch, capsys):
     assert main(arguments) == 0
     assert "health:" in capsys.readouterr().out
     if "--out" in arguments:
-        assert (tmp_path / "figures.json").is_file()
+        assert (tmp_path / "metrics.json").is_file()
 
 
 def test_make_knows_the_environment():

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+PROPERTY = "fault"
 BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
 
 
@@ -39,7 +40,6 @@ class FaultCount:
     """
 
     def __init__(self) -> None:
-        self._class_of: dict[str, str] = {}
         self.passed: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
         self.skipped: Counter[str] = Counter()
@@ -48,10 +48,10 @@ class FaultCount:
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         for item in items:
             if name := fault_class(item):
-                self._class_of[item.nodeid] = name
+                item.user_properties.append((PROPERTY, name))  # reports of workers have it too
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        name = self._class_of.get(report.nodeid)
+        name = dict(report.user_properties).get(PROPERTY)
         if name is None:
             return
         if report.skipped:
@@ -67,6 +67,8 @@ class FaultCount:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Iterator[None]:
         yield  # pytest's own summary
+        if hasattr(session.config, "workerinput"):
+            return  # a worker's reports reach the process that started it, which counts them all
         terminal = session.config.get_terminal_writer()
         words = session.config.getoption("markexpr").replace("(", " ").split()
         if self.lines() and "fault" in words:

@@ -48,6 +48,8 @@ LAZY = {
     "tomli_w",
     "huggingface_hub",
 }
+# Folders with fewer than three files, and why.
+FEW = {PACKAGE / "inspect"}  # one folder for each way of looking, and what a finished run is
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "base", "misc"}
 FORBIDDEN_CALLS = {"torch.load", "torch.save", "eval", "exec", "numpy.load", "np.load"}
 # Another package's format is a pickle: tensors alone, and only where the user says so.
@@ -235,3 +237,17 @@ def test_a_switch_on_the_architecture_is_found():
     for text in switches:
         assert switches_on_an_architecture(ast.parse(text)), text
     assert switches_on_an_architecture(ast.parse("x = replace(sae, kind='topk')")) == []
+
+
+def test_no_function_is_longer_than_a_screen():
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                lines = node.end_lineno - node.lineno + 1
+                assert lines <= 60, f"{name_of(path)}: {node.name} has {lines} lines"
+
+
+def test_the_ground_floor_is_small_and_every_folder_a_room():
+    assert len(list(PACKAGE.glob("*.py"))) <= 4
+    for folder in {path.parent for path in SOURCES} - {PACKAGE, *FEW}:
+        assert len(list(folder.glob("*.py"))) >= 3, folder

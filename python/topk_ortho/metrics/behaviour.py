@@ -8,7 +8,7 @@ a reconstruction of another shape, and logits that are not finite.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import torch
@@ -76,30 +76,44 @@ def behaviour(
     }
     sums = dict.fromkeys(["ce_original", *(f"{m}_{a}" for a in arms for m in ("ce", "kl"))], 0.0)
     predictions = positions = 0
-    with torch.no_grad():
-        for tokens in contexts.split(batch):
-            keep = tokens != bos
-            original = model.run_with_hooks(tokens)
-            counted = keep[:, :-1] & keep[:, 1:]
-            predictions += int(counted.sum())
-            positions += int(keep.sum())
-            sums["ce_original"] += cross_entropy(original, tokens, counted)
-            for arm, replace in arms.items():
-                spliced = model.run_with_hooks(tokens, hook, _splice(replace, keep))
-                sums[f"ce_{arm}"] += cross_entropy(spliced, tokens, counted)
-                sums[f"kl_{arm}"] += kl_divergence(original, spliced, keep)
-                if beside is not None and arm == "reconstructed":
-                    beside.add("with_sae", original, spliced, tokens=tokens, keep=keep)
-            if beside is not None:
-                ablated = model.run_with_hooks(tokens, hook, torch.zeros_like)
-                beside.add("with_ablation", original, ablated, tokens=tokens, keep=keep)
-            progress(len(tokens))
+    for tokens in contexts.split(batch):
+        keep = tokens != bos
+        predictions += int((keep[:, :-1] & keep[:, 1:]).sum())
+        positions += int(keep.sum())
+        _add(sums, model, tokens, keep, hook=hook, arms=arms, beside=beside)
+        progress(len(tokens))
     broken = [name for name, value in sums.items() if not math.isfinite(value)]
     if broken:
         raise ValueError(f"{', '.join(broken)} not finite at {hook!r}: check the reconstruction")
     counts = {name: predictions if name[:2] == "ce" else positions for name in sums}
     out = {name: sums[name] / n if n else None for name, n in counts.items()}
     return {**out, **_scores(out)}
+
+
+@torch.no_grad()
+def _add(
+    sums: dict[str, float],
+    model: SpliceModel,
+    tokens: Tensor,
+    keep: Tensor,
+    *,
+    hook: str,
+    arms: Mapping[str, Callable[[Tensor], Tensor]],
+    beside: RunEvalsLosses | None,
+) -> None:
+    """Add what a batch of contexts loses to each of the arms; only positions `keep` count."""
+    original = model.run_with_hooks(tokens)
+    counted = keep[:, :-1] & keep[:, 1:]
+    sums["ce_original"] += cross_entropy(original, tokens, counted)
+    for arm, replace in arms.items():
+        spliced = model.run_with_hooks(tokens, hook, _splice(replace, keep))
+        sums[f"ce_{arm}"] += cross_entropy(spliced, tokens, counted)
+        sums[f"kl_{arm}"] += kl_divergence(original, spliced, keep)
+        if beside is not None and arm == "reconstructed":
+            beside.add("with_sae", original, spliced, tokens=tokens, keep=keep)
+    if beside is not None:
+        ablated = model.run_with_hooks(tokens, hook, torch.zeros_like)
+        beside.add("with_ablation", original, ablated, tokens=tokens, keep=keep)
 
 
 def _scores(out: dict[str, float | None]) -> dict[str, float | None]:

@@ -123,13 +123,7 @@ def measure(
     """
     where = choose_device(device)
     stored = formats.read(sae, allow_pickle=allow_pickle)
-    check_origin(
-        sae=sae,
-        named={"model": stored.model, "hook": stored.hook},
-        given={"model": model, "hook": hook},
-        insist=allow_mismatch,
-    )
-    stored.check_unprocessed(sae, insist=allow_mismatch)
+    _check_origin(sae, stored, model=model, hook=hook, insist=allow_mismatch)
     loaded = as_module(stored).to(where)
     documents = text_documents(text)
     documents = chain([next(documents, "")], documents)  # a missing file is told before loading
@@ -141,9 +135,8 @@ def measure(
     verdicts = judge(known, probed, draws=draws, seed=seed)
     judged = tuple(tqdm(verdicts, total=len(known.names), desc="probes", disable=None))
     matching = _match(loaded, x["train"], _labels(known, probed, "train"), score=match)
-    measured, figures = _count(
-        loaded, x["eval"], _labels(known, probed, "eval"), known, judged, matching
-    )
+    labels = _labels(known, probed, "eval")
+    measured, figures = _count(loaded, x["eval"], labels, known, judged, matching)
     spliced = halves["eval"][:BEHAVIOUR_CONTEXTS]
     figures |= behaviour(lm, spliced, hook, reconstructor(loaded))
     return TokenAbsorption(
@@ -159,6 +152,19 @@ def measure(
         figures=figures,
         invalid=health(figures),
     )
+
+
+def _check_origin(
+    sae: Path, stored: formats.StoredSAE, *, model: str, hook: str, insist: bool
+) -> None:
+    """Refuse an SAE of another model or hook point, or of activations that were processed.
+
+    Raises:
+        ConfigError: so it is; a warning where one insists.
+    """
+    named = {"model": stored.model, "hook": stored.hook}
+    check_origin(sae=sae, named=named, given={"model": model, "hook": hook}, insist=insist)
+    stored.check_unprocessed(sae, insist=insist)
 
 
 def _halves(contexts: Tensor, model: LanguageModel) -> dict[Split, Tensor]:

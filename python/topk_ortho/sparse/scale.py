@@ -22,23 +22,34 @@ def at_safe_scale(rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     Returns:
         `rows` themselves and None as long as their norms are safe or nothing helps (0, infinite,
         NaN); otherwise a copy, in which `2 ** exponent` `[n]` has brought the others near norm 1.
+        On CUDA, where a question about the data makes the host wait, always the copy.
     """
     norm = torch.linalg.vector_norm(rows, dim=1)
     outside = ~((norm > 1 / SAFE) & (norm < SAFE))  # NaN too
+    if rows.is_cuda:
+        exponent = _exponent(rows, outside)
+        rows = times_two_to_the(rows, exponent)
+        return rows, torch.linalg.vector_norm(rows, dim=1), exponent
     if not bool(outside.any()):
         return rows, norm, None
     at = outside.nonzero().squeeze(1)
     some = rows[at]
-    largest = some.abs().amax(1)
-    helped = torch.isfinite(largest) & (largest > 0)
-    if not bool(helped.any()):
+    powers = _exponent(some, outside[at])
+    if not bool(powers.any()):
         return rows, norm, None
     exponent = torch.zeros(len(rows), dtype=torch.int32, device=rows.device)
-    exponent[at] = torch.where(helped, -torch.frexp(largest).exponent, 0)
-    some = times_two_to_the(some, exponent[at])
+    exponent[at] = powers
+    some = times_two_to_the(some, powers)
     rows, norm = rows.clone(), norm.clone()
     rows[at], norm[at] = some, torch.linalg.vector_norm(some, dim=1)
     return rows, norm, exponent
+
+
+def _exponent(rows: Tensor, outside: Tensor) -> Tensor:
+    """The power of two that brings each row `outside` near norm 1; 0 where none does, or needs."""
+    largest = rows.abs().amax(1)
+    helped = outside & torch.isfinite(largest) & (largest > 0)
+    return torch.where(helped, -torch.frexp(largest).exponent, 0)
 
 
 def times_two_to_the(rows: Tensor, exponent: Tensor) -> Tensor:
@@ -51,6 +62,8 @@ def times_two_to_the(rows: Tensor, exponent: Tensor) -> Tensor:
 
 def row_norms(rows: Tensor) -> Tensor:
     """Returns the `[n]` float32 Euclidean norms of rows `[n, width]` of any dtype and scale."""
+    if rows.is_cuda:  # no waiting for an answer, and float64 is cheap beside the rest
+        return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).float()
     norm = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float32)
     outside = ~((norm > 1 / SAFE) & (norm < SAFE))
     if bool(outside.any()):

@@ -63,7 +63,8 @@ def command(*words: str) -> None:
 def of_seed(seed: int, out: Path, more: Sequence[str], *, half: bool) -> dict[str, Figures]:
     """Figures before and after, by name, on the same held-out activations."""
     first, arms = out / f"before-{seed}", AFTER_HALF if half else AFTER_END
-    steps = ["--steps", "1000", "--decay-fraction", "0"] if half else []
+    thousand = [] if "--steps" in more else ["--steps", "1000"]
+    steps = [*thousand, "--decay-fraction", "0"] if half else []
     if not (first / "result.json").is_file():
         command("train", "--pairs.criterion", "none", "--seed", str(seed), *steps, *CHECKPOINTS,
                 "--out", str(first), *more)  # fmt: skip
@@ -71,7 +72,7 @@ def of_seed(seed: int, out: Path, more: Sequence[str], *, half: bool) -> dict[st
     for name, options in arms.items():
         run = out / f"{name.replace(' ', '-')}-{seed}"
         if not (run / "repair.json").is_file():
-            longer = ["--steps", "1000"] if half else []
+            longer = thousand if half else []
             command("repair", str(first), "--seed", str(seed), *longer, *CHECKPOINTS,
                     "--out", str(run), *options, *more)  # fmt: skip
         record = json.loads((run / "repair.json").read_text(encoding="utf-8"))

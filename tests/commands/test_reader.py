@@ -210,6 +210,8 @@ def test_every_old_name_has_a_new_one() -> None:
             parse([f"--{old}", "1"])
         assert f"--{old} was given" in str(found.value) and f"--{new}" in str(found.value)
     for option, values in renamed.RENAMED_VALUES.items():
+        if options[option].flag:  # had values under its old name, which is answered
+            continue
         for old, new in values.items():
             with pytest.raises(ConfigError, match=str(new)):
                 parse([f"--{option}", str(old)])

@@ -54,6 +54,7 @@ def test_synthetic_data_and_no_constraint_are_refused(tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     assert cli.main(["calibrate", "--steps", "9"]) == 2
     assert "your own were expected" in capsys.readouterr().err
+    Path("shards").mkdir()
     assert cli.main(["calibrate", *over(TINY, "--pairs.criterion", "none")]) == 2
     assert "a constraint to calibrate" in capsys.readouterr().err
     assert cli.main(["calibrate", *over(TINY, "--coefficients", "0")]) == 2

@@ -68,7 +68,7 @@ WRONG = [
     (
         "ortsae sized",
         "--pairs.criterion ortsae --pairs.max-pairs 9",
-        ["--pairs.max-pairs 9", "one"],
+        ["--pairs.max-pairs 9", "by itself"],
     ),
     (
         "ortsae of a pair",
@@ -178,7 +178,7 @@ def language(text: str, *, model: str = "", hook: str = "blocks.0.hook_resid_pos
 @pytest.mark.fault("a missing text file")
 def test_a_missing_text_is_named(here, capsys):
     line = sentence([*language("gone.txt"), "--out", "r"], capsys)
-    assert "'gone.txt'" in line
+    assert "gone.txt'" in line
 
 
 @pytest.mark.fault("a missing model")

@@ -65,13 +65,13 @@ def run(line: str, hub: str) -> int:
     if program == "python":
         assert words[:2] == ["-m", "topk_ortho.train"]
         fresh = [] if "--init-from" in words else SAE
-        return train([*words[2:], *fresh, *tiny(words)])
+        return train(over(words[2:], *fresh, *tiny(words)))
     assert program == "topk-ortho"
     if words[0] in ("push", "pull"):  # the client reads its address once, when it is imported
         command = [sys.executable, "-m", "topk_ortho.cli", *words]
         environ = {**environment(), "HF_ENDPOINT": hub, "HF_TOKEN": "hf_stand_in"}
         return subprocess.run(command, env=environ, timeout=240).returncode
-    return cli.main([*words, *tiny(words)])
+    return cli.main(over(words, *tiny(words)))
 
 
 @pytest.mark.parametrize(("page", "count"), [("sae-formats.md", 2), ("repair.md", 8)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,7 +50,7 @@ def tiny(*options: str, base: Sequence[str] = OPTIONS) -> TrainConfig:
     """The tiny configuration with options of the command line in place of its own."""
     words_ = list(base)
     starts = [at for at, word in enumerate(options) if word.startswith("--")]
-    for start, end in zip(starts, [*starts[1:], len(options)], strict=True):
+    for start, end in itertools.pairwise([*starts, len(options)]):
         words_ = over(words_, *options[start:end])
     return parse(words_).settings
 

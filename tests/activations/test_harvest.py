@@ -12,7 +12,7 @@ import torch
 from tests import tiny_llama
 from topk_ortho.activations import Block, prepare
 from topk_ortho.activations.harvest import HarvestedSource, harvest_folder
-from topk_ortho.activations.prepare import open_language_model
+from topk_ortho.activations.preparation import open_language_model
 from topk_ortho.config import ConfigError, TrainConfig
 
 SPLITS = ("train", "eval")

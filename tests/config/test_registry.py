@@ -79,3 +79,9 @@ def test_a_home_that_cannot_be_imported_says_so_every_time(monkeypatch):
 
 def test_an_option_lists_the_names_and_its_own_words(colours):
     assert OneOf(colours, besides=("none",)).names() == ("none", "light-blue", "red")
+
+
+def test_names_that_are_listed_without_their_home_are_those_that_it_registers():
+    from topk_ortho import sae
+
+    assert [kind.name for kind in sae.ARCHITECTURES] == list(sae.ARCHITECTURES.own)

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from topk_ortho.activations.language_source import LanguageSource
-from topk_ortho.activations.source import Source
 from topk_ortho.config import TrainConfig
 from topk_ortho.config.sources import SOURCES
+
+if TYPE_CHECKING:  # a command line asks for names, and waits for no torch
+    from topk_ortho.activations.language_source import LanguageSource
+    from topk_ortho.activations.source import Source
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def _open_files(config: TrainConfig, device: str) -> Opened:
 
 
 def _open_language_model(config: TrainConfig, device: str) -> Opened:
-    from topk_ortho.activations.prepare import open_language_model
+    from topk_ortho.activations.preparation import open_language_model
 
     return of_language(config, open_language_model(config, device=device))
 

@@ -55,7 +55,7 @@ def run(arguments: Sequence[str], *, prog: str) -> int:
         )
     )
     from topk_ortho.activations.cache import write_cache
-    from topk_ortho.activations.prepare import open_language_model
+    from topk_ortho.activations.preparation import open_language_model
     from topk_ortho.machine.hardware import choose_device
 
     written = write_cache(

@@ -40,11 +40,13 @@ class Registry(Generic[R]):
     Args:
         noun: what a record is, for messages.
         home: the module that registers this package's records; imported at the first look-up.
+        own: their names, where the home takes long to import: names are then listed without it.
     """
 
-    def __init__(self, noun: str, *, home: str):
+    def __init__(self, noun: str, *, home: str, own: tuple[str, ...] = ()):
         self.noun = noun
         self.home = home
+        self.own = own
         self._records: dict[str, R] = {}
         self._complete = False
 
@@ -69,8 +71,9 @@ class Registry(Generic[R]):
 
     def names(self) -> tuple[str, ...]:
         """Returns every name, this package's first."""
-        self._complete_once()
-        return tuple(self._records)
+        if not self.own or entry_points(group=self.home):
+            self._complete_once()
+        return tuple(dict.fromkeys((*self.own, *self._records)))
 
     def __iter__(self) -> Iterator[R]:
         self._complete_once()
@@ -120,4 +123,8 @@ class OneOf:
 
 
 CRITERIA: Registry[Criterion] = Registry("criterion", home="topk_ortho.constraint.criteria")
-ARCHITECTURES: Registry[type[SAE]] = Registry("architecture", home="topk_ortho.sae")
+ARCHITECTURES: Registry[type[SAE]] = Registry(
+    "architecture",
+    home="topk_ortho.sae",
+    own=("topk", "batch-topk", "relu", "jumprelu", "matryoshka"),
+)

@@ -11,8 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scipy.special import stdtr, stdtrit
-
 CONFIDENCE = 0.95
 
 Values = Mapping[Any, float | None]
@@ -168,6 +166,8 @@ def covariance(a: Sequence[float], b: Sequence[float]) -> float:
 
 def quantile(n: int, probability: float) -> float:
     """Of Student's t with n - 1 degrees of freedom."""
+    from scipy.special import stdtrit  # slow to load, and a report may do without it
+
     return float(stdtrit(n - 1, probability))
 
 
@@ -175,4 +175,6 @@ def tail(distance: float, error: float, n: int) -> float:
     """P(t >= distance / error); without any scatter the distance alone decides."""
     if error == 0:
         return 0.5 if distance == 0 else float(distance < 0)
+    from scipy.special import stdtr
+
     return float(stdtr(n - 1, -distance / error))

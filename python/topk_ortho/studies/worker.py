@@ -21,7 +21,7 @@ from typing import Any
 from topk_ortho.activations import Activations, prepare
 from topk_ortho.activations.harvest import HarvestedSource, harvest_folder
 from topk_ortho.activations.kept import KeptSource
-from topk_ortho.activations.prepare import open_language_model
+from topk_ortho.activations.preparation import open_language_model
 from topk_ortho.checkpoint.locks import locked
 from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.config.toml import config_hash, from_table, to_table

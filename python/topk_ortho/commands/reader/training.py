@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,12 @@ from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.config.option import option, table, whole
 from topk_ortho.config.registry import CRITERIA
 from topk_ortho.config.rules import check, check_effect
+from topk_ortho.config.sources import SOURCES
 from topk_ortho.config.toml import from_table, given_in, names_in, overlaid, read_table
-from topk_ortho.config.train import OF_A_LANGUAGE_MODEL, check_threads
+from topk_ortho.config.train import check_threads
 from topk_ortho.studies.recipes import recipe
 
 RESUMES_WITH = {"resume", "stop-after", "profile"}
-SOURCES: Mapping[str, Collection[str]] = {
-    "language-model": (*OF_A_LANGUAGE_MODEL, "context"),
-    "files": ("data",),
-    "synthetic": ("synthetic",),
-}
-"""Options of each source of activations."""
 REPLACED_BY_A_RECIPE = ("pairs.", "penalty.", "history.")
 OVER_MANY_RUNS: Mapping[str, str] = {
     "resume": "an ablation continues by itself when the same command is given again",
@@ -146,12 +141,12 @@ def _of_one_source(stored: dict[str, Any], own: Mapping[str, Any]) -> dict[str, 
     """A file's settings without the source of activations that the command line replaces."""
     first = {name.partition(".")[0] for name in own}
     named = own.get("activations", "auto")
-    sources = {s for s, names in SOURCES.items() if first & set(names) and s != "synthetic"}
+    sources = {k.name for k in SOURCES if first & k.options and k.name != "synthetic"}
     if named != "auto":
         sources = {named}
     if len(sources) != 1:
         return stored
-    others = {n for s, names in SOURCES.items() if s not in sources for n in names}
+    others = {n for k in SOURCES if k.name not in sources for n in k.options}
     return {k: v for k, v in stored.items()
             if k.replace("-", "_") not in {*others, "activations"}}  # fmt: skip
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from topk_ortho.activations import Block, Source, prepare
 from topk_ortho.activations.language_source import LanguageSource
-from topk_ortho.activations.prepare import open_language_model
+from topk_ortho.activations.preparation import open_language_model
 from topk_ortho.activations.scaling import ScaledSource
 from topk_ortho.activations.source import Split
 from topk_ortho.config import TrainConfig

@@ -1,1 +1,1 @@
-"""The method: which pairs, what they cost, what is remembered of them. Knows no trainer."""
+"""The method: selection of pairs, penalty on them, history of them. Independent of any trainer."""

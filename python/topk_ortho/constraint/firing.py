@@ -1,4 +1,4 @@
-"""How often each feature fires: running rates for `child_only`, and who counts as dead."""
+"""Running firing rates of features, for `child_only`, and the features that count as dead."""
 
 from __future__ import annotations
 
@@ -56,5 +56,5 @@ class Firing:
         self.energy.mul_(RATE_DECAY).add_(squares, alpha=1 - RATE_DECAY)
 
     def dead(self, after: int) -> Tensor:
-        """`[n_dead]` int64: features silent for more than `after` steps."""
+        """Returns `[n_dead]` int64: features silent for more than `after` steps."""
         return (self.silent > after).nonzero().squeeze(1)

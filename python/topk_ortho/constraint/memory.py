@@ -1,4 +1,4 @@
-"""What a selection, its penalty and the history of its pairs hold."""
+"""The memory that a selection, its penalty and the history of its pairs take."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from topk_ortho.machine.forecast import DOUBLE, FLOAT, INT, Component, Shapes, b
 
 ENTRY = 2 * INT + FLOAT  # row, column and value
 CHOSEN = 2 * INT + FLOAT  # i, j and score
-PRICED = 24  # per pair in Rust: who moves, threshold, weight, and its place in the child's group
-PRICED_IN_TORCH = 96  # per pair: entries by row, cosine, overlap and price, and their gradients
+PRICED = 24  # per pair in Rust: the row that moves, threshold, weight, place in its group
+PRICED_IN_TORCH = 96  # per pair: entries by row, cosine, overlap and penalty, and their gradients
 RANKED = 64  # per pair in a selector: candidates of which k stay, and the answer
 SCORED = 96  # per pair that fires together: (i, j, sum), and what scoring makes of it
 TILED_PAIR = 2 * INT + DOUBLE  # that fires together: (i, j, sum)
@@ -48,7 +48,7 @@ def memory(s: Shapes) -> Iterator[Component]:
 
 
 def chosen(s: Shapes) -> int:
-    """Returns the pairs of one selection, at most."""
+    """Returns the largest number of pairs in one selection."""
     c, d_sae = s.config.pairs, s.config.sae.d_sae
     if not s.config.constrained:
         return 0
@@ -88,7 +88,7 @@ def selection(s: Shapes, k: int) -> int:
 
 
 def is_dense(s: Shapes) -> bool:
-    """Whether pairs that fire together come from dense tiles, as `paths.is_dense` says."""
+    """Returns whether pairs that fire together come from dense tiles, as `paths.is_dense` says."""
     return _products(s) * DENSE_OPERATIONS_PER_PRODUCT > s.config.batch_size * _all_pairs(s)
 
 
@@ -106,7 +106,7 @@ def history(s: Shapes, k: int) -> int:
 
 
 def _tile(s: Shapes, before: int) -> int:
-    """Bytes of a dense tile; `before`: of a later one, beside the pairs of the one before it."""
+    """Returns the bytes of a dense tile; `before`: of a later one, with the last one's pairs."""
     d_sae, batch = s.config.sae.d_sae, s.config.batch_size
     side = _side(s, 2 * batch)
     picked = (DOUBLE + ENTRY) * round(s.entries * side / d_sae)
@@ -117,13 +117,13 @@ def _tile(s: Shapes, before: int) -> int:
 
 
 def _side(s: Shapes, width: int) -> int:
-    """Side of a tile, as `tiles.tile_blocks` chooses it."""
+    """Returns the side of a tile, as `tiles.tile_blocks` chooses it."""
     budget = s.config.pairs.memory_budget
     return min(s.config.sae.d_sae, math.isqrt(budget // 64), max(1, budget // (64 * width)))
 
 
 def _products(s: Shapes) -> int:
-    """Pairs of active entries of one row, over the batch: no more pairs fire together."""
+    """Returns the pairs of active entries, row by row: at most so many pairs fire together."""
     return round(s.entries * max(0.0, s.l0 - 1) / 2) or 1
 
 

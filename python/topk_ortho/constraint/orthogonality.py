@@ -1,7 +1,7 @@
-"""The constraint as any training loop sees it: pairs of a step, their penalty, their history.
+"""The constraint for any training loop: pairs of a step, their penalty, their history.
 
 In one line, `loss = loss + constraint(acts, W_dec, step, target=x)`; or in two, where the loop has
-more to hand over: `pairs = constraint.select(codes, ...)`, `constraint.penalty(pairs, W_dec, ...)`.
+more to pass: `pairs = constraint.select(codes, ...)`, `constraint.penalty(pairs, W_dec, ...)`.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class Orthogonality:
     Attributes:
         config: the settings, checked.
         selector: chooses the pairs.
-        overlap: the penalty of pairs before its weight.
+        overlap: the penalty of pairs without its coefficient.
         selection: the pairs that are being penalised; None before the first selection.
         selected_at: the step they were chosen on.
-        temporaries: bytes that the last selection that was tracked held, by who made them.
+        temporaries: peak bytes of the last tracked selection, by the function that made them.
         firing: running firing rates, of calls in one line.
         value: the last penalty that a loss received from such a call, detached.
 
@@ -49,7 +49,7 @@ class Orthogonality:
         >>> loss = loss + penalty(acts, W_dec, step, target=x)
 
     Raises:
-        ConfigError: a setting is out of range, or this criterion needs more than the loop has.
+        ConfigError: a setting is out of range, or the criterion needs more than the loop has.
     """
 
     def __init__(self, config: OrthogonalityConfig | None = None):
@@ -85,10 +85,10 @@ class Orthogonality:
         self._pieces: list[Codes] = []
         self._pieces_of = -1
 
-    # --- a loop that hands everything over ---
+    # --- a loop that passes everything itself ---
 
     def required_inputs(self, step: int) -> frozenset[str]:
-        """Returns what `select` looks at besides the codes; nothing where it keeps its pairs."""
+        """Returns what `select` needs besides the codes; nothing where it keeps its pairs."""
         return self.selector.required_inputs if self._selects(step) else frozenset()
 
     def select(self, codes: Codes, *, step: int, **inputs: Tensor) -> PairSelection | None:
@@ -108,7 +108,7 @@ class Orthogonality:
     def penalty(
         self, pairs: PairSelection | None, W_dec: Tensor, *, step: int, firing_rate: Tensor
     ) -> Tensor:
-        """Returns `weight * orthogonality` of the pairs as a scalar; 0 without any.
+        """Returns `coefficient * orthogonality` of the pairs as a scalar; 0 without any.
 
         Args:
             pairs: what `select` returned.
@@ -121,14 +121,14 @@ class Orthogonality:
         return self._penalty(pairs, W_dec, firing_rate, self.weight_at(step))
 
     def unweighted(self, W_dec: Tensor, firing_rate: Tensor) -> Tensor:
-        """Returns the orthogonality of the current pairs without its weight; 0 without any."""
+        """Returns the orthogonality of the current pairs without its coefficient; 0 without any."""
         if self.selection is None:
             return W_dec.new_zeros(())
         return self._penalty(self.selection, W_dec, firing_rate, 1.0)
 
     @property
     def weight(self) -> float:
-        """The penalty's weight after the ramp.
+        """Returns the penalty's coefficient after the ramp.
 
         Raises:
             ConfigError: it counts in variances, and none was given or seen.
@@ -146,7 +146,7 @@ class Orthogonality:
         return own * c.error_weight * c.micro_batches * self.variance
 
     def weight_at(self, step: int) -> float:
-        """Returns the penalty's weight on a step that has one."""
+        """Returns the penalty's coefficient on a step that has one."""
         c = self.config
         ramp = schedules.ramp(step, steps=c.total_steps, share=c.penalty.ramp)
         return self.weight * ramp * c.penalty.every_n
@@ -159,7 +159,7 @@ class Orthogonality:
         """Returns the penalty of a step to add to its loss; the gradient goes to `W_dec`.
 
         Without gradients (`torch.no_grad()`) it is that of the current pairs, and nothing changes;
-        with micro-batches that is the share of one.
+        with micro-batches it is one micro-batch's share.
 
         Args:
             acts: `[batch, d_sae]`, dense or sparse (COO, CSR), of any floating dtype; or `Codes`.
@@ -195,7 +195,7 @@ class Orthogonality:
 
     @property
     def variance(self) -> float | None:
-        """Total variance that the coefficient counts in; None before any was seen."""
+        """Returns the total variance, the coefficient's unit; None before any was seen."""
         given = self.config.variance
         return self._measured.value if given is None else given
 
@@ -203,7 +203,7 @@ class Orthogonality:
 
     @property
     def history(self) -> PairHistory | None:
-        """The history with every selection so far observed; None without one."""
+        """Returns the history with every selection so far observed; None without one."""
         return self._recorder.settled() if self._recorder else None
 
     def close(self) -> None:
@@ -212,18 +212,18 @@ class Orthogonality:
             self._recorder.close()
 
     def state_dict(self, *, history: bool = True) -> dict[str, Any]:
-        """Returns all that a loop which goes on needs, as tensors and plain numbers by name.
+        """Returns all that a loop needs to resume, as tensors and plain numbers by name.
 
         Args:
-            history: whether the pair history comes along, as bytes `[n]` uint8.
+            history: whether to include the pair history, as bytes `[n]` uint8.
 
         Raises:
-            ValueError: some micro-batches of a step have come, and others have not.
+            ValueError: it is called between the micro-batches of a step.
         """
         if self._pieces:
             raise ValueError(
                 f"the state was asked for after {len(self._pieces)} of {self.config.micro_batches} "
-                f"micro-batches of step {self._pieces_of}, but whole steps alone can be stored; "
+                f"micro-batches of step {self._pieces_of}, but only whole steps can be stored; "
                 "ask for it after the optimiser's step."
             )
         out: dict[str, Any] = {}
@@ -248,15 +248,15 @@ class Orthogonality:
         d_sae: int | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        """Go to a state that `state_dict` returned.
+        """Restore a state that `state_dict` returned.
 
         Args:
-            state: what it returned; what is not in it stays as it is.
-            d_sae: number of features, which the pairs are held against.
-            device: where its tensors go; they stay where they are unless given.
+            state: what it returned; anything not in it is left unchanged.
+            d_sae: number of features, which the pairs are checked against.
+            device: where its tensors go; unless given, they are not moved.
 
         Raises:
-            KeyError, TypeError, ValueError: it holds something else.
+            KeyError, TypeError, ValueError: it is not a state of this constraint.
         """
         parts: dict[str, dict[str, Any]] = {"selection": {}, "firing": {}, "variance": {}}
         for name, value in state.items():
@@ -327,7 +327,7 @@ class Orthogonality:
             self._recorder.record(step, i.cpu(), j.cpu())
 
     def _most_pairs(self, selection: PairSelection) -> int:
-        """The largest k that the schedule will ask for, from what it asks for now."""
+        """Returns the largest k that the schedule will ask for, from what it asks for now."""
         pairs = self.config.pairs
         growth = (pairs.final_fraction or 0) / (pairs.fraction or 1)
         return round(selection.requested * max(1.0, growth))
@@ -351,7 +351,7 @@ class Orthogonality:
         )
 
     def _gathered(self, codes: Codes, step: int) -> Codes | None:
-        """The codes of all micro-batches of a step; None while more are to come."""
+        """Returns the codes of all micro-batches of a step; None while more are to come."""
         if self.config.micro_batches == 1:
             return codes
         if self._pieces and step != self._pieces_of:

@@ -1,4 +1,4 @@
-"""A host's decoder as the method has it: one row per feature, and codes of unit rows (method 1)."""
+"""A host's decoder in the method's form: one row per feature, and codes of unit rows (method 1)."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from topk_ortho.sparse.scale import row_norms
 
 Orientation = Literal["auto", "rows", "columns"]
 
-# What is left where a trainer normalises rows, in bfloat16 too.
+# Deviation from unit norm that is left where a trainer normalises rows, in bfloat16 too.
 UNIT_WITHIN = 0.01
 
 
 def decoder_rows(W_dec: Tensor, d_sae: int, orientation: Orientation) -> Tensor:
-    """`[d_sae, d_out]`, row after row in memory; gradients go to `W_dec`.
+    """Returns `[d_sae, d_out]`, contiguous; gradients go to `W_dec`.
 
     Args:
         W_dec: `[d_sae, d_out]` or `[d_out, d_sae]`.
         d_sae: the number of features in the codes.
-        orientation: `auto` goes by the shape, which has to tell.
+        orientation: `auto` goes by the shape, which must not be square.
 
     Raises:
         ConfigError: the shape fits neither or both, or not what `orientation` says.
@@ -54,7 +54,7 @@ def decoder_rows(W_dec: Tensor, d_sae: int, orientation: Orientation) -> Tensor:
 
 
 class _Transposed(torch.autograd.Function):
-    """The transpose, and that of its gradient, laid out anew: optimisers are slow on views."""
+    """The transpose as a new tensor, and its gradient's as well: optimisers are slow on views."""
 
     @staticmethod
     def forward(ctx, W_dec: Tensor):
@@ -68,9 +68,9 @@ class _Transposed(torch.autograd.Function):
 
 @torch.no_grad()
 def codes_of_unit_rows(codes: Codes, W_dec: Tensor) -> Codes:
-    """The codes that decode to the same with `W_dec` `[d_sae, d_out]` brought to unit rows.
+    """Returns the codes that decode to the same once `W_dec` `[d_sae, d_out]` has unit rows.
 
-    Rows that are unit already, but for rounding, leave the codes as they are, bit for bit.
+    Where rows have unit norm already, but for rounding, the codes are unchanged, bit for bit.
 
     Raises:
         ValueError: a row holds NaN.

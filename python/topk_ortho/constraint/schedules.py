@@ -8,7 +8,7 @@ import math
 def learning_rate(
     step: int, *, peak: float, steps: int, warmup_steps: int, decay_fraction: float
 ) -> float:
-    """Linear warm-up from step 0, constant, then linear decay to 0 over the last share of steps."""
+    """Returns a factor: linear warm-up from step 0, constant, linear decay over the last share."""
     warmup = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
     decay_steps = decay_fraction * steps
     decay = min(1.0, (steps - step) / decay_steps) if decay_steps else 1.0
@@ -16,13 +16,13 @@ def learning_rate(
 
 
 def ramp(step: int, *, steps: int, share: float) -> float:
-    """Factor that rises linearly from 0 to 1 over the first `share` of the steps."""
+    """Returns a factor that rises linearly from 0 to 1 over the first `share` of the steps."""
     ramp_steps = share * steps
     return min(1.0, step / ramp_steps) if ramp_steps else 1.0
 
 
 def fraction(step: int, *, kind: str, start: float, end: float | None, steps: int) -> float:
-    """Share of the pairs at a step (method 2, "Fraction schedule"), `u = min(1, step / steps)`."""
+    """Returns the share of the pairs at a step (method 2), with `u = min(1, step / steps)`."""
     if kind == "constant" or end is None:
         return start
     u = min(1.0, step / steps)

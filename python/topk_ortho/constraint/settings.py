@@ -1,4 +1,4 @@
-"""What the constraint is told: which pairs, what they cost, and what the loop around it is like."""
+"""The constraint's settings: which pairs, their penalty, and the loop around it."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from topk_ortho.constraint.rows import Orientation
 
 @dataclass(frozen=True)
 class OrthogonalityConfig:
-    """Which pairs are penalised, how much, and what the loop around the constraint is like."""
+    """The settings of the constraint: pairs, penalty, history, and the loop around it."""
 
     pairs: PairsConfig = field(default_factory=PairsConfig)
-    """Which pairs."""
+    """The choice of pairs."""
     penalty: PenaltyConfig = field(default_factory=PenaltyConfig)
-    """What a pair costs."""
+    """The penalty of a pair."""
     history: HistoryConfig = field(default_factory=HistoryConfig)
-    """What is remembered of them."""
+    """The history of the pairs."""
     seed: int = option(0, within=SEED)
     """Seed of what is random in a selection."""
     steps: int | None = None
@@ -38,17 +38,17 @@ class OrthogonalityConfig:
     variance: float | None = None
     """Total variance of what is reconstructed, summed over dimensions; measured unless given."""
     decoder: Orientation = "auto"
-    """Whether features are the decoder's `rows` or `columns`; by its shape unless given."""
+    """Features are the decoder's `rows` or `columns`; by its shape unless given."""
     unit_codes: bool = False
-    """Whether activations have the norms of the decoder rows in them already."""
+    """Set where activations already include the norms of the decoder rows."""
     micro_batches: int = 1
     """Backward passes per optimiser step, whose losses are divided by this number: the pairs are
     those of all their rows, and the penalty comes with the last."""
     error_weight: float = 1.0
-    """What the loss makes of the squared error, summed over dimensions and averaged over the batch;
+    """Factor of the squared error in the loss, summed over dimensions and averaged over the batch;
     the penalty is weighted alike where its coefficient counts in variances."""
     inputs: tuple[str, ...] = ("W_dec",)
-    """What the loop hands over besides the codes, names of `INPUTS`; a criterion that looks at more
+    """Inputs that the loop passes besides the codes, names of `INPUTS`; a criterion that needs more
     is refused. More than the decoder goes to `select`, not to the call in one line."""
     track_every: int = 50
     """Steps between two selections whose memory is tracked, where `pairs.track_memory` is on."""
@@ -60,11 +60,11 @@ class OrthogonalityConfig:
 
 
 def checked(c: OrthogonalityConfig) -> OrthogonalityConfig:
-    """Returns the settings with names as the options have them.
+    """Returns the settings with normalised names, as the options have them.
 
     Raises:
-        ConfigError: one is out of range or contradicts another, or the criterion looks at what the
-            loop does not hand over.
+        ConfigError: one is out of range or contradicts another, or the criterion needs what the
+            loop does not pass.
     """
     if c.pairs.criterion == "none":
         raise ConfigError(

@@ -11,7 +11,7 @@ ESTIMATION_ROWS = 32_768  # as many as a run's own scale and variance are measur
 
 
 class RunningVariance:
-    """Variance summed over dimensions, over all rows so far; it stands after `ESTIMATION_ROWS`.
+    """Variance summed over dimensions, over all rows so far; fixed after `ESTIMATION_ROWS`.
 
     Means and squares are summed in float64, so that it does not matter how rows are cut into
     batches.
@@ -30,7 +30,7 @@ class RunningVariance:
         return {"rows": self.rows, "sum": self._sum, "squares": self._squares}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to sums that `state_dict` returned."""
+        """Restore sums that `state_dict` returned."""
         self.rows = int(state["rows"])
         self._sum, self._squares = state["sum"], state["squares"]
         self.value = self._total(state["sum"], state["squares"])

@@ -18,7 +18,7 @@ from torch import Tensor
 from topk_ortho import _core
 
 CELLS = 2**22
-"""Entries of a dense tensor that are looked at at once."""
+"""Entries of a dense tensor that are processed at once."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Codes:
 
     @classmethod
     def of(cls, acts: Tensor) -> Codes:
-        """Codes of `acts` `[batch, d_sae]`: dense, CSR or COO, detached.
+        """Returns the codes of `acts` `[batch, d_sae]`: dense, CSR or COO, detached.
 
         Raises:
             ValueError: not two-dimensional, not floating point, negative or not finite.
@@ -85,7 +85,7 @@ class Codes:
     def from_entries(
         cls, row: Tensor, col: Tensor, value: Tensor, *, batch: int, d_sae: int
     ) -> Codes:
-        """Codes from entries sorted by (row, feature), values above 0; nothing is checked."""
+        """Returns codes of entries sorted by (row, feature), above 0; nothing is checked."""
         counts = torch.bincount(row, minlength=batch)
         crow = torch.zeros(batch + 1, dtype=torch.int64, device=col.device)
         torch.cumsum(counts, 0, out=crow[1:])
@@ -93,7 +93,7 @@ class Codes:
 
     @classmethod
     def of_top(cls, value: Tensor, feature: Tensor, *, d_sae: int) -> Codes:
-        """Codes of the features `[batch, k]` of each row, in any order, and their activations.
+        """Returns the codes of the features `[batch, k]` of each row, in any order.
 
         Raises:
             ValueError: an activation that is negative or not finite.
@@ -120,7 +120,7 @@ class Codes:
 
     @classmethod
     def concatenate(cls, parts: list[Codes]) -> Codes:
-        """The rows of all parts, one after the other; at least one part, of one `d_sae`."""
+        """Returns the rows of all parts in order; at least one part, all of the same `d_sae`."""
         starts = [0]
         for part in parts:
             starts.append(starts[-1] + part.batch)
@@ -133,21 +133,21 @@ class Codes:
         )
 
     def counts(self) -> Tensor:
-        """`[d_sae]` int64: on how many rows each feature is active."""
+        """Returns `[d_sae]` int64: on how many rows each feature is active."""
         return torch.bincount(self.col, minlength=self.d_sae)
 
     def column_sums(self, value: Tensor) -> Tensor:
-        """`[d_sae]` sums of `value` `[nnz]` by feature, in the order of the rows."""
+        """Returns `[d_sae]` sums of `value` `[nnz]` by feature, in the order of the rows."""
         total = torch.zeros(self.d_sae, dtype=value.dtype, device=self.device)
         return total.index_add_(0, self.col, value)
 
     def column_minima(self) -> Tensor:
-        """`[d_sae]` smallest activation of each feature, infinite where it is not active."""
+        """Returns `[d_sae]`, the smallest activation of each feature, infinite where inactive."""
         least = torch.full((self.d_sae,), torch.inf, dtype=self.value.dtype, device=self.device)
         return least.scatter_reduce_(0, self.col, self.value, "amin")
 
     def dense(self, span: slice, value: Tensor | None = None) -> Tensor:
-        """`[batch, features]` of some features, 0 where they are not active.
+        """Returns `[batch, features]` of some features, 0 where they are not active.
 
         Args:
             span: features `start:stop`, without a step.
@@ -175,12 +175,12 @@ def _check(row: Tensor, col: Tensor, value: Tensor) -> None:
 
 
 def _native(acts: Tensor) -> bool:
-    """Whether Rust reads the entries of these activations: float32 on CPU, and not empty."""
+    """Returns whether Rust reads these activations: float32 on CPU, and not empty."""
     return acts.device.type == "cpu" and acts.dtype == torch.float32 and acts.numel() > 0
 
 
 def _nonzero(acts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Row, feature and value of every entry of a dense tensor that is not 0.
+    """Returns row, feature and value of every entry of a dense tensor that is not 0.
 
     For what Rust does not read. On CPU a few rows at a time through numpy, which is three to five
     times faster than torch.

@@ -17,13 +17,13 @@ from topk_ortho.sparse.csr import csr, dots, product, row_starts
 
 
 def by_feature(row: Tensor, col: Tensor, d_sae: int) -> tuple[Tensor, Tensor, Tensor]:
-    """`(starts [d_sae + 1], row, order)`: the entries sorted by feature, rows rising."""
+    """Returns `(starts [d_sae + 1], row, order)`: the entries sorted by feature, rows rising."""
     order = torch.argsort(col, stable=True)
     return row_starts(col, d_sae), row[order], order
 
 
 class Encode(torch.autograd.Function):
-    """`relu` of some pre-activations, with the gradient to weights and biases.
+    """The `relu` of some pre-activations, with the gradient to weights and biases.
 
     Inputs: `x` `[batch, d_in]`, `b_dec`, `W_enc` `[d_in, d_sae]`, `b_enc`; and of the entries `row`
     and `col` their pre-activation `pre` (computed from these), all `[nnz]`. Output: `[nnz]`.
@@ -59,7 +59,7 @@ class Encode(torch.autograd.Function):
 
 
 class Decode(torch.autograd.Function):
-    """`codes @ W_dec` for codes `(crow, col, value)`; `row` is `crow` spelled out."""
+    """The product `codes @ W_dec` for codes `(crow, col, value)`; `row` is `crow` expanded."""
 
     @staticmethod
     def forward(

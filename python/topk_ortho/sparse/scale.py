@@ -1,6 +1,6 @@
 """Rows of any scale: norms and directions where the squares of the entries would leave the range.
 
-A power of two changes no digit, so rows that need no help keep every bit, and those that do come
+A power of two changes no digit, so rows that need no scaling keep every bit, and the others come
 back exactly.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Norms up to here and from its inverse on: their products, and these over norms, stay in float32.
+# Norms between its inverse and this: their products, and quotients by norms, stay in float32.
 SAFE = 2.0**32
 
 

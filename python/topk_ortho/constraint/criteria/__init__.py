@@ -1,4 +1,4 @@
-"""The criteria: which pairs are chosen. One record each, one file per family.
+"""The criteria by which pairs are chosen: one record each, one file per family.
 
 To add one: a `Criterion` given to `register_criterion`. Its name is then a value of
 `pairs.criterion`, and its inputs, coefficient and line of documentation follow it everywhere.

@@ -13,7 +13,7 @@ GATHERED_PER_CELL = 16
 
 
 class Cosine:
-    """`cos_ij` of rows of `W_dec` `[d_sae, d_in]`, normalised in float64; 0 for a zero row."""
+    """Returns `cos_ij` of rows of `W_dec` `[d_sae, d_in]`, in float64; 0 for a zero row."""
 
     def __init__(self, W_dec: Tensor, *, memory_budget: int):
         self.W = W_dec.detach()
@@ -33,7 +33,7 @@ class Cosine:
         self.inverse_norm = torch.where(norm > 0, 1 / norm, 0.0)
 
     def __call__(self, i: Tensor, j: Tensor) -> Tensor:
-        """`[n]` float64 cosines; `i` rises, as blocks of candidates do, or is in any order."""
+        """Returns `[n]` float64 cosines; `i` may be sorted, as in blocks of candidates, or not."""
         if i.numel() == 0:
             return torch.empty(0, dtype=torch.float64, device=i.device)
         first, last = int(i.min()), int(i.max()) + 1
@@ -52,14 +52,14 @@ class Cosine:
         return self.W[span].double() * self.inverse_norm[span, None]
 
     def approximate_rows(self, span: slice | Tensor) -> Tensor:
-        """Returns rows for products that are off by `dot_error` at most, in float32 if it can."""
+        """Returns rows whose products are off by `dot_error` at most, in float32 where possible."""
         rows = self.unit_rows(span)
         # TF32 and bf16 products would break the bound.
         return rows.float() if _full_precision() else rows
 
     @property
     def dot_error(self) -> float:
-        """Largest error of a product of `approximate_rows`.
+        """Returns the largest error of a product of `approximate_rows`.
 
         `d + 2` roundings of 2^-24 in a float32 dot product of unit rows, and as much again.
         """
@@ -84,7 +84,7 @@ class Cosine:
 
 
 def _full_precision() -> bool:
-    """Whether float32 products are float32 products; where torch cannot tell, they are not."""
+    """Returns whether float32 products are full float32; False where torch cannot tell."""
     try:
         highest = torch.get_float32_matmul_precision() == "highest"
         return highest and not torch.backends.cuda.matmul.allow_tf32

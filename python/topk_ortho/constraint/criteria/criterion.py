@@ -1,8 +1,8 @@
-"""What a criterion is: one record with all that the rest of the package asks about it.
+"""A criterion: one record with everything that the rest of the package needs to know about it.
 
-A record says how pairs are scored in one of four forms, from the cheapest to the freest:
+A record says how pairs are scored in one of four forms, from the cheapest to the most general:
 `CoactiveSum`, `OnePerFeature`, `AllPairs`, `Drawn`. Imports no torch, so that names, inputs and
-coefficients are known to whoever reads a configuration; functions of records work on tensors alone.
+coefficients are available when a configuration is read; functions of records work on tensors alone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ INPUTS = {
     "threshold": "[d_sae], each feature's firing threshold",
     "energy": "[d_sae], moving average of the summed squared gradient",
 }
-"""What a criterion may look at besides the codes, and its shape."""
+"""Inputs that a criterion may use besides the codes, and their shapes."""
 
 Score: TypeAlias = "Callable[[Tensor, Tensor, Tensor], Tensor]"
 """`(i, j, sums) -> score`, all `[n]`, in float64."""
@@ -41,8 +41,8 @@ class CoactiveSum:
 
     Attributes:
         value: `[nnz]`, what is multiplied on the active entries: `Σ_b v_bi v_bj`.
-        score: looks at the batch once, and returns the function from sums to scores; the sum as it
-            is unless given.
+        score: looks at the batch once, and returns the function from sums to scores; the sum
+            itself unless given.
         min_support: whether pairs of rarely firing features are left out (`pairs.min_support`).
         rust: the whole selection on CPU, `(i, j, score, positive)`, best first, in Rust; returns
             None where it cannot. A plain sum has one; without one, Rust makes the sums alone.
@@ -73,7 +73,7 @@ class OnePerFeature:
 
 @dataclass(frozen=True)
 class Tiles:
-    """How the tiles of a criterion are scored on one batch.
+    """The functions that score a criterion's tiles on one batch.
 
     Attributes:
         tile: `(rows, columns) -> [rows, columns]`.
@@ -98,7 +98,7 @@ class AllPairs:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Pairs that are drawn at random, or found in a way of the criterion's own.
+    """Pairs that are drawn at random, or found by the criterion's own method.
 
     Attributes:
         draw: `(inputs, k, seed, select) -> PairSelection`; `seed` differs from step to step, and
@@ -123,8 +123,8 @@ class Criterion:
         name: lower-case words joined by hyphens.
         line: the score of a pair (i, j) in one line, for tables and help.
         form: how it is computed.
-        required_inputs: what it looks at besides the codes, names of `INPUTS`.
-        coefficient: weight of the penalty where none is given.
+        required_inputs: what it uses besides the codes, names of `INPUTS`.
+        coefficient: the penalty's coefficient where none is given.
         own_size: whether it decides by itself how many pairs it takes, so that `fraction`,
             `per_feature` and `max_pairs` are refused.
         least_features: the smallest dictionary that it makes sense for.
@@ -140,12 +140,12 @@ class Criterion:
 
     @property
     def draws(self) -> bool:
-        """Whether pairs are chosen otherwise than by ranking a score of pairs."""
+        """Returns whether pairs are chosen in another way than by ranking their scores."""
         return isinstance(self.form, Drawn)
 
     @property
     def supported(self) -> bool:
-        """Whether pairs of rarely firing features are left out (`pairs.min_support`)."""
+        """Returns whether pairs of rarely firing features are left out (`pairs.min_support`)."""
         return isinstance(self.form, CoactiveSum) and self.form.min_support
 
 
@@ -153,7 +153,7 @@ def register_criterion(criterion: Criterion) -> Criterion:
     """Adds a criterion to those that `pairs.criterion` may name, and returns it.
 
     Raises:
-        ValueError: its name is taken or malformed, or it looks at what no step has.
+        ValueError: its name is taken or malformed, or it needs an input that no step has.
     """
     unknown = sorted(set(criterion.required_inputs) - set(INPUTS))
     if unknown:

@@ -1,4 +1,4 @@
-"""What a selection may look at, each asked for by the criteria that need it (`INPUTS`)."""
+"""The inputs that a selection may use; each criterion names those that it needs (`INPUTS`)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class SelectorInputs:
     energy: Tensor | None = None
 
     def need(self, name: str, shape: tuple[int | None, ...]) -> Tensor:
-        """One of the tensors, detached.
+        """Returns one of the tensors, detached.
 
         Raises:
             ValueError: it is missing, or has another shape (None stands for any size).
@@ -47,7 +47,7 @@ class SelectorInputs:
         wanted = ", ".join("any" if size is None else str(size) for size in shape)
         if tensor is None:
             raise ValueError(
-                f"no {name} was given, but this criterion looks at it; pass {name}=... of shape "
+                f"no {name} was given, but this criterion needs it; pass {name}=... of shape "
                 f"[{wanted}]."
             )
         fits = tensor.dim() == len(shape) and all(
@@ -62,19 +62,19 @@ class SelectorInputs:
 
     @cached_property
     def decoder(self) -> Cosine:
-        """Cosines of decoder rows."""
+        """Returns the cosines of decoder rows."""
         W_dec = self.need("W_dec", (self.codes.d_sae, None))
         return Cosine(W_dec, memory_budget=self.memory_budget)
 
     @cached_property
     def encoder(self) -> Cosine:
-        """Cosines of encoder columns."""
+        """Returns the cosines of encoder columns."""
         W_enc = self.need("W_enc", (None, self.codes.d_sae))
         return Cosine(W_enc.T, memory_budget=self.memory_budget)
 
     @cached_property
     def entry_gradient(self) -> Tensor:
-        """`[nnz]` gradient on the active entries."""
+        """Returns the `[nnz]` gradient on the active entries."""
         codes = self.codes
         if self.gradient is not None and self.gradient.dim() == 1:
             return self.need("gradient", (codes.nnz,))

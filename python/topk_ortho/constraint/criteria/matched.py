@@ -1,10 +1,10 @@
 """Random pairs with the firing rates of chosen ones, and none of those: the sharper control.
 
-The pairs of a selection are carried over by a random permutation of the features within groups of
-neighbouring firing rate, so that rates, scores and nearly all degrees are those of the selection,
-and who is paired with whom is lost. A pair that lands on a chosen one is carried over again by
-another permutation, in the end within larger groups: a control that shares pairs with what it is
-held against would be as much weaker as the dictionary is smaller.
+The pairs of a selection are mapped by a random permutation of the features within groups of
+similar firing rate, so that rates, scores and nearly all degrees are those of the selection,
+and which features are paired is lost. A pair that lands on a chosen one is mapped again by
+another permutation, in the end within larger groups: a control that shares pairs with the arm
+it is compared with would be weaker, the more so the smaller the dictionary is.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from torch import Tensor
 from topk_ortho.constraint.selection.selection import PairSelection
 
 LEAST_GROUP = 16
-"""Features of a group at least, so that one meets its old partner by chance alone. The most
+"""Smallest size of a group, so that a feature meets its old partner by chance alone. The most
 frequent features are few and far apart in rate: there this limit counts."""
 RATE_RATIO = 1.5
-"""Largest over smallest rate of a group that is larger: what sampling makes of equal rates. A
+"""Largest over smallest rate of a larger group: as far apart as sampling sets equal rates. A
 feature that fires on 25 rows of a batch fires on 20 to 30 of the next."""
 
 
 GROWTH = (1, 1, 1, 2, 4, 8, 16)
-"""How many times as large the groups are at each try for the pairs that are left."""
+"""Factor by which the groups grow at each try for the pairs that are left."""
 
 
 def matched_pairs(chosen: PairSelection, counts: Tensor, *, seed: int) -> PairSelection:
-    """As many pairs as were chosen, of about the same rates, and none of the chosen ones.
+    """Returns as many pairs as were chosen, of about the same rates, and none of the chosen ones.
 
     Where the features that fired have hardly any other pair, a last try takes any two of them, and
     what is still left stays as it was chosen.
@@ -39,7 +39,7 @@ def matched_pairs(chosen: PairSelection, counts: Tensor, *, seed: int) -> PairSe
     Args:
         chosen: a selection among features that fired.
         counts: `[d_sae]` int64, rows on which each feature is active.
-        seed: of the permutations; drawn on CPU, so that every device gets the same.
+        seed: of the permutations; drawn on CPU, so that every device gets the same ones.
     """
     d_sae, permuted = len(counts), Permutations(counts.cpu(), seed=seed)
     found = chosen.i * d_sae + chosen.j
@@ -63,13 +63,13 @@ def matched_pairs(chosen: PairSelection, counts: Tensor, *, seed: int) -> PairSe
 
 
 def _in(keys: Tensor, ordered: Tensor) -> Tensor:
-    """Which of the keys are among others, which are in order; neither is empty."""
+    """Returns which keys are among the others, which are sorted; neither may be empty."""
     place = torch.searchsorted(ordered, keys).clamp(max=len(ordered) - 1)
     return ordered[place] == keys
 
 
 class Permutations:
-    """Random permutations of the features that fired, within groups of neighbouring rate.
+    """Random permutations of the features that fired, within groups of similar firing rate.
 
     Args:
         counts: `[d_sae]` int64 on CPU; silent features keep their own place.
@@ -85,7 +85,7 @@ class Permutations:
         self._group: dict[int, Tensor] = {}
 
     def draw(self, least: int = LEAST_GROUP) -> Tensor:
-        """`[d_sae]` int64: the feature that takes each one's place."""
+        """Returns `[d_sae]` int64: the feature that takes each one's place."""
         if least not in self._group:
             sizes = torch.tensor([b - a for a, b in groups(self._counts, least=least)])
             number = torch.arange(len(sizes), dtype=torch.float64)

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def mean_activation(e: SelectorInputs) -> Tensor:
-    """`[d_sae]` float32, the vector of `magnitude`."""
+    """Returns `[d_sae]` float32, the vector of `magnitude`."""
     return (e.codes.column_sums(e.codes.value.double()) / max(1, e.codes.batch)).float()
 
 
 def relative_energy(e: SelectorInputs) -> Tensor:
-    """`[d_sae]` float32, the vector of `gradient-accumulated`: root energy over the largest."""
+    """Returns `[d_sae]` float32, for `gradient-accumulated`: root energy over the largest."""
     root = e.need("energy", (e.codes.d_sae,)).double().sqrt()
     return (root / root.max().clamp_min(sys.float_info.min)).float()
 

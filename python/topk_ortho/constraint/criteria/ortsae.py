@@ -3,7 +3,7 @@
 A selection draws a random partition into `ceil(d_sae / CHUNK)` chunks and takes, for each feature,
 the partner with the largest cosine in its chunk. The penalty is then a mean over features, so a
 pair whose two features choose each other is listed twice. Costs `d_in * d_sae * CHUNK / 2`
-multiply-adds, in tiles of the upper triangle of each chunk; no more than a tile is held. float32
+multiply-adds, in tiles of the upper triangle of each chunk; only one tile is held. float32
 products only discard: what could be the largest is scored again in float64.
 
 A feature whose largest cosine is not above 0 overlaps with nothing and has no pair.
@@ -23,7 +23,10 @@ CHUNK = 8192
 
 
 def ortsae_pairs(e: SelectorInputs, *, seed: int) -> PairSelection:
-    """One pair per feature, best first, ties to the smaller (i, j); `requested` is `d_sae`."""
+    """Returns one pair per feature, best first, ties to the smaller (i, j).
+
+    `requested` is `d_sae`.
+    """
     cosine, d_sae = e.decoder, e.codes.d_sae
     best = _Best(cosine, d_sae)
     considered = tiles = 0
@@ -92,12 +95,12 @@ class _Best:
 
     def offer(self, tile: Tensor, features: Tensor, others: Tensor, *, along: int) -> None:
         """Take in approximate cosines, those of a feature `along` dimension 0 or 1 of the tile."""
-        # Both the tile's largest and the one that truly is may be off by the error.
+        # Both the tile's largest and the true largest may be off by the error.
         least = torch.maximum(tile.amax(along) - 2 * self.error, self.score[features] - self.error)
         found = (tile >= least.unsqueeze(along)).nonzero(as_tuple=True)
         feature, other = features[found[1 - along]], others[found[along]]
         score = self.cosine(torch.minimum(feature, other), torch.maximum(feature, other)).float()
-        # Best first, ties to the smaller partner; what a feature had stands among what it is given.
+        # Best first, ties to the smaller partner; the best so far competes with the new ones.
         feature = torch.cat([feature, features])
         other = torch.cat([other, self.partner[features]])
         score = torch.cat([score, self.score[features]])

@@ -1,4 +1,4 @@
-"""The control that every comparison carries: pairs drawn uniformly at random."""
+"""The control that every comparison includes: pairs drawn uniformly at random."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def uniform_pairs(e: SelectorInputs, k: int, *, seed: int) -> PairSelection:
 
 
 def random_pairs(d_sae: int, k: int, *, seed: int, device: torch.device) -> tuple[Tensor, ...]:
-    """`k` distinct pairs with uniform scores in (0, 1], best first: `(i, j, score)`.
+    """Returns `k` distinct pairs with uniform scores in (0, 1], best first: `(i, j, score)`.
 
     Drawn on CPU, so that every device gets the same pairs from the same seed.
     """

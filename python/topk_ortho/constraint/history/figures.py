@@ -1,4 +1,4 @@
-"""What a report shows of a stored history, as plain numbers."""
+"""The numbers that a report shows of a stored history."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TOP = 8
 
 
 def stability_figures(history: PairHistory) -> dict[str, Any]:
-    """What a run stores of its selection's stability, beside the history itself (method 4).
+    """Returns what a run stores about its selection's stability, beside the history (method 4).
 
     Returns:
         `observations`, `mean_jaccard` (from the second selection on), `survival` and `hubs` as in
@@ -32,7 +32,7 @@ def stability_figures(history: PairHistory) -> dict[str, Any]:
 
 
 def history_figures(run_folder: Path) -> dict[str, Any] | None:
-    """The history of a run in plain numbers, None where there is none that can be read.
+    """Returns the history of a run in plain numbers; None where none can be read.
 
     Returns:
         `observations`; `remembered` pairs; `ema`, how many of them have a moving average (its lower

@@ -30,7 +30,7 @@ class TopPairs(NamedTuple):
 
 
 class PairHistory:
-    """How often and how steadily pairs were chosen, in bounded memory.
+    """A record of how often and how steadily pairs were chosen, in bounded memory.
 
     Every pair whose moving average exceeds `k / capacity` (k: pairs per observation) is in the
     table, and its average lies within `[ema_low, ema_high]`, at most `k / capacity` apart.
@@ -58,28 +58,28 @@ class PairHistory:
         self._core.observe(step, _indices(i), _indices(j))
 
     def ema(self, i: Any, j: Any) -> NDArray[np.float64]:
-        """`[k]` lower bounds of the pairs' moving averages as of now, 0 for unknown pairs."""
+        """Returns `[k]` lower bounds of the pairs' current moving averages, 0 for unknown pairs."""
         return self._core.ema(_indices(i), _indices(j))
 
     def top(self, n: int) -> TopPairs:
-        """The `n` most persistent pairs, ties to the smaller (i, j)."""
+        """Returns the `n` most persistent pairs, ties to the smaller (i, j)."""
         return TopPairs(*self._core.top(n))
 
     def stability(self) -> Mapping[str, Any]:
-        """Overlap of consecutive selections, survival, and lifetimes (see `docs/method.md`)."""
+        """Returns overlap of successive selections, survival, lifetimes (`docs/method.md`)."""
         return self._core.stability()
 
     def hubs(self, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """`(feature, degree)`: the features in most pairs of the latest selection."""
+        """Returns `(feature, degree)`: the features in most pairs of the latest selection."""
         return self._core.hubs(n)
 
     def to_bytes(self) -> bytes:
-        """The whole state in a versioned, checksummed format."""
+        """Returns the whole state in a versioned, checksummed format."""
         return self._core.to_bytes()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> PairHistory:
-        """The history that `to_bytes` wrote.
+        """Returns the history that `to_bytes` wrote.
 
         Raises:
             ValueError: damaged bytes, or a version this package does not know.

@@ -1,4 +1,4 @@
-"""Feeds a history off the step's path: one background thread and a bounded queue.
+"""A recorder that feeds a history in the background: one thread and a bounded queue.
 
 The queue waits when it is full and never drops, and one thread observes in order: what was observed
 is the same on every run.
@@ -39,20 +39,20 @@ class HistoryRecorder:
         self._raise()
         if not self._thread.is_alive():
             raise RuntimeError(
-                f"the selection of step {step} was given to a recorder that is closed, but nothing "
-                "observes there any more; make a new HistoryRecorder of the history."
+                f"the selection of step {step} was given to a recorder that is closed, but an open "
+                "one was expected; make a new HistoryRecorder of the history."
             )
         self._queue.put((step, i, j))
 
     @spanned("history")
     def settled(self) -> PairHistory:
-        """The history with everything recorded so far observed."""
+        """Returns the history with everything recorded so far observed."""
         self._queue.join()
         self._raise()
         return self._history
 
     def ema(self, i: Any, j: Any) -> NDArray[Any]:
-        """Moving averages as of exactly the observation before, whatever the timing."""
+        """Returns the moving averages as of the previous observation, whatever the timing."""
         return self.settled().ema(i, j)
 
     def close(self) -> PairHistory:

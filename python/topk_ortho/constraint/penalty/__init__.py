@@ -1,4 +1,4 @@
-"""What a pair costs: threshold policies and the penalty on overlapping decoder rows.
+"""The penalty on overlapping decoder rows, and the policies for its threshold.
 
 Receives index tensors and knows no selector, so that any choice of pairs can be penalised.
 """

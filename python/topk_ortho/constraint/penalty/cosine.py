@@ -1,7 +1,7 @@
 """Cosines of chosen pairs of decoder rows, with a gradient to the rows that move, in PyTorch.
 
 A sampled product gives the cosines, a CSR product the gradient; the normalisation is worked out by
-hand. No `[k, d_in]` block is formed, and no copy of the rows unless some are so short or long that
+hand. No `[k, d_in]` block is formed, and no copy of the rows unless norms are so extreme that
 their products would leave the range: beside the gradient, memory is a few columns of `[k]`.
 """
 
@@ -17,7 +17,7 @@ from topk_ortho.sparse.scale import at_safe_scale, times_two_to_the
 
 
 class PairCosine(torch.autograd.Function):
-    """`cos[p]` of rows `i[p]` and `j[p]` of `W_dec` `[d_sae, d_in]`, 0 where a row is zero.
+    """Returns `cos[p]` of rows `i[p]` and `j[p]` of `W_dec` `[d_sae, d_in]`, 0 where a row is zero.
 
     `i_is_child` `[k]` bool says which row receives the gradient; None for both. The gradient grows
     as its row shrinks, and is infinite where it is beyond the dtype.
@@ -49,7 +49,7 @@ class PairCosine(torch.autograd.Function):
         order, starts = _by_row(moving, len(rows))
         value = (slope * inverse[fixed])[order]
         out = product(csr(starts, fixed[order], value, (len(rows), len(rows))), rows)
-        # d cos / d row: what is along the row goes, and the rest is divided by the norm.
+        # d cos / d row: the part along the row is removed, and the rest is divided by the norm.
         out.addcmul_(rows, along.mul_(inverse)[:, None], value=-1).mul_(inverse[:, None])
         if exponent is not None:
             out = times_two_to_the(out, exponent)
@@ -57,6 +57,6 @@ class PairCosine(torch.autograd.Function):
 
 
 def _by_row(row: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """The order of the entries by row, and `[n + 1]` int64, where each row starts in it."""
+    """Returns the order of the entries by row, and `[n + 1]` int64, where each row starts in it."""
     counts = row.new_zeros(n + 1).index_add_(0, row + 1, torch.ones_like(row))  # waits for nothing
     return torch.argsort(row, stable=True), counts.cumsum(0)

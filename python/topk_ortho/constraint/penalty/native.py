@@ -1,6 +1,6 @@
 """The Rust side of the penalty: pairs of decoder rows, their penalty and its gradient, on CPU.
 
-Rows are taken as they are, of any norm, so that no normalised copy of the decoder is made; each row
+Rows may have any norm, so that no normalised copy of the decoder is made; each row
 of the gradient is owned by one thread, so that the bits do not depend on the number of threads.
 """
 
@@ -15,7 +15,7 @@ from topk_ortho.machine.spans import spanned
 
 
 def takes(W_dec: Tensor) -> bool:
-    """Whether Rust can work on these rows: float32 on CPU, row after row."""
+    """Returns whether Rust can work on these rows: float32 on CPU, row after row."""
     return W_dec.device.type == "cpu" and W_dec.dtype == torch.float32 and W_dec.is_contiguous()
 
 
@@ -55,7 +55,7 @@ class NativePairPenalty(torch.autograd.Function):
 
 
 class NativePairCosine(torch.autograd.Function):
-    """`cos[p]` of rows `i[p]` and `j[p]` of `W_dec` `[d_sae, d_in]`, 0 where a row is zero.
+    """Returns `cos[p]` of rows `i[p]` and `j[p]` of `W_dec` `[d_sae, d_in]`, 0 where a row is zero.
 
     `i_is_child` `[k]` bool says which row receives the gradient; None for both.
     """

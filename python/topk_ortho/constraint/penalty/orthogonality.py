@@ -28,7 +28,7 @@ class Pairs(Protocol):
 
 
 class OrthogonalityPenalty:
-    """Penalises the overlap of the decoder rows of given pairs.
+    """The penalty on the overlap of the decoder rows of given pairs.
 
     Args:
         tau: a number, the `fixed` threshold on the cosine; or the name of a policy, one of `TAUS`.
@@ -77,7 +77,7 @@ class OrthogonalityPenalty:
         ema: Tensor | None = None,
         coefficient: float = 1.0,
     ) -> Tensor:
-        """The penalty as a scalar to add to a loss.
+        """Returns the penalty as a scalar to add to a loss.
 
         Args:
             W_dec: `[d_sae, d_out]`, any floating dtype, rows of any norm; a zero row overlaps
@@ -86,7 +86,7 @@ class OrthogonalityPenalty:
             firing_rate: `[d_sae]`, for `child_only`; at equal rates the larger index is the child.
             ema: `[k]` moving averages of "selected", the present selection counted, for
                 `stability`.
-            coefficient: factor before the penalty; given here, the gradient has it from the start.
+            coefficient: factor of the penalty; given here, the gradient includes it at once.
 
         Raises:
             ValueError: indices outside `W_dec`, lengths that differ, or what the chosen options
@@ -114,7 +114,7 @@ class OrthogonalityPenalty:
             return scale * (weight * torch.relu(overlap - tau) ** 2).sum()
 
     def _in_one_pass(self, W_dec: Tensor) -> bool:
-        """Whether Rust can penalise the pairs as it meets them: τ has to be known before."""
+        """Returns whether Rust can penalise the pairs in one pass: τ has to be known beforehand."""
         asked = torch.is_grad_enabled() and W_dec.requires_grad
         return asked and self.tau != "mean-std" and self._native(W_dec)
 
@@ -128,7 +128,7 @@ class OrthogonalityPenalty:
     def _i_is_child(
         self, i: Tensor, j: Tensor, firing_rate: Tensor | None, d_sae: int
     ) -> Tensor | None:
-        """`[k]`: whether `i` is the rarer and moves; None where both move."""
+        """Returns `[k]`: whether `i` is the rarer and moves; None where both move."""
         if self.gradient == "symmetric":
             return None
         if firing_rate is None:
@@ -142,7 +142,7 @@ class OrthogonalityPenalty:
     def _tau_and_weight(
         self, W_dec: Tensor, overlap: Tensor, score: Tensor, ema: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """`(τ, w)` of each pair, both `[k]`; only `mean-std` looks at the overlaps themselves."""
+        """Returns `(τ, w)` of each pair, both `[k]`; only `mean-std` uses the overlaps."""
         k = overlap.numel()
         if self.tau.startswith("strength"):
             _check_length("score", score, k, "one score per pair")

@@ -9,7 +9,7 @@ SAMPLED_PAIRS = 100_000
 
 
 def fixed(threshold: float, cosine: Tensor) -> tuple[Tensor, Tensor]:
-    """One threshold for every pair."""
+    """Returns one threshold for every pair."""
     return torch.full_like(cosine, threshold), torch.ones_like(cosine)
 
 

@@ -1,4 +1,4 @@
-"""Which pairs: criteria, exact selection, memory budget.
+"""The exact selection of pairs, by any criterion and within a memory budget.
 
 `selector.py` is the way in. It hands a batch's inputs to the path of the criterion's form
 (`paths.py`): pairs that fire together, from the codes (`coactive.py`); all pairs, tile by tile

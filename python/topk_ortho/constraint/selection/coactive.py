@@ -15,12 +15,12 @@ from torch import Tensor
 
 from topk_ortho.sparse.codes import Codes
 
-# Measured peaks, the consumer's hold on the block before included.
+# Measured peaks, including the previous block, which the consumer still holds.
 BYTES_PER_PRODUCT = 256
 BYTES_PER_CELL = 64
 # Index columns of the whole batch: sort order, float64 values, partners, and their temporaries.
 BYTES_PER_ENTRY = 72
-# A dense accumulator is swept as a whole: above so many cells a product, sorting is cheaper.
+# A dense accumulator is swept as a whole: above so many cells per product, sorting is cheaper.
 CELLS_PER_PRODUCT = 8
 
 Block = tuple[Tensor, Tensor, Tensor]
@@ -63,7 +63,7 @@ def coactive_blocks(codes: Codes, value: Tensor, *, memory_budget: int) -> Itera
 
 
 def _block_end(products_before: Tensor, first: int, most_products: int) -> int:
-    """The largest block of features from `first` that stays under the limit, one at least."""
+    """Returns the largest block of features from `first` under the limit, at least one."""
     limit = products_before[first] + most_products
     return max(first + 1, int(torch.searchsorted(products_before, limit, right=True)) - 1)
 

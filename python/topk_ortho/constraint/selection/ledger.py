@@ -1,6 +1,6 @@
-"""Who holds how much memory during a selection: every tensor that comes into being, by its maker.
+"""Memory during a selection: every tensor that is made, by the function that made it.
 
-Sees each operation of torch, and so each tensor, those that Rust hands over included; what a kernel
+Sees each operation of torch, and so each tensor, including those from Rust; what a kernel
 holds inside one operation it does not see. Costs some microseconds per operation.
 """
 
@@ -25,7 +25,7 @@ class Ledger(TorchDispatchMode):
     """A context that accounts for the tensors made in it.
 
     Args:
-        given: tensors that are there before, which do not count.
+        given: tensors that exist beforehand, which do not count.
 
     Attributes:
         peak: bytes held when most were held.
@@ -67,12 +67,12 @@ class Ledger(TorchDispatchMode):
 
 
 def storage_of(tensor: Tensor) -> StorageWeakRef:
-    """What tells one piece of memory from another; it does not keep it."""
+    """Returns what identifies a piece of memory, without keeping it alive."""
     return StorageWeakRef(tensor.untyped_storage())
 
 
 def _maker() -> str:
-    """File and function of the innermost frame of the package besides this file."""
+    """Returns file and function of the innermost frame of the package besides this file."""
     frame = sys._getframe(1)
     while frame.f_back is not None:
         path = frame.f_code.co_filename

@@ -14,7 +14,7 @@ from topk_ortho.sparse.codes import Codes
 
 Array = NDArray[Any]
 BestPairs = tuple[Tensor, Tensor, Tensor, int]
-"""`(i, j, score, positive)`: the best pairs, best first, and how many scores are above 0."""
+"""The pairs `(i, j, score, positive)`, best first, and how many scores are above 0."""
 TopK = _core.TopK
 BYTES_PER_BEST = 32  # of the pairs kept by `TopK`, and by a selection as a whole
 BYTES_PER_PAIR = 96  # of a block: (i, j, sum), and what scoring makes of it
@@ -31,13 +31,13 @@ class Coactivation:
         self._core = _core.Coactivation()
 
     def best(self, codes: Codes, value: Tensor, k: int) -> BestPairs:
-        """`(i, j, score, positive)`: the k largest `Σ_b v_bi v_bj`, best first."""
+        """Returns `(i, j, score, positive)`: the k largest `Σ_b v_bi v_bj`, best first."""
         *columns, positive = self._ready().select(*_arrays(codes, value), codes.d_sae, k)
         i, j, score = map(torch.from_numpy, columns)
         return i, j, score, positive
 
     def best_cosines(self, codes: Codes, W_dec: Tensor, k: int) -> BestPairs:
-        """The k largest `max(cos_ij, 0)` of rows of `W_dec` among pairs that fire together."""
+        """Returns the k largest `max(cos_ij, 0)` of `W_dec` among pairs that fire together."""
         rows = W_dec.detach().contiguous().numpy()
         *columns, positive = self._ready().select_cosine(*_arrays(codes, codes.value), rows, k)
         i, j, score = map(torch.from_numpy, columns)
@@ -59,7 +59,7 @@ class Coactivation:
 
     @property
     def bytes(self) -> int:
-        """What the buffers hold, which stay from one call to the next."""
+        """Returns the bytes of the buffers, which are kept from one call to the next."""
         return self._core.bytes
 
     def _ready(self) -> _core.Coactivation:
@@ -70,9 +70,9 @@ class Coactivation:
 
 
 def best_products(vector: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """`(i, j, score)` of the k largest products of two entries of `vector` `[d_sae]`, best first.
+    """Returns `(i, j, score)` of the k largest products of two entries of `vector` `[d_sae]`.
 
-    One vector crosses to the CPU and k pairs come back: the search is Rust on every device.
+    Best first. One vector is copied to the CPU, k pairs come back: Rust searches on all devices.
     """
     columns = _core.top_products(vector.float().cpu().numpy(), k)
     i, j, score = (torch.from_numpy(column).to(vector.device) for column in columns)

@@ -22,7 +22,7 @@ DENSE_OPERATIONS_PER_PRODUCT = 400
 
 
 def is_dense(codes: Codes) -> bool:
-    """Whether dense tiles are cheaper than the products of the active entries."""
+    """Returns whether dense tiles are cheaper than the products of the active entries."""
     per_row = codes.crow.diff()
     products = int((per_row * (per_row - 1) // 2).sum())
     tiles = codes.batch * n_pairs(codes.d_sae)
@@ -30,7 +30,7 @@ def is_dense(codes: Codes) -> bool:
 
 
 def coactive(form: CoactiveSum, e: SelectorInputs, k: int, *, min_support: int) -> PairSelection:
-    """Pairs that fire together, from the active entries alone."""
+    """Selects pairs that fire together, from the active entries alone."""
     tally = _Tally(form, e, k, min_support)
     for block in coactive_blocks(e.codes, form.value(e), memory_budget=_budget_beside(e, k)):
         tally.add(block)
@@ -40,7 +40,7 @@ def coactive(form: CoactiveSum, e: SelectorInputs, k: int, *, min_support: int) 
 def native(
     form: CoactiveSum, e: SelectorInputs, k: int, *, min_support: int, rust: Coactivation
 ) -> PairSelection:
-    """The same on CPU, in Rust: plain sums and cosines as a whole, other scores from its sums."""
+    """Selects the same on CPU, in Rust: sums and cosines entirely, other scores from its sums."""
     best = None
     if form.rust is not None:
         best = form.rust(rust, e, k)
@@ -56,7 +56,7 @@ def native(
 
 
 def dense(form: CoactiveSum, e: SelectorInputs, k: int, *, min_support: int) -> PairSelection:
-    """The same from dense tiles, for codes that are hardly sparse."""
+    """Selects the same from dense tiles, for codes that are hardly sparse."""
     value = form.value(e).double()
     tally = _Tally(form, e, k, min_support)
     gram = Tiles(
@@ -72,7 +72,7 @@ def dense(form: CoactiveSum, e: SelectorInputs, k: int, *, min_support: int) -> 
 
 
 def tiled(form: AllPairs, e: SelectorInputs, k: int) -> PairSelection:
-    """All pairs, tile by tile."""
+    """Selects among all pairs, tile by tile."""
     best = collector(k, e.codes.device)
     positive = count = 0
     tiles, budget, d_sae = form.tiles(e), _budget_beside(e, k), e.codes.d_sae
@@ -89,7 +89,7 @@ def tiled(form: AllPairs, e: SelectorInputs, k: int) -> PairSelection:
 
 
 def product(form: OnePerFeature, e: SelectorInputs, k: int) -> PairSelection:
-    """Products of one value per feature, best first, without a matrix."""
+    """Selects by products of one value per feature, without a matrix."""
     vector = form.vector(e)
     active = int((vector > 0).sum())
     i, j, score = best_products(vector, k)
@@ -97,12 +97,12 @@ def product(form: OnePerFeature, e: SelectorInputs, k: int) -> PairSelection:
 
 
 def _budget_beside(e: SelectorInputs, k: int) -> int:
-    """What the budget leaves for blocks beside the k pairs that are kept."""
+    """Returns what the budget leaves for blocks beside the k pairs that are kept."""
     return max(e.memory_budget // 4, e.memory_budget - BYTES_PER_PAIR * k)
 
 
 class _Tally:
-    """Scores blocks of sums and keeps the best."""
+    """A collector that scores blocks of sums and keeps the best."""
 
     def __init__(self, form: CoactiveSum, e: SelectorInputs, k: int, min_support: int):
         self.k = k

@@ -1,7 +1,7 @@
-"""Out of memory is no end of a run: the same work again, in half the memory.
+"""Recovery from out-of-memory: the same work again, in half the memory.
 
 Every selection is exact whatever its budget, so a retry gives the pairs that the first attempt
-would have given. The Rust side asks for what a large answer takes before it begins, and raises
+would have given. The Rust side allocates what a large answer takes before it begins, and raises
 MemoryError; what else it holds (the codes, one accumulator per thread) cannot be caught.
 """
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed: on CUDA, in torch on CPU, or in Python and numpy."""
+    """Returns whether an allocation failed: on CUDA, in torch on CPU, or in Python and numpy."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(
@@ -29,7 +29,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def halving(attempt: Callable[[int], T], budget: int) -> tuple[T, int]:
-    """`attempt(budget)`, with half the budget as often as memory runs out.
+    """Returns `attempt(budget)`, with the budget halved each time memory runs out.
 
     Returns:
         The result, and the budget that it took.

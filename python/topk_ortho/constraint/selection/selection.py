@@ -1,4 +1,4 @@
-"""The answer to "which pairs", and how many they are."""
+"""The chosen pairs, and how many there are."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class PairSelection:
     largest_block: int = 0
 
     def distinct(self) -> tuple[Tensor, Tensor]:
-        """`(i, j)` with every pair once."""
+        """Returns `(i, j)` with every pair once."""
         if not self.repeats:
             return self.i, self.j
         new = torch.ones_like(self.i, dtype=torch.bool)
@@ -49,10 +49,10 @@ class PairSelection:
 
     @property
     def saturation(self) -> float:
-        """Taken / positive; above 0.5 hardly anything is being selected."""
+        """Returns taken / positive; above 0.5 hardly anything is being selected."""
         return len(self) / self.positive if self.positive else 0.0
 
 
 def n_pairs(d_sae: int) -> int:
-    """Unordered pairs of `d_sae` features."""
+    """Returns the number of unordered pairs of `d_sae` features."""
     return d_sae * (d_sae - 1) // 2

@@ -36,7 +36,7 @@ from topk_ortho.sparse.codes import Codes
 class PairSelector:
     """Selects the k best pairs of features in a batch.
 
-    A criterion with a size of its own, such as `ortsae`, takes that whatever size is asked for.
+    A criterion that sets its own size, such as `ortsae`, ignores the size asked for.
 
     Args:
         criterion: the name of a registered one; hyphens and underscores are the same.
@@ -47,7 +47,7 @@ class PairSelector:
         min_support: criteria that divide by how often a feature fires leave out pairs whose rarer
             feature fired on fewer rows.
         memory_budget: bytes for the temporaries of one selection; where memory runs out, the same
-            selection is tried again with half of it, and that stays.
+            selection is tried again with half of it, and the lower budget is kept.
         seed: of what is drawn at random.
         backend: `"auto"`: Rust for pairs that fire together on CPU; `"torch"`: never.
 
@@ -95,7 +95,7 @@ class PairSelector:
 
     @property
     def required_inputs(self) -> frozenset[str]:
-        """Names of what the criterion looks at besides the codes."""
+        """Returns the names of the inputs that the criterion needs besides the codes."""
         return self._criterion.required_inputs
 
     @spanned("scores")
@@ -108,13 +108,13 @@ class PairSelector:
         step: int = 0,
         **inputs: Tensor | None,
     ) -> PairSelection:
-        """The selection of one batch.
+        """Returns the selection of one batch.
 
         Args:
             acts: `[batch, d_sae]`, dense or sparse (CSR or COO), on any device; or `Codes`.
             fraction: in place of the selector's own, for schedules.
             step: varies what is random.
-            inputs: what the criterion looks at besides the codes, `required_inputs`: `W_dec`,
+            inputs: what the criterion needs besides the codes, `required_inputs`: `W_dec`,
                 `W_enc`, `x`, `pre`, `gradient`, `threshold`, `energy` (shapes at `INPUTS`).
 
         Raises:
@@ -132,7 +132,7 @@ class PairSelector:
         return selection
 
     def tracked(self, codes: Codes, **how: Any) -> tuple[PairSelection, dict[str, int]]:
-        """A selection, and the bytes held besides the batch when most were held, by who made them.
+        """Returns a selection, and its peak bytes besides the batch, by function.
 
         Args:
             codes: the batch.

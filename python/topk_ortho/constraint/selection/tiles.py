@@ -41,7 +41,7 @@ def tile_blocks(
 
 
 def tile_side(*, d_sae: int, width: int, memory_budget: int) -> int:
-    """Features along a side of the largest tile that fits the budget, at 64 bytes a cell."""
+    """Returns the side of the largest tile that fits the budget, at 64 bytes a cell."""
     side = min(math.isqrt(memory_budget // 64), memory_budget // (64 * max(1, width)))
     return max(1, min(d_sae, side))
 

@@ -16,20 +16,20 @@ from topk_ortho.machine.spans import spanned
 
 
 class Collector(Protocol):
-    """Takes candidates block by block, in any order, each pair once."""
+    """A collector of candidates, block by block, in any order, each pair once."""
 
     def push(self, i: Tensor, j: Tensor, score: Tensor) -> None:
         """Offer `[n]` candidates; scores float32, zeros are ignored."""
 
     def threshold(self) -> float | None:
-        """The k-th best score once k are held: below it a candidate cannot win."""
+        """Returns the k-th best score once k are held: below it a candidate cannot win."""
 
     def finish(self) -> tuple[Tensor, Tensor, Tensor]:
-        """`(i, j, score)`, best first."""
+        """Returns `(i, j, score)`, best first."""
 
 
 def collector(k: int, device: torch.device) -> Collector:
-    """The collector for tensors of a device."""
+    """Returns the collector for tensors of a device."""
     return RustCollector(k) if device.type == "cpu" else TorchCollector(k, device)
 
 

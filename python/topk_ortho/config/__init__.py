@@ -1,4 +1,4 @@
-"""What a run is: its settings, their rules, and their TOML. Imports no torch."""
+"""The configuration of a run: its settings, their rules, and their TOML. Imports no torch."""
 
 from topk_ortho.config.data import PlantConfig, SyntheticConfig
 from topk_ortho.config.errors import ConfigError

@@ -1,4 +1,4 @@
-"""What is remembered of the chosen pairs: options and their rules."""
+"""The history of the chosen pairs: options and their rules."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _KEPT = when("history.enabled", True)
 
 @dataclass(frozen=True)
 class HistoryConfig:
-    """What is remembered of the chosen pairs."""
+    """The history of the chosen pairs."""
 
     enabled: bool = True
     """Keep a history (`history.bin`)."""

@@ -53,7 +53,7 @@ DECAY_ABOVE_0 = Range(_SMALLEST, _BELOW_ONE, "a number above 0 and below 1")
 SEED = whole(0, 2**63 - 1, "a whole number from 0 to 2^63 - 1")
 STEPS = whole(0, 10**12)
 STEPS_FROM_1 = whole(1, 10**12)
-"""Numbers of steps: 10^12 of a millisecond are thirty years."""
+"""Numbers of steps: 10^12 of one millisecond are thirty years."""
 ROWS = whole(1, 2**40)
 """Numbers of activations that are read one after another, and cost time alone."""
 ROWS_IN_MEMORY = whole(1, 2**31)
@@ -77,7 +77,7 @@ class When:
     wanted: bool = True
 
     def holds(self, config: Any) -> bool:
-        """Whether the option has an effect in a configuration."""
+        """Returns whether the option has an effect in a configuration."""
         return (_value(config, self.option) in self.values_now()) == self.wanted
 
     def values_now(self) -> tuple[Any, ...]:
@@ -85,11 +85,11 @@ class When:
         return tuple(self.values()) if callable(self.values) else self.values
 
     def now(self, config: Any) -> str:
-        """How the other option stands in a configuration."""
+        """Returns the other option and its value in a configuration, for a message."""
         return self.shown(_value(config, self.option))
 
     def shown(self, value: Any) -> str:
-        """The other option with a value, as on the command line."""
+        """Returns the other option with a value, as on the command line."""
         if value is None:
             return f"no --{self.option}"
         if isinstance(value, bool):
@@ -143,7 +143,7 @@ def check_ranges(options: Any, prefix: str = "") -> None:
     """Refuse a number that is out of the range of its option.
 
     Raises:
-        ConfigError: the first one.
+        ConfigError: a number is out of range; the message names the first.
     """
     for f, value in _fields(options):
         name = prefix + f.name.replace("_", "-")
@@ -163,7 +163,7 @@ def check_number(name: str, number: float, within: Range) -> None:
         within: its range.
 
     Raises:
-        ConfigError: so it is.
+        ConfigError: the number is out of range.
     """
     require(
         within.least <= number <= within.most,

@@ -1,4 +1,4 @@
-"""Which pairs: options and their rules."""
+"""The choice of pairs: options and their rules."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _GROWING = unless("pairs.schedule", "constant")
 
 @dataclass(frozen=True)
 class PairsConfig:
-    """Which pairs."""
+    """The choice of pairs."""
 
     criterion: CriterionName = "coactivation"
     """Score of a pair (`docs/method.md`); `none` trains without the constraint."""
@@ -62,14 +62,14 @@ class PairsConfig:
     )  # fmt: skip
     """Bytes that one selection may use for its temporaries."""
     track_memory: bool = option(False, used=_CONSTRAINED)
-    """Log who held how much memory in a selection (`selection_temporaries`), once per log line."""
+    """Log how much memory each function held in a selection, as `selection_temporaries`."""
 
 
 def check_pairs(c: PairsConfig) -> None:
     """Refuse a choice of pairs that contradicts itself.
 
     Raises:
-        ConfigError: so it does.
+        ConfigError: the settings contradict each other.
     """
     require(
         c.fraction is None or c.per_feature is None,
@@ -94,14 +94,14 @@ def check_pairs(c: PairsConfig) -> None:
 
 
 def check_criterion(c: PairsConfig, d_sae: int | None) -> None:
-    """Refuse what a criterion decides by itself, and dictionaries that it is not for.
+    """Refuse options that a criterion decides itself, and dictionaries too small for it.
 
     Args:
         c: the settings.
         d_sae: number of features, where it is known.
 
     Raises:
-        ConfigError: so it is.
+        ConfigError: an option or a dictionary that does not suit the criterion.
     """
     if c.criterion == "none":
         return

@@ -1,6 +1,6 @@
-"""Paths in configurations: whole where a run stores them, found again where an older one did not.
+"""Paths in configurations: absolute where a run stores them, resolved where an older one did not.
 
-A run folder has to work from anywhere, so what it stores names files from the root on. Runs of
+A run folder has to work from anywhere, so it stores absolute paths. Runs of
 earlier versions stored paths as they were given; these are looked for where the present command
 runs, and then in the folders above the run, one of which it was started in by default.
 """
@@ -17,12 +17,12 @@ from topk_ortho.config.toml import read_stored_config
 
 
 def absolute(config: TrainConfig) -> TrainConfig:
-    """Returns the same configuration with whole paths; a model that is no folder is a name."""
+    """Returns the configuration with absolute paths; a model that is no folder is a name."""
     return _each_path(config, lambda path, _: path.expanduser().absolute())
 
 
 def stored_config(folder: Path) -> TrainConfig:
-    """Returns the configuration of the run in `folder`, checked, with whole paths.
+    """Returns the configuration of the run in `folder`, checked, with absolute paths.
 
     Raises:
         ConfigError: no configuration, or data by a relative path that is nowhere to be found.
@@ -43,8 +43,8 @@ def stored_config(folder: Path) -> TrainConfig:
 
 
 def find(path: Path, folder: Path) -> Path:
-    """Returns the whole path of what the run in `folder` names; a relative one that is nowhere is
-    returned as it is."""
+    """Returns the absolute path of what the run in `folder` names; a relative one not found is
+    returned unchanged."""
     for start in (Path.cwd(), *folder.absolute().parents):
         if (start / path.expanduser()).exists():
             return start / path.expanduser()

@@ -1,4 +1,4 @@
-"""What a pair costs: options and their rules."""
+"""The penalty of a pair: options and their rules."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Tau = Literal["fixed", "mean-std", "mean-std-all", "strength", "strength-thresho
 
 @dataclass(frozen=True)
 class PenaltyConfig:
-    """What a pair costs."""
+    """The penalty on the chosen pairs."""
 
     coefficient: float | None = option(None, within=FROM_0)
-    """Weight of the penalty; the criterion's own unless given (2 for `coactivation`)."""
+    """Coefficient of the penalty; the criterion's own unless given (2 for `coactivation`)."""
     units: Literal["variance", "absolute"] = "variance"
     """`variance`: the coefficient counts in total variances of the data."""
     normalize_by: Literal["d-sae", "k"] = "d-sae"
@@ -39,13 +39,13 @@ class PenaltyConfig:
     )
     """Share of the steps over which the coefficient rises linearly from 0."""
     every_n: int = option(1, within=STEPS_FROM_1)
-    """Apply on every n-th step, n times as strong."""
+    """Apply on every n-th step, n times as strongly."""
     refresh_every: int = option(1, within=STEPS_FROM_1)
     """Select on every n-th step and keep the pairs in between."""
 
 
 def coefficient(pairs: PairsConfig, penalty: PenaltyConfig) -> float:
-    """Returns the weight of a penalty, the criterion's own unless it was given."""
+    """Returns the coefficient of a penalty, the criterion's own unless it was given."""
     if pairs.criterion == "none":
         return 0.0
     if penalty.coefficient is not None:

@@ -1,6 +1,6 @@
 """Tables of named records that any package may add to. Imports no torch.
 
-A configuration has to know which names exist, and what is behind a name lies above it. So a table
+A configuration has to know which names exist, but must not import what they stand for. So a table
 knows where its records live, and imports that module when it is first asked.
 """
 
@@ -107,7 +107,7 @@ class Registry(Generic[R]):
 
 @dataclass(frozen=True)
 class OneOf:
-    """What an option of type `str` may say, in `Annotated[str, OneOf(...)]`.
+    """The words that an option of type `str` may have, in `Annotated[str, OneOf(...)]`.
 
     Attributes:
         registry: its names.

@@ -1,7 +1,7 @@
 """Options and values that had another name: old names are answered with the new one.
 
-What a user writes has to have the new name. A run's own file is read with either, and its hash is
-taken over the old ones, so that a run that was stored before is still the same run.
+Users have to write the new name. A run's own file is read with either, and its hash is
+taken over the old ones, so that a run that was stored earlier is still the same run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether a configuration can be used: the one place that checks all of it.
+"""The checks of a configuration: the one place that runs all of them.
 
 The rules of a table stand beside its dataclass; here are those that two tables have in common.
 """
@@ -18,11 +18,11 @@ from topk_ortho.config.toml import canonical
 from topk_ortho.config.train import OF_A_LANGUAGE_MODEL, TrainConfig, check_data
 
 NAMES_A_SOURCE = (*OF_A_LANGUAGE_MODEL, "data", "init_sha256", "allow_pickle")
-"""Options that nobody sets without meaning them, so that they have an effect or are refused."""
+"""Options that are only ever set on purpose, so that they have an effect or are refused."""
 
 
 def check(c: TrainConfig) -> TrainConfig:
-    """Returns the configuration with its names as the options have them.
+    """Returns the configuration with normalised names, as the options have them.
 
     Raises:
         ConfigError: a setting is out of range or contradicts another one.
@@ -37,7 +37,7 @@ def check(c: TrainConfig) -> TrainConfig:
 
 
 class ConstraintSettings(Protocol):
-    """What a constraint is made of, in a run or in a loop of someone else's."""
+    """The settings of a constraint, in a run or in another package's loop."""
 
     @property
     def pairs(self) -> PairsConfig: ...
@@ -55,7 +55,7 @@ def check_constraint(c: ConstraintSettings, *, d_sae: int | None = None) -> None
         d_sae: number of features, where it is known.
 
     Raises:
-        ConfigError: so they do.
+        ConfigError: the settings contradict each other.
     """
     check_pairs(c.pairs)
     check_criterion(c.pairs, d_sae)
@@ -71,7 +71,7 @@ def check_effect(given: Mapping[str, str], *configs: Any) -> None:
     """Refuse an option that was given and has no effect.
 
     Args:
-        given: names of options, such as `sae.bandwidth`, and the file that each stands in; empty
+        given: names of options, such as `sae.bandwidth`, and the file that sets each; empty
             for those of the command line.
         configs: what they came to: a command's options, a configuration, or those of several arms,
             of which one has to use the option.
@@ -89,7 +89,7 @@ def check_effect(given: Mapping[str, str], *configs: Any) -> None:
 
 
 def _wanted(condition: When) -> str:
-    """What gives an option its effect."""
+    """Returns what gives an option its effect."""
     name = f"--{condition.option}"
     if condition.values_now() == (None,):
         return f"{name} too"

@@ -37,9 +37,9 @@ class SAEConfig:
     aux_k: int = option(16, within=FEATURES)
     """Dead features that reconstruct the residual; 0 switches it off."""
     aux_coefficient: float = option(1 / 32, within=FROM_0, used=unless("sae.aux-k", 0))
-    """Weight of that reconstruction."""
+    """Coefficient of that reconstruction's loss."""
     dead_after: int = option(50, within=STEPS)
-    """A feature counts as dead after so many steps without firing."""
+    """A feature counts as dead after this many steps without firing."""
     prefixes: tuple[int, ...] = option((), used=when("sae.kind", "matryoshka"))
     """Matryoshka prefixes, the last one `d_sae`; `d_sae` times 1/8, 3/8, 1 when empty."""
     bandwidth: float = option(
@@ -58,7 +58,7 @@ def check_sae(c: SAEConfig) -> None:
     """Refuse a dictionary that contradicts itself.
 
     Raises:
-        ConfigError: so it does.
+        ConfigError: the settings contradict each other.
     """
     require(
         0 < c.k <= c.d_sae,

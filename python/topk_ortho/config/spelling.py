@@ -1,4 +1,4 @@
-"""Names of files that are no Unicode, in files that hold nothing else.
+"""File names that are not valid Unicode, in files that can hold nothing else.
 
 Python reads a byte of a name that is no UTF-8 as a lone surrogate, which TOML cannot hold. Such a
 byte is written as NUL and two hexadecimal digits: no name of a file has a NUL.

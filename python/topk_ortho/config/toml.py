@@ -29,7 +29,7 @@ if typing.TYPE_CHECKING:
 
 D = typing.TypeVar("D", bound="DataclassInstance")
 
-# What does not change a run's figures.
+# What does not change a run's metrics.
 NOT_HASHED = frozenset(
     {
         "with_baseline",
@@ -44,7 +44,7 @@ NOT_HASHED = frozenset(
 
 
 def read_config(path: Path) -> TrainConfig:
-    """The configuration in a TOML file.
+    """Returns the configuration in a TOML file.
 
     Raises:
         ConfigError: no such file, not TOML, an unknown key, or a value of the wrong type.
@@ -53,7 +53,7 @@ def read_config(path: Path) -> TrainConfig:
 
 
 def read_stored_config(path: Path) -> TrainConfig:
-    """The configuration that a run stored, whatever its options were called then.
+    """Returns the configuration that a run stored, whatever its options were called then.
 
     Raises:
         ConfigError: no such file, not TOML, an unknown key, or a value of the wrong type.
@@ -158,7 +158,7 @@ def config_text(config: TrainConfig) -> str:
 
 
 def config_hash(config: TrainConfig) -> str:
-    """16 hexadecimal digits that name what a run computes.
+    """Returns 16 hexadecimal digits that identify what a run computes.
 
     Models, texts and data count by their own name and not by the folder they lie in, so that a run
     is the same one after they have been moved.

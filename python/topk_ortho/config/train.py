@@ -1,4 +1,4 @@
-"""What a run is: data, dictionary, pairs, penalty, optimiser; its options and their rules.
+"""The settings of a run: data, dictionary, pairs, penalty, optimiser; options and their rules.
 
 The names here are the names of the command line (`--pairs.per-feature`) and of the TOML files
 (`per_feature` under `[pairs]`, see `toml.py`). Nothing here imports torch.
@@ -51,7 +51,7 @@ OF_A_LANGUAGE_MODEL = ("model", "text", "dataset", "hook")
 """Options that say that activations come from a language model."""
 CONTEXT = whole(3, 2**20, "3 (BOS and two tokens) to 1048576")
 PER_CORE = 4
-"""Threads or processes for each core that are more than anybody needs."""
+"""Most threads or processes for each core that are of any use."""
 CORES = os.cpu_count() or 1
 A_CORE_OR_MORE = whole(
     1,
@@ -97,7 +97,7 @@ class TrainConfig:
     keep_checkpoints: int = option(2, within=whole(1, 10_000))
     """Newest checkpoints kept."""
     eval_samples: int = option(30_000, within=ROWS)
-    """Held-out activations that the figures at the end are taken on."""
+    """Held-out activations that the metrics at the end are measured on."""
     with_baseline: bool = option(False, used=_CONSTRAINED)
     """Train the arm without the constraint as well, in `baseline/`, and compare."""
     device: str = "auto"
@@ -109,12 +109,12 @@ class TrainConfig:
     """Start from this trained SAE: a run folder, or a folder of SAELens, dictionary_learning or
     sparsify. Architecture, `d_sae`, `k` and weights come from it."""
     init_sha256: str | None = option(None, used=_FROM_AN_SAE)
-    """Which SAE that is, by its files' content; found out by itself, and another one is refused."""
+    """sha256 of that SAE's files; filled in automatically, and another SAE is refused."""
     allow_pickle: bool = option(False, used=_FROM_AN_SAE)
     """Open the `ae.pt` of dictionary_learning, a pickle; only tensors are taken from it."""
 
     activations: Source = "auto"
-    """Where activations come from; `auto` tells it from what is given: a language model by --model,
+    """Source of the activations; `auto` chooses it by what is given: a language model by --model,
     --text, --dataset or --hook, files by --data, and else synthetic data. Never `auto` once the
     configuration is made."""
     model: str = option("", used=_sources_with("model"))
@@ -150,23 +150,23 @@ class TrainConfig:
 
     @property
     def constrained(self) -> bool:
-        """Whether the arm has a penalty at all."""
+        """Returns whether the arm has a penalty at all."""
         return self.pairs.criterion != "none"
 
     def without_constraint(self) -> TrainConfig:
-        """The same arm, same seed and data order, without the penalty."""
+        """Returns the same arm, same seed and data order, without the penalty."""
         return replace(self, with_baseline=False, pairs=replace(self.pairs, criterion="none"))
 
     def coefficient(self) -> float:
-        """The penalty's weight, the criterion's own unless it was given; 0 without a constraint."""
+        """Returns the penalty's coefficient, by default the criterion's; 0 without a constraint."""
         return coefficient(self.pairs, self.penalty)
 
 
 def check_threads(threads: int) -> None:
-    """Refuse more threads than this machine's cores can have any use for.
+    """Refuse more threads than this machine's cores can use.
 
     Raises:
-        ConfigError: so many.
+        ConfigError: there are too many.
     """
     most = PER_CORE * CORES
     require(
@@ -178,10 +178,10 @@ def check_threads(threads: int) -> None:
 
 
 def check_places(c: TrainConfig) -> None:
-    """Refuse files and folders that there are not, before many runs fail one by one.
+    """Refuse files and folders that do not exist, before many runs fail one by one.
 
     Raises:
-        ConfigError: the first one.
+        ConfigError: one is missing; the message names the first.
     """
     files = [("text", path) for path in c.text]
     for name, path in [*files, ("data", c.data), ("init-from", c.init_from)]:
@@ -197,7 +197,7 @@ def check_data(c: TrainConfig) -> None:
     """Refuse a source of activations that lacks what it needs.
 
     Raises:
-        ConfigError: so it does.
+        ConfigError: something is missing.
     """
     if c.activations == "language-model":
         require(

@@ -1,6 +1,6 @@
 """The dictionary: architectures as modules, without losses and without files.
 
-An architecture is a class in a file of its own with all that it knows: how pre-activations become
+An architecture is a class in its own file with all that is its own: how pre-activations become
 codes, its sparsity term, its start, its calibration, its rules and its sizes. Encoder, decoder and
 the unit-norm rule are the same for all (`sae.py`).
 """

@@ -39,7 +39,7 @@ class BatchTopKSAE(SAE):
     def memory(cls, s: Shapes) -> Iterator[Component]:
         yield from super().memory(s)
         if not s.gpu:
-            # who reaches a first threshold, and of them place, value and rank, twice over
+            # those above a first threshold, with place, value and rank of each, twice over
             cells = s.config.batch_size * s.config.sae.d_sae
             ranking = cells + 2 * (2 * INT + FLOAT + RANKED) * s.entries
             yield Component("top-k over the batch", ranking, ("encoding",), "--batch-size")
@@ -52,7 +52,7 @@ class BatchTopKSAE(SAE):
         yield Component("codes to calibrate on", 2 * FLOAT * cells, when, "--sae.d-sae")
         if not s.gpu:
             yield Component("ranking of codes", RANKED * min(cells, PIECE), when, "--sae.d-sae")
-        # found, put together, and sorted with their places
+        # found, concatenated, and sorted with their places
         yield Component("largest codes", found, when, "--sae.k")
         yield Component("the same, sorted", (DOUBLE + INT) * found // FLOAT, when, "--sae.k")
 

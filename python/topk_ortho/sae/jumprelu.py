@@ -96,7 +96,7 @@ class JumpReLUSAE(SAE):
         return super().sparse_reconstructions(wide, entries, pre)
 
     def sparsity(self, out: Forward) -> Tensor:
-        """Mean L0 of a batch, with its estimated gradient to the thresholds alone."""
+        """Returns the mean L0 of a batch, with its estimated gradient to the thresholds alone."""
         l0 = out.codes.nnz / out.codes.batch
         return L0.apply(self.log_threshold, out.pre, l0, self.config.bandwidth)
 
@@ -175,5 +175,5 @@ class L0(torch.autograd.Function):
 
 
 def _near(pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
-    """Whether a pre-activation lies in the window of its threshold."""
+    """Returns whether a pre-activation lies in the window of its threshold."""
     return (pre > threshold * (1 - bandwidth / 2)) & (pre < threshold * (1 + bandwidth / 2))

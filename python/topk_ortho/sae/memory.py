@@ -1,4 +1,4 @@
-"""What a pass through an SAE holds, whatever its architecture; each adds its own (`SAE.memory`)."""
+"""The memory of a pass through any SAE; each architecture adds its own part (`SAE.memory`)."""
 
 from __future__ import annotations
 

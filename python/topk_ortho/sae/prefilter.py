@@ -1,4 +1,4 @@
-"""A bfloat16 product that decides nothing: it rules features out, and float32 decides.
+"""A bfloat16 prefilter: an approximate product rules features out, and float32 decides.
 
 Processors with bfloat16 products form `[batch, d_sae]` pre-activations several times faster in
 them. No pre-activation is further from its approximation than a bound (Cauchy-Schwarz on the
@@ -22,7 +22,7 @@ FLOAT_UNIT = 2.0**-24
 
 @dataclass(frozen=True)
 class Prefilter:
-    """Approximate pre-activations and what they are good for.
+    """Approximate pre-activations with the bound on their error.
 
     Attributes:
         x: `[batch, d_in]` float32, centred.
@@ -40,7 +40,7 @@ class Prefilter:
 
     @classmethod
     def of(cls, x: Tensor, W: Tensor, b: Tensor) -> Prefilter:
-        """The approximate product of centred `x` and `W`."""
+        """Returns the approximate product of centred `x` and `W`."""
         approximate = torch.addmm(b.bfloat16(), x.bfloat16(), W.bfloat16().T)
         longest = torch.linalg.vector_norm(W, dim=1).amax()
         # Both factors are rounded, and either product is summed in float32.
@@ -49,7 +49,7 @@ class Prefilter:
         return cls(x, W, b, approximate, error)
 
     def upper(self, approximate: Tensor, error: Tensor) -> Tensor:
-        """The most that a pre-activation can be; rises with `approximate`, rounding included.
+        """Returns the largest possible pre-activation; rises with `approximate`, rounding included.
 
         Args:
             approximate: any shape.

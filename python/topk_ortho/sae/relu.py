@@ -34,7 +34,7 @@ class ReLUSAE(SAE):
 
     @torch.no_grad()
     def balanced_coefficient(self, batches: Iterable[Tensor]) -> float | None:
-        """The coefficient of L1 at which the SAE is trained out; None without one.
+        """Returns the coefficient of L1 at which training is in equilibrium; None without one.
 
         There the gradients of reconstruction and L1 to the encoder's biases cancel, which for
         their sum over the features means: it is twice the mean of `<x - x_hat, d_i>` over active

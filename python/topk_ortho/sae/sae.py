@@ -1,4 +1,4 @@
-"""What every architecture shares: weights, decoding, and decoder rows of unit norm."""
+"""The part that all architectures share: weights, decoding, and decoder rows of unit norm."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from topk_ortho.sparse.codes import Codes
 from topk_ortho.sparse.products import Decode, Encode
 
 Inference = Literal["topk", "relu", "threshold"]
-"""How codes come about outside training: the k largest of a row, all that are positive, or all
+"""Rule for codes outside training: the k largest of a row, all that are positive, or all
 that exceed a threshold."""
 
 
@@ -46,12 +46,12 @@ SPARSE_DENSITY = 0.02
 class SAE(nn.Module):
     """A sparse autoencoder with unit decoder rows; a subclass is an architecture.
 
-    A subclass has to say `activate`, and may say everything else that is its own: the methods and
+    A subclass has to define `activate`, and may override what else is its own: the methods and
     class attributes up to `forward`. Nothing outside asks which architecture it is.
 
     Attributes:
         name: what `--sae.kind` calls it, lower-case words joined by hyphens.
-        inference: how codes come about outside training, which file formats store.
+        inference: the rule for codes outside training, which file formats store.
         whole_k: whether k has to be a whole number.
         ranks_features: whether features compete for their place in a code, so that the norms of
             decoder rows matter to which of them win.
@@ -85,7 +85,7 @@ class SAE(nn.Module):
 
     @classmethod
     def check(cls, config: SAEConfig) -> None:
-        """Refuse settings that this architecture cannot have.
+        """Refuse settings that this architecture does not support.
 
         Raises:
             ConfigError: what was given, what was expected, and what to do.
@@ -99,7 +99,7 @@ class SAE(nn.Module):
 
     @classmethod
     def has_sparse_path(cls) -> bool:
-        """Whether steps with few active entries can do without dense gradients: `active` is said.
+        """Returns whether steps with few active entries can do without dense gradients.
 
         The entries that `active` names have to be those of `activate`, and their codes `pre`.
         """
@@ -107,23 +107,23 @@ class SAE(nn.Module):
 
     @classmethod
     def first_l0(cls, config: SAEConfig) -> float:
-        """About how many features fire on a row at the first step."""
+        """Returns about how many features fire on a row at the first step."""
         return config.k
 
     @classmethod
     def first_density(cls, config: SAEConfig) -> float:
-        """Share of active entries that decides whether the first step is sparse; 1: it is not."""
+        """Returns the share of active entries by which the first step is sparse or, at 1, not."""
         return config.k / config.d_sae
 
     @classmethod
     def expects_sparse(cls, config: SAEConfig) -> bool:
-        """Whether the mean L0 aimed at makes the sparse path the faster one."""
+        """Returns whether the target L0 makes the sparse path the faster one."""
         k: float | None = config.k  # None where the files of a trained SAE do not say
         return cls.has_sparse_path() and k is not None and k < SPARSE_DENSITY * config.d_sae
 
     @property
     def k(self) -> float:
-        """The mean L0 that training aims at.
+        """Returns the mean L0 that training aims at.
 
         Raises:
             ConfigError: the files that the SAE was loaded from do not say.
@@ -151,14 +151,14 @@ class SAE(nn.Module):
         """Adapt a fresh SAE to data of total `variance`, before the first step."""
 
     def first_coefficient(self, variance: float) -> float:
-        """Coefficient of `sparsity` at the first step on data of total `variance`.
+        """Returns the coefficient of `sparsity` at the first step on data of total `variance`.
 
         0 for an architecture without such a term; any other is steered until mean L0 is k.
         """
         return 0.0
 
     def balanced_coefficient(self, batches: Iterable[Tensor]) -> float | None:
-        """Coefficient of `sparsity` at which a trained SAE stays as it is; None where unknown.
+        """Returns the `sparsity` coefficient that keeps a trained SAE in balance; None if unknown.
 
         Args:
             batches: each `[batch, d_in]`, in the SAE's units.
@@ -166,11 +166,11 @@ class SAE(nn.Module):
         return None
 
     def sparsity(self, out: Forward) -> Tensor:
-        """The sparsity term of a pass: L1 norm of the code, mean over the batch."""
+        """Returns the sparsity term of a pass: L1 norm of the code, mean over the batch."""
         return out.code.sum(1).mean() if out.code.dim() == 2 else out.code.sum() / out.codes.batch
 
     def calibrate(self, batches: Iterable[Tensor]) -> None:
-        """Set what only decides codes outside training, on fresh activations.
+        """Set what affects codes only outside training, on fresh activations.
 
         Args:
             batches: each `[rows, d_in]`, few enough rows to be encoded at once; not consumed by
@@ -178,7 +178,7 @@ class SAE(nn.Module):
         """
 
     def activate(self, pre: Tensor) -> Tensor:
-        """The training code of `pre` `[batch, d_sae]`, never negative."""
+        """Returns the training code of `pre` `[batch, d_sae]`, never negative."""
         raise NotImplementedError
 
     def active(self, pre: Tensor) -> tuple[Tensor, Tensor]:
@@ -194,7 +194,7 @@ class SAE(nn.Module):
         return self.activate(pre)
 
     def reconstructions(self, acts: Tensor) -> tuple[Tensor, ...]:
-        """What the reconstruction loss is taken on, the SAE's own last."""
+        """Returns the reconstructions that the loss is taken on, the SAE's own last."""
         return (self.decode(acts),)
 
     def sparse_reconstructions(
@@ -209,7 +209,7 @@ class SAE(nn.Module):
         return None
 
     def load_thresholds_(self, threshold: Tensor) -> None:
-        """Take over `thresholds` `[d_sae]` of a trained SAE."""
+        """Copy `thresholds` `[d_sae]` from a trained SAE."""
 
     def forward(self, x: Tensor, *, sparse: bool = False) -> Forward:
         """The training pass over `x` `[batch, d_in]`, on the sparse or on the dense path.
@@ -240,7 +240,7 @@ class SAE(nn.Module):
         return torch.addmm(self.b_enc[features], x - self.b_dec, self.W_enc[:, features])
 
     def encode(self, x: Tensor) -> Tensor:
-        """The code of `x` `[batch, d_in]` outside training, `[batch, d_sae]`."""
+        """Returns the code of `x` `[batch, d_in]` outside training, `[batch, d_sae]`."""
         return self.inference_code(self.pre_acts(x))
 
     def decode(self, acts: Tensor) -> Tensor:
@@ -258,7 +258,7 @@ class SAE(nn.Module):
 
     @torch.no_grad()
     def remove_parallel_gradient_(self) -> None:
-        """Take the part along each decoder row out of its gradient."""
+        """Remove the component along each decoder row from its gradient."""
         grad = self.W_dec.grad
         if grad is not None:
             grad.addcmul_(self.W_dec, (grad * self.W_dec).sum(1, keepdim=True), value=-1)

@@ -1,4 +1,4 @@
-"""What a run says at its start: the memory that it will need, and what it will hardly do well."""
+"""The start of a run in words: the memory that it will need, and warnings about its settings."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from topk_ortho.machine.forecast import Forecast, Place, readable
 from topk_ortho.training.memory import forecast
 
 LOADED = 210 * 10**6
-"""What a process grows by when optimiser, matching and products are used for the first time."""
+"""Bytes that a process grows by when optimiser, matching and products are first used."""
 NAMED = 3  # components in the short form
-CACHED_BLOCKS = 2**30  # what a language model's source keeps of its activations
+CACHED_BLOCKS = 2**30  # activations that a language model's source keeps
 
 
 def announce(config: TrainConfig, *, d_in: int, device: torch.device, cached: int) -> Forecast:
-    """Returns the forecast of a run; warns where it will hardly fit, or be slow for no reason."""
-    memory.release_freed()  # what the data's preparation left is used again: it is not in use
+    """Returns the forecast of a run; warns where it will hardly fit, or be needlessly slow."""
+    memory.release_freed()  # memory left from preparing the data is reused: it does not count
     expected = forecast(
         config, d_in=d_in, device=device.type, cached=cached, loaded=still_to_load()
     )
@@ -64,7 +64,7 @@ def places(device: torch.device) -> list[tuple[Place, torch.device]]:
 
 
 def fits(expected: Forecast, place: Place, where: torch.device) -> bool:
-    """Whether the peak is available, as far as anything tells."""
+    """Returns whether the peak is available, as far as can be told."""
     available = memory.memory_available(where)
     return available is None or expected.peak(place) <= available
 

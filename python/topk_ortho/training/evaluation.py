@@ -1,4 +1,4 @@
-"""The figures at the end of a run, on held-out activations (method 5)."""
+"""The metrics at the end of a run, on held-out activations (method 5)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CALIBRATION_ROWS = 65_536
 EVAL_BATCH = 2048
 LEAST_CALIBRATION_ROWS = 8192
 CALIBRATION_CELLS = 2**33
-"""Encoder outputs that calibration looks at: wide dictionaries get by with fewer rows."""
+"""Encoder outputs that calibration uses: wide dictionaries get by with fewer rows."""
 CELLS_AT_ONCE = 2**24
 """Elements of `[rows, d_sae]` measured at once: 64 MB of float32."""
 GEOMETRY_CELLS = 2**31
@@ -37,7 +37,7 @@ BEHAVIOUR_CONTEXTS = 128
 
 
 class Evaluation(NamedTuple):
-    """What was measured.
+    """The metrics of one SAE.
 
     Attributes:
         figures: by name, and `counts`: what each rate was counted from, by the same names.
@@ -49,11 +49,11 @@ class Evaluation(NamedTuple):
 
 
 def calibrate(sae: SAE, fresh: ShuffleBuffer) -> None:
-    """Have the architecture set what only decides codes outside training (method 5).
+    """Have the architecture set what affects codes only outside training (method 5).
 
     Args:
         sae: trained.
-        fresh: where activations come from that the SAE was not trained on.
+        fresh: a source of activations that the SAE was not trained on.
     """
     rows, pieces = calibration_rows(sae.d_sae, fresh.batch_size), rows_at_once(sae.d_sae)
     batches = (fresh.next() for _ in range(rows // fresh.batch_size))
@@ -61,13 +61,13 @@ def calibrate(sae: SAE, fresh: ShuffleBuffer) -> None:
 
 
 def calibration_rows(d_sae: int, batch_size: int) -> int:
-    """Rows that calibration looks at, in whole batches: fewer for a wide dictionary."""
+    """Returns the rows that calibration uses, in whole batches: fewer for a wide dictionary."""
     affordable = max(LEAST_CALIBRATION_ROWS, CALIBRATION_CELLS // d_sae)
     return max(1, min(CALIBRATION_ROWS, affordable) // batch_size) * batch_size
 
 
 class Meters:
-    """What is counted of one SAE, row by row of activations.
+    """The meters of one SAE, fed with rows of activations.
 
     Args:
         sae: in the units of the activations.
@@ -101,7 +101,7 @@ class Meters:
 
     @torch.no_grad()
     def result(self) -> Evaluation:
-        """The figures over all rows so far."""
+        """Returns the metrics over all rows so far."""
         sae = self.sae
         out: dict[str, Any] = self.reconstruction.result() | decoder_geometry(
             sae.W_dec, sample=geometry_sample(sae.d_sae)
@@ -159,8 +159,8 @@ def _behaviour(sae: SAE, language: LanguageSource, scale: float) -> dict[str, fl
 
 
 def reconstructor(sae: SAE, scale: float = 1.0) -> Callable[[Tensor], Tensor]:
-    """What puts `[rows, d_in]` in the units of a model through an SAE whose input is `scale` times
-    them, a few rows at once."""
+    """Returns a function that passes `[rows, d_in]` of a model through an SAE of `scale` times
+    that input, a few rows at once."""
     device = sae.W_dec.device
 
     def reconstruct(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: one JSON object per logged step, and what it says."""
+"""The log `metrics.jsonl`: one JSON object per logged step, and its contents."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class EventLog:
 
 
 class StepMetrics:
-    """The line of a logged step; what should not be so is said aloud, once."""
+    """Returns the line of a logged step; warns, once, of anything that is wrong."""
 
     def __init__(self, state: TrainState) -> None:
         self.state = state
@@ -95,21 +95,21 @@ class StepMetrics:
         return event | self.selection()
 
     def _dead(self) -> int:
-        """Dead features; that none is left alive is said aloud, once."""
+        """Returns the dead features; warns, once, where none is left alive."""
         state, after = self.state, self.state.config.sae.dead_after
         dead = int(state.firing.dead(after).numel())
         if dead == state.config.sae.d_sae and not self._warned_dead:
             self._warned_dead = True
             warnings.warn(
                 f"step {state.step}: all {dead} features have been silent for more than {after} "
-                "steps, so there is nothing left that learns; start anew with a lower --lr, or "
+                "steps, so nothing is left that can learn; start again with a lower --lr, or "
                 "look at the activations.",
                 stacklevel=2,
             )
         return dead
 
     def _orthogonality(self) -> float:
-        """The penalty of the current pairs without its weight, also on steps that leave it out."""
+        """Returns the current pairs' penalty without coefficient, also on steps without one."""
         with torch.no_grad():
             constraint, state = self.state.constraint, self.state
             return (
@@ -119,7 +119,7 @@ class StepMetrics:
             )
 
     def selection(self) -> dict[str, Any]:
-        """Returns what the latest selection took, and how much of it came back."""
+        """Returns the cost of the latest selection, and its overlap with the one before."""
         constraint = self.state.constraint
         event: dict[str, Any] = {"pairs": 0, "pairs_requested": 0, "jaccard": None}
         if constraint is None or constraint.selection is None:
@@ -156,7 +156,7 @@ class StepMetrics:
 
 
 def _loud_rows(step: Step) -> dict[str, Any]:
-    """What the loudest one percent of the batch's rows hold of its variance and of its scores."""
+    """Returns the loudest one percent of rows' share of the batch's variance and scores."""
     codes, x = step.out.codes, step.x
     value = codes.value.detach().double()
     sums, squares = (

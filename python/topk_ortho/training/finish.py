@@ -13,7 +13,7 @@ from topk_ortho.training.state import TrainState
 OF_SELECTION = (
     "selection_budget", "selection_blocks", "selection_largest_block", "jaccard", "stable_share",
 )  # fmt: skip
-"""What a result keeps of the last selection."""
+"""Entries of the last selection that a result keeps."""
 
 
 def finish(
@@ -28,7 +28,7 @@ def finish(
         selected: the latest selection, by the names of the log.
 
     Returns:
-        What `result.json` holds.
+        The contents of `result.json`.
     """
     config = state.config
     if state.step == 0:
@@ -60,7 +60,7 @@ def finish(
 
 
 def _export(folder: RunFolder, state: TrainState) -> None:
-    """The trained SAE in the units of the model, as SAELens reads it.
+    """Returns the trained SAE in the units of the model, as SAELens reads it.
 
     With `x = scale * x_model`, dividing `b_enc`, `b_dec` and the thresholds by the scale keeps
     `W_enc` and the unit rows of `W_dec` and divides the codes by it.

@@ -16,8 +16,8 @@ class NotFiniteError(ArithmeticError):
     """A NaN or an infinity; the message names the tensor.
 
     Attributes:
-        batch: `[batch, d_in]`, the activations of the step, for whoever wants to look; None where
-            they are no longer there.
+        batch: `[batch, d_in]`, the activations of the step, for inspection; None where
+            they are no longer available.
     """
 
     def __init__(self, message: str, batch: Tensor | None):
@@ -35,7 +35,7 @@ def check_storable(step: int, tensors: Mapping[str, Tensor], batch: Tensor | Non
         if name.startswith(("sae.", "adam.")) and not bool(torch.isfinite(tensor).all()):
             raise NotFiniteError(
                 f"step {step}: {name} is not finite after the step, so no checkpoint was written "
-                "and the one before stays the last; start anew with a lower --lr.",
+                "and the previous one stays the last; start again with a lower --lr.",
                 batch,
             )
 

@@ -59,7 +59,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> tuple[RunFolder, TrainConfig]:
-        """An existing run and its configuration.
+        """Returns an existing run and its configuration.
 
         Raises:
             ConfigError: not a run folder.
@@ -73,10 +73,10 @@ class RunFolder:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Be the only one who trains in it, until this process ends in whatever way.
+        """Lock the folder for training, until this process ends in whatever way.
 
         Raises:
-            ConfigError: somebody else does.
+            ConfigError: another process trains in it.
         """
         try:
             with claimed(self.path / "config.toml"):
@@ -84,7 +84,7 @@ class RunFolder:
         except Held:
             raise ConfigError(
                 f"{self.path} was given, but another process is training in it; wait for it to "
-                "end, or start anew with another --out."
+                "end, or start again with another --out."
             ) from None
 
     def check_hash(self, config: TrainConfig) -> None:
@@ -95,17 +95,17 @@ class RunFolder:
         """
         manifest = self._read_json("manifest.json")
         begun = None if manifest is None else manifest.get("config_hash")
-        # as it is written as well: earlier versions kept relative paths, and `.` has no name
+        # also as written: earlier versions kept relative paths, and `.` has no name
         written = read_stored_config(self.path / "config.toml")
         if begun not in (None, config_hash(config), config_hash(written)):
             raise ConfigError(
                 f"{self.path / 'config.toml'} was changed since the run began, but a run folder "
-                "belongs to one configuration; restore the file, or start anew with --out."
+                "belongs to one configuration; restore the file, or start again with --out."
             )
 
     @property
     def resume_command(self) -> str:
-        """The command that resumes the run, as a shell takes it."""
+        """Returns the command that resumes the run, as a shell takes it."""
         return f"python -m topk_ortho.train --resume {shlex.quote(str(self.path))}"
 
     @property
@@ -125,7 +125,7 @@ class RunFolder:
         return self.path / "baseline"
 
     def result(self) -> dict[str, Any] | None:
-        """The figures of a finished run, None before."""
+        """Returns the metrics of a finished run, None before."""
         return self._read_json("result.json")
 
     def _read_json(self, name: str) -> dict[str, Any] | None:
@@ -153,7 +153,7 @@ class RunFolder:
 
 
 def new_run_path(config: TrainConfig, root: Path = Path("runs")) -> Path:
-    """A folder under `runs/` that does not exist yet, named by time and configuration."""
+    """Returns a folder under `runs/` that does not exist yet, named by time and configuration."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     base = root / f"{stamp}-{config.activations}-{config_hash(config)[:6]}"
     path, n = base, 1

@@ -1,4 +1,4 @@
-"""What the chosen criterion looks at on one step, besides the codes."""
+"""The inputs of the chosen criterion on one step, besides the codes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def step_inputs(
 
     Args:
         required: names of `constraint.criteria.INPUTS`.
-        sae: its `W_dec`, `W_enc` and `b_dec` are looked at.
+        sae: its `W_dec`, `W_enc` and `b_dec` are used.
         firing: keeps the running firing threshold and gradient energy of each feature.
         x: `[batch, d_in]`.
         out: the pass over `x`.

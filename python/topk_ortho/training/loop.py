@@ -1,4 +1,4 @@
-"""When things happen: steps, log lines, checkpoints, interruptions, and the end of a run."""
+"""The training loop: steps, log lines, checkpoints, interruptions, and the end of a run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Loop:
         state: a fresh state; a stored one is loaded into it by `resume`.
         name: shown beside the progress.
         shown: whether to show progress at all.
-        run: what `--resume` resumes; the folder around it where the arm is a baseline.
+        run: the folder for `--resume`; the enclosing one where the arm is a baseline.
         profile: steps to watch (`profile.py`), 0 for none.
     """
 
@@ -53,11 +53,11 @@ class Loop:
         self.run_folder = run
         self.seconds = 0.0
         self.step_seconds: deque[float] = deque(maxlen=TIMED_STEPS)
-        self._step_ms: float | None = None  # of the process before, for one that has no step left
+        self._step_ms: float | None = None  # of the previous process, for one that has no step left
         self._metrics = StepMetrics(state)
 
     def resume(self) -> None:
-        """Go to the newest valid checkpoint, if there is one."""
+        """Load the newest valid checkpoint, if there is one."""
         newest = store.newest(self.folder.checkpoints)
         if newest is not None:
             self.state.restore(newest.tensors, newest.state, newest.blobs.get("history.bin"))
@@ -66,7 +66,7 @@ class Loop:
             store.tidy(self.folder.checkpoints, newest.step, keep=keep)
 
     def run(self, *, stop_at: int | None = None) -> dict[str, Any]:
-        """Train to the end, or to step `stop_at`, and return the figures.
+        """Train to the end, or to step `stop_at`, and return the metrics.
 
         Raises:
             Interrupted: stopped before the end; a checkpoint holds the state.
@@ -119,10 +119,10 @@ class Loop:
                 raise self._stopped(log, step.x, watch.number or signal.SIGINT)
             if state.step % config.checkpoint_every == 0 or last:
                 self._checkpoint(log, step.x)
-            del step  # its tensors would stay beside those of the next step
+            del step  # its tensors would stay in memory beside those of the next step
 
     def _stopped(self, log: EventLog, x: Tensor | None, number: int) -> Interrupted:
-        """Keep the state as it is between two steps, and say how to resume."""
+        """Save the state between two steps, and say how to resume."""
         step, resume = self.state.step, f"resume with: {self.run_folder.resume_command}"
         if step == 0:
             return Interrupted(f"stopped before the first step; {resume}", number=number)

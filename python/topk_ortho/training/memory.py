@@ -1,4 +1,4 @@
-"""What a run will hold, put together from what each of its parts says of itself."""
+"""The memory that a run will take, put together from what each of its parts declares."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from topk_ortho.training import evaluation, losses, optimizer
 RUNNING = 20
 """Bytes per feature of `Firing`: rate, threshold, energy in float32, steps of silence in int64."""
 PRODUCTS = 6 * 2**20
-"""What the library of matrix products keeps for itself; measured."""
+"""Bytes that the library of matrix products keeps for itself; measured."""
 
 
 def forecast(

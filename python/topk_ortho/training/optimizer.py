@@ -1,4 +1,4 @@
-"""Adam on the parameters as they lie in memory.
+"""Adam on the parameters as they are laid out in memory.
 
 The fused kernel copies what is not contiguous, and the encoder of a sparse step lies transposed: it
 is handed over as its transpose, which shares the memory.
@@ -58,7 +58,7 @@ class Adam:
         }
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Go to stored moments, as `tensors` gave them.
+        """Restore stored moments, as `tensors` gave them.
 
         Raises:
             ValueError: moments of other parameters; the fused kernel would read beyond them.

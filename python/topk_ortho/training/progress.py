@@ -1,4 +1,4 @@
-"""What a person sees while a run is under way."""
+"""The progress display of a run."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ LINES_PER_RUN = 5
 
 
 class Progress:
-    """A bar on a terminal, a line every fifth of the run elsewhere.
+    """A progress bar on a terminal, a line every fifth of the run elsewhere.
 
-    A terminal that is closed ends the showing, not the run.
+    A terminal that is closed ends the display, not the run.
     """
 
     def __init__(self, name: str, *, step: int, steps: int, shown: bool):
@@ -34,7 +34,7 @@ class Progress:
                 self._bar.update()
 
     def show(self, event: dict[str, Any]) -> None:
-        """Show the figures of a logged step."""
+        """Show the metrics of a logged step."""
         if self._bar is not None:
             with self._while_it_lasts():
                 self._bar.set_postfix_str(_figures(event))

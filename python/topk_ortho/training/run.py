@@ -1,4 +1,4 @@
-"""`train`: a configuration becomes a run folder with one arm, or with its baseline beside it."""
+"""The function `train`: a configuration becomes a run folder, with or without a baseline."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NOTHING = "stopped before there was a run folder, so nothing is kept; give the s
 
 @dataclass(frozen=True)
 class Progressing:
-    """How a run proceeds, whatever it trains: the arguments of `train` by these names."""
+    """The way a run proceeds, whatever it trains: the arguments of `train` by these names."""
 
     stop_after: int | None
     profile: int
@@ -56,16 +56,16 @@ def train(
         progress: show a progress bar and the memory that the run is expected to need.
 
     Returns:
-        The figures of `result.json`, and `folder`.
+        The metrics of `result.json`, and `folder`.
 
     Raises:
         ConfigError: a setting, file or model that cannot be used.
         Interrupted: stopped before the end, with a checkpoint.
         NotFiniteError: a number that is not finite; the batch is in `bad_batch.safetensors`.
-        OSError: the disk is full or failed; the last checkpoint is as it was.
+        OSError: the disk is full or failed; the last checkpoint is unchanged.
     """
     with SignalWatch(at_once=True), kept(NOTHING):
-        # a digest tells that the SAE has been looked up before, and k been settled
+        # a digest means that the SAE has been looked up before, and k settled
         given = {"sae.k"} if config.init_sha256 else set()
         config = absolute(check(fine_tuning(config, given=given)))
         check_threads(config.threads)
@@ -101,7 +101,7 @@ def _as_it_was(folder: RunFolder) -> str:
 
 
 def _refuse_existing(path: Path, config: TrainConfig) -> None:
-    """Say so before the data is prepared, which may take long."""
+    """Refuse before the data is prepared, which may take long."""
     if path.exists():
         RunFolder.create(path, config)
 
@@ -147,7 +147,7 @@ def _arm(
     *,
     run: RunFolder,
 ) -> tuple[dict[str, Any], int]:
-    """Figures of one arm, and the steps that were executed for them now."""
+    """Returns the metrics of one arm, and the steps that were executed for them now."""
     folder.check_hash(config)
     threads_before = torch.get_num_threads()
     threads = hardware.choose_threads(config, data.source.d_in)
@@ -178,7 +178,7 @@ def _arm(
 
 
 def compare(constrained: dict[str, Any], baseline: dict[str, Any]) -> dict[str, Any]:
-    """Both arms and, where both have a figure, constrained - baseline."""
+    """Returns both arms and, where both have a metric, constrained - baseline."""
     difference = {
         key: value - baseline[key]
         for key, value in constrained.items()

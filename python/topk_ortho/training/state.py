@@ -1,4 +1,4 @@
-"""Everything that must survive a restart."""
+"""The state of a run: everything that must survive a restart."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from topk_ortho.sae.sae import SPARSE_DENSITY
 from topk_ortho.training.optimizer import Adam
 
 _NOT_OURS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""All that a whole checkpoint with something else in it may raise."""
+"""Errors that an intact checkpoint with other contents may raise."""
 
 
 @dataclass
@@ -49,7 +49,7 @@ class TrainState:
 
     @classmethod
     def fresh(cls, config: TrainConfig, data: Activations, device: torch.device) -> TrainState:
-        """Step 0 of a run: the same weights and data order for every arm of a seed."""
+        """Returns step 0 of a run: the same weights and data order for every arm of a seed."""
         sae = build(config.sae, d_in=data.source.d_in, seed=config.seed).to(device)
         with torch.no_grad():
             sae.b_dec.copy_(data.mean)
@@ -75,12 +75,12 @@ class TrainState:
 
     @property
     def sparse(self) -> bool:
-        """Whether the next step takes the sparse path: few active entries, on CPU."""
+        """Returns whether the next step takes the sparse path: few active entries, on CPU."""
         few = self.density < SPARSE_DENSITY and self.firing.rate.device.type == "cpu"
         return few and self.sae.has_sparse_path()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Tensors of a checkpoint, by name."""
+        """Returns the tensors of a checkpoint, by name."""
         out = {f"sae.{name}": value for name, value in self.sae.state_dict().items()}
         out |= {f"adam.{name}": value for name, value in self.optimizer.tensors().items()}
         out |= {f"firing.{name}": getattr(self.firing, name) for name in RUNNING}
@@ -89,7 +89,7 @@ class TrainState:
         return out
 
     def numbers(self) -> dict[str, Any]:
-        """Everything else of a checkpoint but the history, as JSON."""
+        """Returns everything else in a checkpoint but the history, as JSON."""
         out: dict[str, Any] = {
             "step": self.step,
             "sparsity_weight": self.sparsity_coefficient,  # its name in the format
@@ -111,7 +111,7 @@ class TrainState:
         return {} if self.constraint is None else self.constraint.state_dict(history=False)
 
     def settled_history(self) -> PairHistory | None:
-        """The pair history with every selection so far in it."""
+        """Returns the pair history with every selection so far in it."""
         return self.constraint.history if self.constraint else None
 
     def history(self) -> bytes | None:
@@ -122,7 +122,7 @@ class TrainState:
     def restore(
         self, tensors: dict[str, Tensor], numbers: dict[str, Any], history: bytes | None
     ) -> None:
-        """Go to a stored state of the same configuration.
+        """Restore a stored state of the same configuration.
 
         Raises:
             ConfigError: the checkpoint has other parts or shapes, or was trained on other data.
@@ -136,7 +136,7 @@ class TrainState:
                 raise
             raise ConfigError(
                 "the checkpoint is whole, but it does not hold the state of this configuration "
-                f"({type(error).__name__}: {error}); remove it to go on from the one before."
+                f"({type(error).__name__}: {error}); remove it to resume from the one before."
             ) from error
 
     def _restore(
@@ -178,7 +178,7 @@ class TrainState:
 
 
 def _constraint(config: TrainConfig, data: Activations) -> Orthogonality | None:
-    """The constraint of a run, which hands over all that a criterion may look at."""
+    """Returns the constraint of a run, which passes all that a criterion may need."""
     if not config.constrained:
         return None
     settings = OrthogonalityConfig(

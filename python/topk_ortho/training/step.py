@@ -18,7 +18,7 @@ from topk_ortho.training.state import TrainState
 
 @dataclass(frozen=True)
 class Step:
-    """What one step computed, detached; scalars are tensors, read only by whoever logs them."""
+    """The results of one step, detached; scalars are tensors, read only when they are logged."""
 
     x: Tensor
     out: Forward
@@ -74,7 +74,7 @@ def train_step(state: TrainState, x: Tensor) -> Step:
 
 
 def _reconstruct(state: TrainState, x: Tensor) -> Reconstruction:
-    """Codes of the batch, what they decode to, and its loss without the penalty."""
+    """Returns the codes of the batch, their reconstruction, and its loss without the penalty."""
     config, sae = state.config, state.sae
     autocast = torch.autocast(x.device.type, torch.bfloat16, enabled=x.device.type == "cuda")
     with span("forward"), autocast:
@@ -94,7 +94,7 @@ def _reconstruct(state: TrainState, x: Tensor) -> Reconstruction:
 def _inputs(
     state: TrainState, required: frozenset[str], x: Tensor, found: Reconstruction
 ) -> dict[str, Tensor]:
-    """What the criterion looks at on this step besides the codes."""
+    """Returns the criterion's inputs on this step besides the codes."""
     out = found.out
     with span("scores"):
         return step_inputs(
@@ -114,7 +114,7 @@ def _clip(state: TrainState, x: Tensor, found: Reconstruction, loss: Tensor) -> 
     sae.remove_parallel_gradient_()
     norm = torch.nn.utils.get_total_norm([p.grad for p in sae.parameters() if p.grad is not None])
     check_finite(state, x, found.out, loss + norm)
-    if clip and (norm.is_cuda or norm > clip):  # a GPU multiplies by 1 sooner than it tells
+    if clip and (norm.is_cuda or norm > clip):  # on a GPU, multiplying by 1 is faster than asking
         torch.nn.utils.clip_grads_with_norm_(sae.parameters(), clip, norm)
 
 
@@ -134,7 +134,7 @@ def _update(state: TrainState) -> float:
 
 
 def _count(state: TrainState, out: Forward) -> None:
-    """What the next step goes by: the sparsity coefficient, the density, the number."""
+    """Update what the next step depends on: the sparsity coefficient, the density, the number."""
     codes = out.codes
     if state.sparsity_coefficient:
         state.sparsity_coefficient = losses.steer(

@@ -1,4 +1,4 @@
-"""`init_from`: a run that starts from a trained SAE in place of a fresh one.
+"""A run that starts from a trained SAE (`init_from`) in place of a fresh one.
 
 Its configuration takes architecture, `d_sae`, `k` and prefixes from that SAE (`fine_tuning`), and
 its state the weights and all that follows from them (`start_from`). The SAE is in the units of the
@@ -28,11 +28,11 @@ TAKEN = ("kind", "d_sae", "k", "prefixes")
 
 
 def fine_tuning(config: TrainConfig, *, given: Collection[str] = ()) -> TrainConfig:
-    """The configuration with what the SAE of `init_from` says; without one as it stands.
+    """Returns the configuration completed from the SAE of `init_from`; unchanged without one.
 
     Args:
         config: settings of `sae` that are as by default are taken from the SAE.
-        given: options that were given all the same, such as `sae.d-sae`.
+        given: options that were set explicitly, such as `sae.d-sae`.
 
     Raises:
         ConfigError: a setting contradicts the SAE, the SAE does not say its `k` and no other was
@@ -49,7 +49,7 @@ def fine_tuning(config: TrainConfig, *, given: Collection[str] = ()) -> TrainCon
 
 
 def start_from(state: TrainState) -> None:
-    """Put the SAE of `init_from` into a fresh state.
+    """Load the SAE of `init_from` into a fresh state.
 
     `b_dec` is the SAE's, not the mean of the data. Firing rates, which decide whose row moves, are
     measured on the first activations. The sparsity coefficient is the one at which the SAE is in
@@ -76,7 +76,7 @@ def check_width(config: TrainConfig, stored: StoredSAE, *, d_in: int) -> None:
     """Refuse an SAE of another width than the data.
 
     Raises:
-        ConfigError: so it is.
+        ConfigError: the widths differ.
     """
     if stored.d_in != d_in:
         raise ConfigError(
@@ -105,14 +105,14 @@ def _read(config: TrainConfig) -> StoredSAE:
 
 
 def _checked_digest(config: TrainConfig) -> str:
-    """sha256 of the SAE in `init_from`, which has to be the one of `init_sha256`."""
+    """Returns the sha256 of the SAE in `init_from`, which has to be the one of `init_sha256`."""
     assert config.init_from is not None
     digest = formats.digest(config.init_from)
     if config.init_sha256 not in (None, digest):
         raise ConfigError(
             f"--init-from {config.init_from} was given, but the SAE there is not the one that this "
             f"configuration was made for (its sha256 is {digest[:12]}..., expected "
-            f"{config.init_sha256[:12]}...); give the folder of that one, or begin a new run."
+            f"{config.init_sha256[:12]}...); give the folder of that one, or start a new run."
         )
     return digest
 
@@ -127,7 +127,7 @@ def _same_hook(config: TrainConfig, stored: StoredSAE) -> None:
 
 
 def _taken(config: TrainConfig, stored: StoredSAE, name: str, given: Collection[str]) -> Any:
-    """One setting of the SAE, unless the configuration says another."""
+    """Returns one setting of the SAE, which the configuration may not contradict."""
     option = name.replace("_", "-")
     own, theirs = getattr(config.sae, name), getattr(stored, name)
     is_given = f"sae.{option}" in given or own != getattr(SAEConfig(), name)

@@ -1,4 +1,4 @@
-"""Where `x` comes from: synthetic data, a language model, or files, behind one shuffling buffer.
+"""Sources of activations: synthetic data, a language model, or files, and the shuffling buffer.
 
 Importing the package loads no torch, so that a command line can name its sources.
 """

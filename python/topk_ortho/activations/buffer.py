@@ -48,7 +48,7 @@ class ShuffleBuffer:
         self._order: tuple[int, list[int]] | None = None
 
     def next(self) -> Tensor:
-        """The next batch `[batch_size, d_in]`; the rest of a filling that is too short is left."""
+        """Returns the next batch `[batch_size, d_in]`; the short rest of a filling is dropped."""
         for _ in range(3):
             x, next_block = self._filled()
             start = self.cursor.row
@@ -62,7 +62,7 @@ class ShuffleBuffer:
         )
 
     def fork(self) -> ShuffleBuffer:
-        """A buffer of its own that goes on from the same position."""
+        """Returns a separate buffer that continues from the same position."""
         other = ShuffleBuffer(
             self.source, batch_size=self.batch_size, rows=self.rows, seed=self.seed
         )
@@ -70,11 +70,11 @@ class ShuffleBuffer:
         return other
 
     def state_dict(self) -> dict[str, Any]:
-        """The cursor as plain numbers."""
+        """Returns the cursor as plain numbers."""
         return {"epoch": self.cursor.epoch, "block": self.cursor.block, "row": self.cursor.row}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a stored position.
+        """Restore a stored position.
 
         Raises:
             ValueError: there is no such position in the data.
@@ -89,7 +89,7 @@ class ShuffleBuffer:
         self._filling = None
 
     def origin(self, row: int) -> str:
-        """Where row `row` of the batch that `next` gave last comes from, for a person to look."""
+        """Returns where row `row` of the latest batch comes from, in words for the user."""
         index, limit = self.cursor.block, self.source.n_blocks("train")
         rows, parts = 0, []  # of the filling; where each of its blocks begins
         while rows < self.rows and (limit is None or index < limit):

@@ -2,7 +2,7 @@
 
 Memory is one shard. Every shard is written under a temporary name, synced and renamed, and
 `source.json` comes last, so a folder with it is whole. Until then `unfinished.json` says what is
-being written: the same call continues after the last whole shard, and nobody trains on the folder.
+being written: the same call continues after the last whole shard, and training refuses the folder.
 Rows that do not fit leave nothing behind. Refused: a folder in use, rows that are not finite or
 overflow float16.
 """
@@ -80,7 +80,7 @@ def write_cache(
 
 
 class RowError(ConfigError):
-    """A row that no shard of this type can hold: the same call would end the same way."""
+    """A row that no shard of this type can hold: the same call would fail again."""
 
 
 def _write(source: Source, folder: Path, *, dtype: str, per_shard: int, limit: int | None) -> int:
@@ -108,7 +108,7 @@ def _name(shard: int) -> str:
 
 @contextmanager
 def _claimed(folder: Path, plan: dict[str, Any]) -> Iterator[None]:
-    """A folder that is new, empty, or was left by the same call; nobody else may write to it."""
+    """Check that a folder is new, empty, or was left by the same call, and lock it."""
     marker = folder / UNFINISHED
     in_use = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
     if in_use and _plan(marker) != plan:
@@ -143,7 +143,7 @@ def _plan(marker: Path) -> Any:
 
 
 def _remove(folder: Path) -> None:
-    """Take away what this package wrote; the folder as well, where nothing else is in it."""
+    """Remove what this package wrote; the folder as well, where nothing else is in it."""
     for path in [*folder.glob("shard-*.npy"), folder / UNFINISHED]:
         path.unlink(missing_ok=True)
     with suppress(OSError):

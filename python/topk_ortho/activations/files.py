@@ -34,9 +34,9 @@ _DTYPES: dict[str, np.dtype | None] = {
 }
 DESCRIPTION = "source.json"
 UNFINISHED = "unfinished.json"
-"""In a folder of which `topk-ortho cache` has not written all shards yet."""
+"""Marker file in a folder whose shards `topk-ortho cache` has not all written yet."""
 SPREAD = 32
-"""Blocks, all over the shards, that figures of the data are estimated on."""
+"""Blocks, all over the shards, that scale, mean and variance are estimated on."""
 VERSION = 1
 
 
@@ -147,11 +147,11 @@ class FilesSource:
         return [at * blocks // count for at in range(count)]
 
     def n_blocks(self, split: Split) -> int:
-        """Number of blocks in a split."""
+        """Returns the number of blocks in a split."""
         return self._n_blocks[split]
 
     def block(self, index: int, split: Split) -> Block:
-        """The rows of one block, float32.
+        """Returns the rows of one block, float32.
 
         Raises:
             IndexError: no such block.
@@ -203,7 +203,7 @@ def _open_folder(folder: Path) -> list[Shard]:
 
 
 def _check_finished(folder: Path) -> None:
-    """Refuse a folder whose writing stopped, and warn of one of which that cannot be told."""
+    """Refuse a folder whose writing stopped, and warn where that cannot be determined."""
     if (folder / UNFINISHED).exists():
         raise ConfigError(
             f"{str(folder)!r} was given, but topk-ortho cache has not written all of its shards; "
@@ -231,7 +231,7 @@ def _open_npy(path: Path) -> Shard:
 
 def _open_tensors(path: Path) -> Shard:
     try:
-        with safe_open(path, framework="pt") as file:  # refuses what is not whole
+        with safe_open(path, framework="pt") as file:  # refuses incomplete files
             names = list(file.keys())
         header, data = _safetensors_header(path)
     except Exception as error:

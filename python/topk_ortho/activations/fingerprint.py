@@ -1,4 +1,4 @@
-"""What tells whether the files that a run reads are still the same.
+"""Fingerprints of the files that a run reads, which show whether they are still the same.
 
 Small files are hashed whole, large ones by their size and their two ends, so that a folder of
 thousands of shards costs seconds. A model or dataset by name has no files here and is not covered.
@@ -20,7 +20,7 @@ END = 2**20
 
 
 def fingerprint(config: TrainConfig) -> dict[str, dict[str, Any] | None]:
-    """`bytes` and `sha256` of each file that the data of `config` is made of, by its path as
+    """Returns `bytes` and `sha256` of each file in the data of `config`, by its path as
     configured; None for a file that cannot be read, {} for synthetic data."""
     return {str(path): _of(path) for path in SOURCES[config.activations].files(config)}
 

@@ -1,6 +1,6 @@
 """A language model's activations on disk, computed once for all runs and processes that share them.
 
-Blocks are those of `LanguageModelSource`, row for row, so a run's figures do not depend on where it
+Blocks are those of `LanguageModelSource`, row for row, so a run's metrics do not depend on where it
 read them. A block is computed when it is first asked for, under a lock, written whole and read
 from then on: runs side by side, or one after another, never compute it twice, and what no run asks
 for is never computed. Costs 4 bytes a value on disk; the model is loaded only where a block is
@@ -31,7 +31,7 @@ SPLITS: tuple[Split, ...] = ("train", "eval")
 
 
 def harvest_folder(root: Path, config: TrainConfig) -> Path:
-    """Where the blocks of a `language-model` configuration lie below `root`."""
+    """Returns the folder below `root` that holds the blocks of a `language-model` configuration."""
     text = [str(path.absolute()) for path in config.text]
     parts = [config.model, text, config.dataset, config.hook, config.context]
     return root / hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
@@ -67,19 +67,19 @@ class HarvestedSource:
 
     @property
     def model(self) -> LanguageModel:
-        """The language model, loaded when it is first asked for."""
+        """Returns the language model, loaded when it is first asked for."""
         return self._opened().model
 
     def contexts(self, split: Split) -> Tensor:
-        """The contexts of a split, `[n, context]` int64, in the order of its blocks."""
+        """Returns the contexts of a split, `[n, context]` int64, in the order of its blocks."""
         return self._contexts[split]
 
     def n_blocks(self, split: Split) -> int:
-        """Number of blocks in a split."""
+        """Returns the number of blocks in a split."""
         return self._n_blocks[split]
 
     def block(self, index: int, split: Split) -> Block:
-        """Rows of one block.
+        """Returns the rows of one block.
 
         Raises:
             IndexError: no such block.

@@ -78,7 +78,7 @@ def build_hierarchy(
     magnitude_std: float,
     seed: int,
 ) -> Hierarchy:
-    """Random Gaussian directions, normalised; rates geometric from the first to the last."""
+    """Returns normalised Gaussian directions; rates geometric from the first to the last."""
     generator = torch.Generator().manual_seed(seed)
     total = roots * (1 + children) + independent
     directions = torch.randn(total, d_in, generator=generator)
@@ -110,7 +110,7 @@ def _geometric(n: int, first: float, last: float) -> Tensor:
 
 
 def stream_seed(*parts: int) -> int:
-    """One 63-bit seed from several numbers (splitmix64), so that streams do not overlap."""
+    """Returns one 63-bit seed from several numbers (splitmix64), so that streams do not overlap."""
     state = 0
     for part in parts:
         state = (state + 0x9E3779B97F4A7C15 + part) & 0xFFFFFFFFFFFFFFFF

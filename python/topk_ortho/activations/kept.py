@@ -8,7 +8,7 @@ KEPT_BYTES = 1 << 30
 
 
 class KeptSource:
-    """A source that hands out the same blocks again without making them again.
+    """A source that caches the blocks of another one.
 
     Args:
         source: where blocks come from.
@@ -29,7 +29,7 @@ class KeptSource:
         return self.source.where(index, split, row)
 
     def block(self, index: int, split: Split) -> Block:
-        """The rows of one block; nobody may write into them."""
+        """Returns the rows of one block, which must not be written to."""
         key = index, split
         if key in self._blocks:
             return self._blocks[key]

@@ -47,8 +47,8 @@ class SourceKind:
         open: a checked configuration and a device to an open source; raises `ConfigError` where
             that cannot be.
         files: files and folders that the data is made of, so that a change of them is noticed.
-        scaled: whether the data is brought to the total variance of training; if not, it is taken
-            as it is.
+        scaled: whether the data is scaled to the total variance of training; if not, it is used
+            unscaled.
         options: the first words of the options that only this kind has.
     """
 
@@ -90,7 +90,7 @@ def _open_language_model(config: TrainConfig, device: str) -> Opened:
 
 
 def of_language(config: TrainConfig, language: LanguageSource) -> Opened:
-    """A language model's source that is open already."""
+    """A language model's source that is already open."""
     origin = {"model": config.model, "hook": config.hook, "context": config.context}
     return Opened(language, language, origin)
 

@@ -90,7 +90,7 @@ class LanguageModel:
         return cls(bridge, name=name)
 
     def activations(self, tokens: Tensor, hook: str) -> Tensor:
-        """What passes `hook`, `[batch, position, d_in]` float32 on the model's device.
+        """Returns activations at `hook`, `[batch, position, d_in]` float32 on the model's device.
 
         A hook with a head dimension is flattened, `d_in = head * d_head`. The model runs only up
         to the hook's layer.
@@ -118,7 +118,7 @@ class LanguageModel:
         return self._rows(seen[0], tokens, hook).float()
 
     def width(self, hook: str, tokens: Tensor) -> int:
-        """Returns `d_in` at a hook, after a look at what it gives for contexts of two lengths.
+        """Returns `d_in` at a hook, after checking its output for contexts of two lengths.
 
         The second axis has to be that of positions and the rest a width that does not follow them:
         a single shape does not tell, where an attention pattern has as many heads as the context
@@ -150,11 +150,11 @@ class LanguageModel:
         hook: str | None = None,
         replace: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """Logits `[batch, position, d_vocab]`, with the activations at `hook` replaced if given.
+        """Returns logits `[batch, position, d_vocab]`, the activations at `hook` replaced if given.
 
         Args:
             tokens: `[batch, position]` int64.
-            hook: hook point to replace at; None runs the model as it is.
+            hook: hook point to replace at; None runs the model unchanged.
             replace: `[batch, position, d_in]` float32 -> the same shape.
         """
         if hook is None or replace is None:
@@ -271,21 +271,21 @@ class LanguageModelSource:
         self._room = cache_bytes
 
     def contexts(self, split: Split) -> Tensor:
-        """The contexts of a split, `[n, context]` int64, in the order of its blocks."""
+        """Returns the contexts of a split, `[n, context]` int64, in the order of its blocks."""
         return self._contexts[split]
 
     def n_blocks(self, split: Split) -> int:
-        """Number of blocks in a split."""
+        """Returns the number of blocks in a split."""
         return self._n_blocks[split]
 
     def rows_of(self, index: int, split: Split) -> int:
-        """Number of rows of a block, without running the model."""
+        """Returns the number of rows of a block, without running the model."""
         start = index * self._per_block
         contexts = self._contexts[split][start : start + self._per_block]
         return int((contexts != self.model.bos).sum())
 
     def block(self, index: int, split: Split) -> Block:
-        """Rows of one block: `[contexts_per_block * (context - 1) - BOS separators, d_in]`.
+        """Returns a block's rows: `[contexts_per_block * (context - 1) - BOS separators, d_in]`.
 
         Raises:
             IndexError: no such block.
@@ -343,7 +343,7 @@ def _check_contexts(model: LanguageModel, contexts: Tensor) -> None:
 
 
 def _check_predictions(model: LanguageModel, held_out: Tensor) -> None:
-    """Refuse before training what could not be evaluated after it."""
+    """Refuse before training what could not be evaluated afterwards."""
     text = held_out != model.bos
     if not (text[:, :-1] & text[:, 1:]).any():
         raise ConfigError(

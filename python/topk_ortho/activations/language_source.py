@@ -1,4 +1,4 @@
-"""What a source of a language model's activations has beside blocks: model and contexts."""
+"""The interface of a language model's source: blocks, the model and its contexts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What reading, measuring and shuffling the activations hold, all of it on the host."""
+"""The memory of reading, measuring and shuffling activations, all of it on the host."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TRUTH_CELL = 12
 
 
 def memory(s: Shapes, *, cached: int, calibration_rows: int) -> Iterator[Component]:
-    """Yields what the data holds.
+    """Yields the memory that the data takes.
 
     Args:
         s: sizes of the run.
@@ -56,7 +56,7 @@ def n_true(config: TrainConfig) -> int:
 
 
 def _filling(s: Shapes) -> int:
-    """Bytes of the buffer: whole blocks."""
+    """Returns the bytes of the buffer: whole blocks."""
     rows = max(s.config.buffer_rows, s.config.batch_size)
     if s.config.activations == "synthetic":
         rows = -(-rows // BLOCK_ROWS) * BLOCK_ROWS

@@ -2,7 +2,7 @@
 
 Refused, with the position of the first offending byte: other encodings, control characters,
 compressed and binary files. Refused by suffix: files of records, such as JSON lines, whose braces
-and keys would be trained on. A byte-order mark of UTF-8 is no text and left out.
+and keys would be trained on. A byte-order mark of UTF-8 is no text and is skipped.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class Activations:
         mean: `[d_in]`, where `b_dec` starts.
         language: where the activations come from a language model, its source of blocks.
         origin: `model`, `hook` and `context` of real activations, as far as they are known.
-        loud: what the loudest rows of the unscaled data hold, None where it was not measured.
+        loud: shares of the loudest rows of the unscaled data, None where not measured.
     """
 
     source: Source
@@ -106,7 +106,7 @@ def prepare(
 def _warn_of_loud_rows(
     source: Source, sample: Sample, x: Tensor, variance: float, loud: LoudRows
 ) -> None:
-    """Say which rows have most of the variance: the scale would be made for them alone."""
+    """Refuse or warn where a few rows have most of the variance and would decide the scale."""
     mean = x.double().mean(0)
     squares = torch.cat([(part - mean).square().sum(1) for part in x.split(ROWS_AT_ONCE)])
     share, row = (squares / (variance * len(x))).max(0)
@@ -128,7 +128,7 @@ def _warn_of_loud_rows(
 def open_language_model(
     config: TrainConfig, *, device: str, cache_bytes: int = 1 << 30
 ) -> LanguageModelSource:
-    """The model, text and hook point of a `language-model` configuration.
+    """Returns the source for the model, text and hook point of a `language-model` configuration.
 
     `cache_bytes` of memory keep computed blocks.
     """
@@ -136,7 +136,7 @@ def open_language_model(
     from topk_ortho.activations.text import dataset_documents, pack_contexts, text_documents
 
     documents = text_documents(config.text) if config.text else dataset_documents(config.dataset)
-    documents = chain([next(documents, "")], documents)  # a missing file is told before loading
+    documents = chain([next(documents, "")], documents)  # a missing file is reported before loading
     model = LanguageModel.load(config.model, device=device)
     contexts = pack_contexts(model.tokenizer, documents, config.context)
     return LanguageModelSource(model, contexts, config.hook, cache_bytes=cache_bytes)

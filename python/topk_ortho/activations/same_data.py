@@ -1,4 +1,4 @@
-"""Whether a stored run was trained on the files that a configuration names now.
+"""A comparison of a stored run's data with the files that a configuration names now.
 
 Runs are named without the folders of their data, so that they survive a move; what lies under the
 same names elsewhere may be something else.
@@ -18,7 +18,7 @@ from topk_ortho.config.toml import read_stored_config
 
 
 def other_data(folder: Path, config: TrainConfig) -> str | None:
-    """What of its data is not what the run in `folder` was trained on, None where all is.
+    """Returns what differs from the data that the run in `folder` was trained on, else None.
 
     Files that are gone say nothing, nor does a run whose manifest has none.
     """

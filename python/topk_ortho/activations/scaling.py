@@ -36,7 +36,7 @@ class Sample:
         return torch.cat([source.block(index, "train").x[:rows] for index, rows in taken])
 
     def origin(self, source: Source, row: int) -> str:
-        """Where row `row` of `rows` comes from."""
+        """Returns where row `row` of `rows` comes from."""
         at = 0
         while row >= self.lengths[at]:
             row, at = row - self.lengths[at], at + 1
@@ -69,7 +69,7 @@ def first_rows(source: Source, rows: int = ESTIMATION_ROWS) -> Tensor:
 
 
 def warn_of_parts(source: Source, sample: Sample, x: Tensor) -> None:
-    """Say which parts of the data differ grossly in size: one scale does not fit them all.
+    """Warn of parts of the data that differ grossly in size: one scale does not fit them all.
 
     Args:
         sample: of `source`.
@@ -90,7 +90,7 @@ def warn_of_parts(source: Source, sample: Sample, x: Tensor) -> None:
 
 
 def total_variance(x: Tensor) -> float:
-    """Variance of `x` `[n, d_in]` summed over dimensions, in float64."""
+    """Returns the variance of `x` `[n, d_in]` summed over dimensions, in float64."""
     return float(x.double().var(0, correction=0).sum())
 
 

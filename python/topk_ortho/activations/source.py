@@ -1,4 +1,4 @@
-"""Where `x` comes from: the one interface of synthetic data, language models and files.
+"""The interface of all sources of activations: synthetic data, language models and files.
 
 A source is a deterministic function of (split, block index): asking for a block twice gives the
 same rows, so that the position in the data is a number and resuming is exact.
@@ -51,10 +51,10 @@ class Source(Protocol):
     truth: GroundTruth | None
 
     def n_blocks(self, split: Split) -> int | None:
-        """Number of blocks in a split; None where the data never ends."""
+        """Returns the number of blocks in a split; None where the data never ends."""
 
     def block(self, index: int, split: Split) -> Block:
-        """The rows of one block, the same at every call."""
+        """Returns the rows of one block, the same at every call."""
 
     def where(self, index: int, split: Split, row: int) -> str:
-        """Where a row of a block comes from, in words that lead a person there."""
+        """Returns where a row of a block comes from, in words for the user."""

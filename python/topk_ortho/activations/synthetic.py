@@ -49,7 +49,7 @@ BLOCK_ROWS = 4096
 
 
 def resolve(config: SyntheticConfig) -> SyntheticConfig:
-    """The preset's numbers with the given ones in their place."""
+    """Returns the preset's numbers, with those given in their place."""
     given = {k: v for k, v in dataclasses.asdict(config).items() if v is not None}
     return dataclasses.replace(PRESETS[config.preset], **given)
 

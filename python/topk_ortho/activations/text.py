@@ -26,7 +26,7 @@ DATASET_CHARACTERS = 100_000_000
 
 
 def bos_token(tokenizer: Any) -> int:
-    """Id of the token that starts a text: BOS, else EOS, else CLS, as the tokenizer has it."""
+    """Returns the id of the token that starts a text: the tokenizer's BOS, else EOS, else CLS."""
     for name in ("bos_token_id", "eos_token_id", "cls_token_id"):
         token = getattr(tokenizer, name, None)
         if token is not None:
@@ -42,7 +42,7 @@ def pack_contexts(
     *,
     max_tokens: int | None = None,
 ) -> Tensor:
-    """Tokenised documents one after another in rows of equal length, `[n, context]` int64.
+    """Returns tokenised documents, concatenated, in rows of equal length, `[n, context]` int64.
 
     Every row starts with BOS, and BOS stands between documents; all other tokens are those that the
     tokenizer gives for each text. Special tokens spelled out in the text (`<unk>` of WikiText)
@@ -82,7 +82,7 @@ def pack_contexts(
 
 
 def _spelled(tokenizer: Any) -> list[str]:
-    """Special tokens that a text can only have by accident, the longest first.
+    """Returns special tokens that a text can only contain by accident, the longest first.
 
     Some tokenizers call a word or a mark special that stands in any text (padding by `!`, or by
     nothing at all); those are tokens of the text like all others.
@@ -93,13 +93,13 @@ def _spelled(tokenizer: Any) -> list[str]:
 
 
 def _bracketed(token: str) -> bool:
-    """Whether a token is marked off from words, such as `</s>`, `[PAD]` or `<|end|>`."""
+    """Returns whether a token is marked as no word, such as `</s>`, `[PAD]` or `<|end|>`."""
     ends = (unicodedata.category(c)[0] in "PS" for c in (token[:1], token[-1:]) if c)
     return len(token) > 2 and all(ends)
 
 
 def text_documents(paths: Sequence[str | Path]) -> Iterator[str]:
-    """Documents of UTF-8 text files, one after another; blank lines separate documents.
+    """Yields the documents of UTF-8 text files, one after another; blank lines separate documents.
 
     Raises:
         ConfigError: a file that is missing or no UTF-8 text; the message names it, and where.
@@ -125,7 +125,7 @@ def text_documents(paths: Sequence[str | Path]) -> Iterator[str]:
 def dataset_documents(
     name: str, *, split: str = "train", max_characters: int = DATASET_CHARACTERS
 ) -> Iterator[str]:
-    """Documents of a Hugging Face dataset, streamed; `name:configuration` where it has several.
+    """Yields the documents of a Hugging Face dataset, `name` or `name:configuration`, streamed.
 
     No more are read after `max_characters` (the default is about 25 million tokens of English).
 
@@ -158,7 +158,7 @@ def dataset_documents(
 
 
 def _advice(error: Exception, cause: str, split: str) -> str:
-    """What to do about a dataset that cannot be read, by the reason."""
+    """Returns what to do about a dataset that cannot be read, by the reason."""
     if isinstance(error, (ConnectionError, TimeoutError)) or "offline" in cause.lower():
         return "check the network connection, or give text files with --text"
     if isinstance(error, ValueError) and "split" in cause.lower():

@@ -1,1 +1,1 @@
-"""One file per command: its options, its run, its words. `reader/` reads what it is given."""
+"""One file per command: its options, its run, its output. `reader/` reads the command line."""

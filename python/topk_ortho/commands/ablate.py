@@ -15,7 +15,7 @@ from topk_ortho.config.train import A_CORE_OR_MORE, check_places
 from topk_ortho.studies.launch import SHARDS
 
 LAUNCHING = ("launcher", "shards", "shard", "cluster", "cluster-option")
-"""Options that a shard is not given."""
+"""Options that are not passed to a shard."""
 _LAUNCHED = when("launcher", "submitit")
 _COMPUTED = when("dry-run", False)
 
@@ -25,8 +25,8 @@ class Options(Training):
     """Compare arms over paired seeds: a grid over any options, beside the baselines.
 
     Takes every option of `topk-ortho train` (--config and --recipe too) for the arm that is
-    varied. The baselines none, rate-matched-random, ortsae and matryoshka come along. Interrupted
-    anywhere, the same command continues and computes nothing twice.
+    varied. The baselines none, rate-matched-random, ortsae and matryoshka are included. Interrupted
+    at any point, the same command continues and computes nothing twice.
     """
 
     vary: tuple[str, ...] = ()
@@ -46,11 +46,11 @@ class Options(Training):
     out: Path = Path("runs/ablation")
     """Folder of the plan and its runs."""
     jobs: int = option(1, within=A_CORE_OR_MORE)
-    """Runs at a time, each in a process of its own; they share the cores."""
+    """Runs at a time, each in its own process; they share the cores."""
     dry_run: bool = False
     """Print the arms with predicted time and memory, and train nothing."""
     retry_failed: bool = option(False, used=_COMPUTED)
-    """Try runs again that failed before."""
+    """Retry runs that failed before."""
     shard: str = option("", used=when("launcher", "none"))
     """Compute only part I of N, as I/N; all shards share one folder."""
     launcher: Literal["none", "submitit"] = option("none", used=_COMPUTED)
@@ -64,7 +64,7 @@ class Options(Training):
 
 
 def run(arguments: Sequence[str], *, prog: str) -> int:
-    """Run the command; the exit code is 1 where a run failed."""
+    """Run the command; returns the exit code, 1 where a run failed."""
     given = read(Options, arguments, prog=prog, refused=OVER_MANY_RUNS)
     o, asked = build(Options, given), settings_of(given)
     check_places(asked.settings)
@@ -101,7 +101,7 @@ def run(arguments: Sequence[str], *, prog: str) -> int:
 
 
 def _submitted(o: Options, given: Given) -> str:
-    """Submit every shard, say so, and return where they run."""
+    """Submit every shard, report it, and return where they run."""
     from topk_ortho.studies.launch import submit
 
     submitted = submit(

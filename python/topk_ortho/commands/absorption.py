@@ -48,15 +48,15 @@ class Options:
     out: Path | None = None
     """Write the JSON to this file as well."""
     allow_pickle: bool = False
-    """Open an SAE of dictionary_learning, which is a pickle; nothing but tensors is taken."""
+    """Open an SAE of dictionary_learning, which is a pickle; only tensors are read from it."""
     allow_mismatch: bool = False
-    """Measure although the SAE names another model or hook point as its own."""
+    """Measure even though the SAE names another model or hook point."""
     json: bool = False
     """Print JSON instead of the table."""
 
 
 def run(arguments: Sequence[str], *, prog: str) -> int:
-    """Run the command; the exit code."""
+    """Run the command; returns the exit code."""
     o = build(Options, read(Options, arguments, prog=prog))
     check_out(o.out)
     from topk_ortho.inspect.absorption.measure import measure

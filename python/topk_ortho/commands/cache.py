@@ -41,7 +41,7 @@ class Options:
 
 
 def run(arguments: Sequence[str], *, prog: str) -> int:
-    """Run the command; the exit code."""
+    """Run the command; returns the exit code."""
     o = build(Options, read(Options, arguments, prog=prog))
     config = check(
         TrainConfig(

@@ -1,4 +1,4 @@
-"""Whether your activations need the constraint, and which setting."""
+"""Find out whether your activations need the constraint, and with which setting."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Options(Training):
 
     Takes every option of `topk-ortho train`. Known hierarchies are planted in the activations
     (--plant.roots and so on), a small grid of coefficient x L0 is trained on them, and the setting
-    it would take is written as a file for `topk-ortho train --config`, without the planting.
+    it recommends is written as a file for `topk-ortho train --config`, without the planting.
     """
 
     coefficients: tuple[float, ...] = ()
@@ -30,17 +30,17 @@ class Options(Training):
     """L0 to try; half, once and twice --sae.k unless given. --sae.k is always among them."""
     seeds: tuple[int, ...] = option((3,), within=SEED)
     """How many seeds, from 400 on; several numbers are the seeds themselves. Three are a quick
-    look: ten give intervals that small effects can be told by."""
+    look: ten give intervals narrow enough for small effects."""
     out: Path = Path("runs/calibration")
     """Folder of the runs and of the chosen setting."""
     jobs: int = option(1, within=A_CORE_OR_MORE)
-    """Runs at a time, each in a process of its own."""
+    """Runs at a time, each in its own process."""
     retry_failed: bool = False
-    """Try runs again that failed before."""
+    """Retry runs that failed before."""
 
 
 def run(arguments: Sequence[str], *, prog: str) -> int:
-    """Run the command; the exit code is 1 where a run failed."""
+    """Run the command; returns the exit code, 1 where a run failed."""
     given = read(Options, arguments, prog=prog, refused=REFUSED)
     o, asked = build(Options, given), settings_of(given)
     check_places(asked.settings)

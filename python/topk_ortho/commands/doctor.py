@@ -19,16 +19,16 @@ REFUSED = {
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Training):
-    """Say what a run would need and whether this machine has it, and train nothing."""
+    """Report what a run would need and whether this machine has it; nothing is trained."""
 
     out: Path | None = None
-    """Run folder, whose disk is looked at."""
+    """Run folder, whose disk is checked."""
     resume: Path | None = None
-    """Look at this run folder instead of the other options."""
+    """Check this run folder, in place of the other options."""
 
 
 def run(arguments: Sequence[str], *, prog: str) -> int:
-    """Run the command; the exit code is 1 where the run does not fit."""
+    """Run the command; returns the exit code, 1 where the run does not fit."""
     given = read(Options, arguments, prog=prog, refused=REFUSED)
     o = build(Options, given)
     if o.resume is not None and (others := sorted(given.values.keys() - {"resume"})):

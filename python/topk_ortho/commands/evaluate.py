@@ -16,7 +16,7 @@ from topk_ortho.config.option import ROWS, SEED, option, table, when, whole
 from topk_ortho.config.train import CONTEXT, Source
 
 NOT_DATA = {"device", "allow-pickle"}
-"""Options of the command that `train` has too, and that do not say what is measured on."""
+"""Options that `train` has as well, and that do not describe the data."""
 _OWN = when("suite", "own")
 _SAEBENCH = when("suite", "saebench")
 
@@ -34,9 +34,9 @@ class Options:
     out: Path | None = None
     """Write everything that was measured to this JSON file."""
     allow_pickle: bool = False
-    """Open an SAE of dictionary_learning, which is a pickle; nothing but tensors is taken."""
+    """Open an SAE of dictionary_learning, which is a pickle; only tensors are read from it."""
     allow_mismatch: bool = option(False, used=when("suite", "own"))
-    """Measure although the SAE names another model or hook point as its own."""
+    """Measure even though the SAE names another model or hook point."""
     json: bool = False
     """Print JSON in place of the table."""
     split: Literal["auto", "eval", "all"] = option("auto", used=_OWN)
@@ -73,15 +73,15 @@ class Options:
     saebench_python: Path = option(Path(".venv-saebench/bin/python"), used=_SAEBENCH)
     """`saebench`: the Python of the environment that `make saebench` builds."""
     saebench_folder: Path = option(Path("runs/saebench"), used=_SAEBENCH)
-    """`saebench`: folder of its own files and logs; finished evals in it are not run again."""
+    """`saebench`: folder of its files and logs; finished evals in it are not run again."""
     core_batches: tuple[int, int] = option((200, 2000), within=whole(1, 1_000_000), used=_SAEBENCH)
-    """`saebench`: batches of 16 contexts that core takes for the losses, and for all else."""
+    """`saebench`: batches of 16 contexts that core takes for the losses, and for the rest."""
     llm_batch_size: int = option(32, within=whole(1, 65_536), used=_SAEBENCH)
     """`saebench`: prompts at a time in the other evals."""
 
 
 def run(arguments: Sequence[str], *, prog: str) -> int:
-    """Run the command; the exit code is 1 where SAEBench measured nothing."""
+    """Run the command; returns the exit code, 1 where SAEBench measured nothing."""
     given = read(Options, arguments, prog=prog)
     o = build(Options, given)
     if {"text", "dataset"} <= given.values.keys():
@@ -98,7 +98,7 @@ def run(arguments: Sequence[str], *, prog: str) -> int:
 
 
 def data_settings(values: dict[str, Any]) -> dict[str, Any]:
-    """Returns what was given of the settings that say what is measured on."""
+    """Returns the given settings that describe the data to measure on."""
     known = options_of(TrainConfig).keys() & options_of(Options).keys()
     return {name: value for name, value in values.items() if name in known - NOT_DATA}
 

@@ -23,13 +23,13 @@ class Options:
     contexts: int = option(3, within=whole(0, 1_000))
     """Language models: contexts shown for each feature and each pair."""
     samples: int | None = option(None, within=ROWS)
-    """Held-out activations to look at; as many as the run was measured on unless given."""
+    """Held-out activations to use; as many as the run was measured on unless given."""
     json: bool = False
     """Print JSON."""
 
 
 def run(arguments: Sequence[str], *, prog: str) -> int:
-    """Run the command; the exit code."""
+    """Run the command; returns the exit code."""
     o = build(Options, read(Options, arguments, prog=prog))
     from topk_ortho.inspect.pairs import analyse, as_text
 

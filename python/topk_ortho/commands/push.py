@@ -12,7 +12,7 @@ from topk_ortho.config.option import option
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Upload a trained SAE to the Hugging Face hub; the repository is made where it is new."""
+    """Upload a trained SAE to the Hugging Face hub; a repository that is new is created."""
 
     sae: Path = option(positional=True)
     """A run folder, or a folder of SAELens, dictionary_learning or sparsify."""
@@ -21,11 +21,11 @@ class Options:
     subfolder: str = ""
     """Folder inside the repository; its root unless given."""
     public: bool = False
-    """Make a new repository public; private otherwise."""
+    """Make a new repository public; it is private otherwise."""
 
 
 def run(arguments: Sequence[str], *, prog: str) -> int:
-    """Run the command; the exit code."""
+    """Run the command; returns the exit code."""
     o = build(Options, read(Options, arguments, prog=prog))
     from topk_ortho.integrations.hub import push
 

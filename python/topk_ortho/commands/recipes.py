@@ -1,4 +1,4 @@
-"""The runs of the source documents: list them, or train them all."""
+"""List the runs of the source experiment, or train them all."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ REFUSED = {"recipe": "all of them are trained here; topk-ortho train --recipe tr
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Training):
-    """List the runs of the source documents, or train them all.
+    """List the runs of the source experiment, or train them all.
 
     `topk-ortho train --recipe NAME` trains one. With --out, every option of `train` sets what all
-    of them share; what is finished is not run again.
+    of them share; finished recipes are not run again.
     """
 
     out: Path | None = None
-    """Train every recipe, each in a process of its own, with its run folder in here."""
+    """Train every recipe, each in its own process, with its run folder in this folder."""
 
 
 def run(arguments: Sequence[str], *, prog: str) -> int:
-    """Run the command; the exit code is 1 where a recipe failed."""
+    """Run the command; returns the exit code, 1 where a recipe failed."""
     given = read(Options, arguments, prog=prog, refused=REFUSED)
     out = build(Options, given).out
     if out is None:

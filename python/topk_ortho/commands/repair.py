@@ -32,7 +32,7 @@ class Options(Training):
 
     Takes every option of `topk-ortho train`: the activations that the SAE reads (--model, --text
     and --hook, or --data, or the synthetic data), and anything else in place of the defaults of a
-    repair. The repaired SAE is written in the layout that it came in. Interrupted anywhere, the
+    repair. The repaired SAE is written in the layout that it came in. Interrupted at any point, the
     same command with the same --out continues.
     """
 
@@ -45,7 +45,7 @@ class Options(Training):
 
 
 class Repairing(NamedTuple):
-    """What a command line asks for.
+    """The settings that a command line amounts to.
 
     Attributes:
         settings: of the fine-tuning.
@@ -57,7 +57,7 @@ class Repairing(NamedTuple):
 
 
 def run(arguments: Sequence[str], *, prog: str) -> int:
-    """Run the command; the exit code."""
+    """Run the command; returns the exit code."""
     given = read(Options, arguments, prog=prog, refused=REFUSED)
     o = build(Options, given)
     settings, keep_l0 = repairing(given)

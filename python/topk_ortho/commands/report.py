@@ -21,7 +21,7 @@ class Options:
 
 
 def run(arguments: Sequence[str], *, prog: str) -> int:
-    """Run the command; the exit code."""
+    """Run the command; returns the exit code."""
     o = build(Options, read(Options, arguments, prog=prog))
     from topk_ortho.constraint.history.figures import history_figures
     from topk_ortho.report.write import write_report

@@ -14,18 +14,18 @@ from topk_ortho.config.option import option
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Train a finished run again and say whether every metric is the same, bit for bit."""
+    """Train a finished run again and check whether every metric is the same, bit for bit."""
 
     run: Path = option(positional=True)
     """A finished run's folder."""
     out: Path | None = None
-    """Folder of the second run; without it nothing is kept."""
+    """Folder of the second run; without it, that run is deleted afterwards."""
     json: bool = False
     """Print JSON."""
 
 
 def run(arguments: Sequence[str], *, prog: str) -> int:
-    """Run the command; the exit code is 1 where something differs."""
+    """Run the command; returns the exit code, 1 where something differs."""
     o = build(Options, read(Options, arguments, prog=prog))
     from topk_ortho.inspect.reproduce import as_text, reproduce
 

@@ -12,7 +12,7 @@ __all__ = ["Options", "run"]
 
 
 def run(arguments: Sequence[str], *, prog: str) -> int:
-    """Run the command; the exit code."""
+    """Run the command; returns the exit code."""
     options = parse(arguments, prog=prog)
     from topk_ortho.machine.hardware import keep_freed_memory
     from topk_ortho.report.summary import finish

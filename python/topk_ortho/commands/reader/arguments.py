@@ -1,8 +1,8 @@
 """The one reader of command lines: words in, checked values out.
 
 Options are `--name value`, `--name=value`, `--name` and `--no-name` for a flag; hyphens and
-underscores are the same. An option of many values takes all that follow and adds up when it is
-repeated; any other option stands once. What stands after `--` is no option.
+underscores are the same. An option of many values takes all that follow and accumulates when it is
+repeated; any other option may be given once. Anything after `--` is no option.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ SHOWN = 60
 
 @dataclass(frozen=True)
 class Given:
-    """What a command line says.
+    """The contents of a command line.
 
     Attributes:
         values: by the name of the option, such as `pairs.per-feature`.
-        words: the same as it stood there, option by option.
+        words: the same as it was written, option by option.
     """
 
     values: dict[str, Any]
     words: dict[str, list[str]] = field(default_factory=dict)
 
     def own(self, cls: type) -> dict[str, Any]:
-        """Values of the options that are fields of the dataclass itself, by their fields."""
+        """Returns the values of options that are fields of the dataclass itself, by field."""
         own = {
             name: name.replace("-", "_") for name, o in options_of(cls).items() if o.owner is cls
         }
         return {own[name]: value for name, value in self.values.items() if name in own}
 
     def command(self, *, without: Collection[str] = ()) -> list[str]:
-        """The words of a command line that says the same, without some of its options."""
+        """Returns the words of an equivalent command line, without some of its options."""
         out: list[str] = []
         for name, words in self.words.items():
             if name in without:
@@ -68,10 +68,10 @@ def read(
         cls: the dataclass.
         arguments: the words after the command's name.
         prog: how the command is called.
-        refused: options of other commands that mean nothing to this one, and what to do instead.
+        refused: options of other commands that mean nothing here, and what to do instead.
 
     Raises:
-        ConfigError: an option that there is not, a value that cannot be read, or something missing.
+        ConfigError: an unknown option, a value that cannot be read, or something missing.
         SystemExit: `--help`, which was printed.
     """
     words = list(arguments)
@@ -206,7 +206,7 @@ class _Words:
         return option.many or len(self.words[option.name]) < option.count
 
     def _complete(self) -> None:
-        """Refuse an option that stands without its value."""
+        """Refuse an option without its value."""
         option = self.open
         if option is None:
             return

@@ -1,6 +1,6 @@
 """`--help`: every option of a command with its type, its default and its docstring.
 
-Wrapped to the terminal, however narrow; time and memory grow with the text alone.
+Wrapped to the terminal, however narrow; time and memory are linear in the text.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def _default(value: Any) -> str:
 
 
 def _docstrings(cls: type) -> dict[str, str]:
-    """The string below each field of a dataclass and of those it derives from."""
+    """Returns the string below each field of a dataclass and of those it derives from."""
     found: dict[str, str] = {}
     for owner in reversed(cls.__mro__):
         if not dataclasses.is_dataclass(owner):

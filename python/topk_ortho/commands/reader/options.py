@@ -37,44 +37,44 @@ class Option:
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """Its values, where they are listed."""
+        """Returns its values, where they are listed."""
         return choices(self.kind)
 
     @property
     def shown(self) -> str:
-        """How messages name it."""
+        """Returns its name for messages."""
         return self.name.upper() if self.positional else f"--{self.name}"
 
     @property
     def flag(self) -> bool:
-        """Whether it stands without a value."""
+        """Returns whether it takes no value."""
         return self.kind is bool
 
     @property
     def many(self) -> bool:
-        """Whether it takes any number of values."""
+        """Returns whether it takes any number of values."""
         return typing.get_origin(self.kind) is tuple and Ellipsis in typing.get_args(self.kind)
 
     @property
     def count(self) -> int:
-        """How many values it takes, where it does not take any number."""
+        """Returns how many values it takes, where that number is fixed."""
         return len(typing.get_args(self.kind)) if typing.get_origin(self.kind) is tuple else 1
 
     @property
     def item(self) -> Any:
-        """The type of one value."""
+        """Returns the type of one value."""
         listed = typing.get_origin(self.kind) in (tuple, Annotated)
         return typing.get_args(self.kind)[0] if listed else self.kind
 
     @property
     def expected(self) -> str:
-        """What a value has to be, in words."""
+        """Returns what a value has to be, in words."""
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         return NAMES.get(self.item, "a value")
 
     def value(self, word: str) -> Any:
-        """The value that a word stands for.
+        """Returns the value that a word stands for.
 
         Raises:
             ValueError: it stands for none.

@@ -1,4 +1,4 @@
-"""How a command ends: what it prints, what it writes, and its exit code."""
+"""The end of a command: what it prints, what it writes, and its exit code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from topk_ortho.machine.interrupt import Interrupted, SignalWatch, kept
 from topk_ortho.terminal import printable
 
 STOPPED = "stopped; what was finished is kept, and the same command computes the rest."
-"""Where nothing that was interrupted knew more."""
+"""The message where no interrupted part had a more specific one."""
 
 
 def fail(error: Exception | str, code: int = 2) -> int:
@@ -26,15 +26,15 @@ def fail(error: Exception | str, code: int = 2) -> int:
 
 
 def say(text: str) -> None:
-    """Print what may hold any character: what would act on a terminal, or what it cannot show, is
-    spelled out."""
+    """Print text that may hold any character: what would act on a terminal, or cannot be shown, is
+    escaped."""
     text = "\n".join(printable(line) for line in text.split("\n"))
     encoding = sys.stdout.encoding or "utf-8"
     print(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def check_out(path: Path | None) -> None:
-    """Say before the work that `--out` cannot be written.
+    """Refuse, before the work, an `--out` that cannot be written.
 
     Raises:
         ConfigError: it is a folder, or its folder does not exist.
@@ -56,16 +56,16 @@ def guarded(command: Callable[[], int]) -> int:
     try:
         with SignalWatch(at_once=True), kept(STOPPED):
             code = command()
-            sys.stdout.flush()  # what cannot be written is met here, and not after the last line
+            sys.stdout.flush()  # errors of writing are raised here, and not after the last line
         return code
     except ConfigError as error:
         return fail(error)
     except Interrupted as stop:
-        with suppress(OSError):  # the terminal may be gone, which is what a SIGHUP says
+        with suppress(OSError):  # the terminal may be gone, as after a SIGHUP
             print(printable(str(stop)), file=sys.stderr, flush=True)
         return stop.exit_code
     except BrokenPipeError:
-        # whoever read the output has seen enough; the flush at exit must not fail once more
+        # the reader of a pipe has closed it; the flush at exit must not fail once more
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141
     except OSError as error:

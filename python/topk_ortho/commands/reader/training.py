@@ -34,15 +34,15 @@ OVER_MANY_RUNS: Mapping[str, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """What every command that trains takes."""
+    """Options that every command that trains takes."""
 
     config: Path | None = None
     """TOML file with the same names as the options; options given here win."""
     recipe: str | None = None
-    """A run of the source documents (`topk-ortho recipes`) in place of the pairs, penalty and
+    """A run of the source experiment (`topk-ortho recipes`) in place of the pairs, penalty and
     history of the TOML file or the defaults; options given here win."""
     settings: TrainConfig = table(TrainConfig, flat=True)
-    """What to train."""
+    """The settings to train with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +62,13 @@ class RunOptions(Training):
         within=whole(1, 10**12, "at least 1 step",
                      fix="a run that executes no step is a failure"),
     )  # fmt: skip
-    """Stop so many steps later as if interrupted; schedules follow the full --steps."""
+    """Stop this many steps later as if interrupted; schedules follow the full --steps."""
     profile: int = option(
         0,
         within=whole(0, 10_000, "a number of steps to watch, up to 10,000,",
                      fix="20 is enough for a good mean"),
     )  # fmt: skip
-    """Watch so many steps, print where their time goes, and write a trace; 0 for none."""
+    """Profile this many steps, print where their time goes, and write a trace; 0 for none."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Asked:
 
     Attributes:
         settings: checked.
-        given: names of the options that were given, and the file that each stands in; empty for
+        given: names of the options that were given, and the file that sets each; empty for
             those of the command line.
     """
 
@@ -112,7 +112,7 @@ def settings_of(given: Given, *, defaults: Mapping[str, Any] | None = None) -> A
         defaults: values of options, in place of the configuration's own defaults.
 
     Raises:
-        ConfigError: a file or a recipe that there is not, or a setting that cannot be used.
+        ConfigError: a file or recipe that does not exist, or a setting that cannot be used.
     """
     options = options_of(TrainConfig)
     own = {name: value for name, value in given.values.items() if name in options}

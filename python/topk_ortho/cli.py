@@ -19,7 +19,7 @@ GONE = {
     "results": "it is `make results` in a checkout now",
     "bars": "it is `make bars SETTING=forest-240` in a checkout now",
 }
-"""Commands that there were, and what there is instead."""
+"""Commands that were removed, and what replaces them."""
 
 
 def names() -> list[str]:
@@ -33,7 +33,7 @@ def command(name: str) -> ModuleType:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; the exit code."""
+    """Run one command; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_listing())
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _listing() -> str:
-    """Every command with the first line of its module."""
+    """Returns every command with the first line of its module."""
     width = max(map(len, names())) + 2
     lines = [f"  {n:<{width}}{(command(n).__doc__ or '').splitlines()[0]}" for n in names()]
     return "\n".join([

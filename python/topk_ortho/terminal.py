@@ -1,4 +1,4 @@
-"""What is printed on a terminal: tables, and untrusted strings that must not act on it."""
+"""Output on a terminal: tables, and untrusted strings made harmless."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 
 def printable(text: str) -> str:
-    """`text` with all that does not print (control characters, line breaks, marks of direction,
-    invisible ones) as escapes."""
+    """Returns `text` with all that does not print as escapes: control characters, line breaks,
+    marks of direction, invisible ones."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -16,7 +16,7 @@ from topk_ortho.commands.reader.output import guarded
 
 
 def main(arguments: list[str] | None = None, *, prog: str = "python -m topk_ortho.train") -> int:
-    """Run one command line; the exit code."""
+    """Run one command line; returns the exit code."""
     words = sys.argv[1:] if arguments is None else arguments
     return guarded(lambda: command.run(words, prog=prog))
 

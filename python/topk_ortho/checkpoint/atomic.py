@@ -114,7 +114,7 @@ def sync(path: Path) -> None:
 
 
 def rename(source: Path, target: Path) -> None:
-    """The one step in which a directory appears."""
+    """Rename: the one step in which a directory appears."""
     os.rename(source, target)
 
 

@@ -16,7 +16,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
     """Write a folder of exactly these files; one with files of these names is replaced.
 
     Raises:
-        ConfigError: the folder holds anything else, or the disk fails; it is as it was then.
+        ConfigError: the folder holds anything else, or the disk fails; it is unchanged then.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -40,5 +40,5 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
 
 
 def plain(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """A copy on CPU with memory of its own, as files want it."""
+    """Returns a copy on CPU that shares no memory, as files require."""
     return tensor.detach().cpu().to(dtype).contiguous().clone()

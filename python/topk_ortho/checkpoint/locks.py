@@ -1,4 +1,4 @@
-"""Locks between processes that end with their holder, however that ends."""
+"""Locks between processes that are released when their holder ends, in whatever way."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
 
 class Held(Exception):
-    """Somebody else holds the lock."""
+    """Another holder has the lock."""
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Checkpoints: a folder of `step_<N>/` directories, each complete and verified, or not there.
 
 A checkpoint holds `tensors.safetensors`, `state.json`, any blobs, and `manifest.json` with the
-size and sha256 of each, written last. A directory without a valid manifest does not exist. The
+size and sha256 of each, written last. A directory without a valid manifest is ignored. The
 newest is found by listing; there is no pointer file that could point to nothing. Saving reads the
 tensors back once to hash what reached the file system; loading hashes everything before anything
 is used. One writer per folder is assumed. Refused: pickle, names that leave the directory, state
@@ -37,7 +37,7 @@ _STEP = re.compile(r"step_(\d+)")
 _DAMAGE = (
     OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError,
 )  # fmt: skip
-"""All that reading a damaged directory may raise; deeply nested JSON exhausts the stack."""
+"""Errors that reading a damaged directory may raise; deeply nested JSON exhausts the stack."""
 _BLOB = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
@@ -91,7 +91,7 @@ def save(
 
     Raises:
         CheckpointError: something that cannot be stored, or the disk failed or is full; earlier
-            checkpoints are as they were.
+            checkpoints are unchanged.
     """
     folder, blobs = Path(folder), dict(blobs or {})
     if step < 0 or keep < 1:
@@ -124,7 +124,7 @@ def save(
 
 
 def newest(folder: Path) -> Checkpoint | None:
-    """The valid checkpoint with the largest step, None where there is none.
+    """Returns the valid checkpoint with the largest step, None where there is none.
 
     Invalid ones are passed over with a warning. Nothing on disk is changed.
     """
@@ -139,8 +139,8 @@ def newest(folder: Path) -> Checkpoint | None:
 
 
 def tidy(folder: Path, step: int, *, keep: int) -> None:
-    """Delete what a kill left: unfinished directories, and checkpoints before the last `keep` up to
-    `step`."""
+    """Delete the leftovers of a kill: unfinished directories, and checkpoints up to `step` before
+    the last `keep`."""
     try:
         atomic.sweep(Path(folder))
     except OSError as error:
@@ -152,7 +152,7 @@ def load(path: Path) -> Checkpoint:
     """Read a checkpoint's directory, verifying every file against the manifest.
 
     Raises:
-        CheckpointError: anything is missing, too much, or not as it was written.
+        CheckpointError: anything is missing, extra, or not as it was written.
     """
     path = Path(path)
     try:

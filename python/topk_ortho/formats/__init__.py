@@ -1,12 +1,12 @@
-"""Which layout a folder has, and reading and writing any of them.
+"""Layouts of trained SAEs: which one a folder has, and reading and writing any of them.
 
-| layout | told by | read and written by |
+| layout | recognised by | read and written by |
 |---|---|---|
 | `saelens` | `sae_weights.safetensors` | `SAE.load_from_disk` |
 | `sparsify` | `sae.safetensors` | `SparseCoder.load_from_disk` |
 | `dictionary-learning` | `ae.pt` | `load_dictionary` |
 
-A run folder of ours stands for its `sae/`, which is `saelens`.
+A run folder of this package stands for its `sae/`, which is `saelens`.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ FILES: dict[Layout, tuple[str, str]] = {
 """Configuration and weights of each."""
 
 _UNFIT = (AttributeError, LookupError, RecursionError, RuntimeError, TypeError, ValueError)
-"""What values of other types and tensors of other shapes make the readers stumble over."""
+"""Errors that the readers raise on values of other types and tensors of other shapes."""
 
 
 def detect(folder: str | Path) -> tuple[Layout, Path]:
-    """The layout of a folder, and where its files lie: there, or in the `sae/` of a run folder.
+    """Returns the layout of a folder, and where its files are: there, or in a run's `sae/`.
 
     Raises:
         ConfigError: no SAE there, or several.
@@ -57,14 +57,14 @@ def detect(folder: str | Path) -> tuple[Layout, Path]:
 
 
 def read(folder: str | Path, *, allow_pickle: bool = False) -> StoredSAE:
-    """The SAE in a folder, whatever its layout.
+    """Returns the SAE in a folder, whatever its layout.
 
     Args:
         folder: an SAE's folder, or a run folder.
         allow_pickle: whether the `ae.pt` of dictionary_learning may be unpickled, tensors only.
 
     Raises:
-        ConfigError: no SAE there, damaged, or one that computes something else than ours.
+        ConfigError: no SAE there, damaged, or one that computes something this package does not.
     """
     layout, path = detect(folder)
     try:
@@ -88,7 +88,7 @@ def write(sae: StoredSAE, folder: str | Path, *, layout: Layout | None = None) -
     Args:
         sae: in the units of its model.
         folder: becomes a folder of exactly the layout's two files.
-        layout: the one the SAE came in unless given.
+        layout: unless given, the one that the SAE was read from.
 
     Raises:
         ConfigError: a layout that has no such SAE, or a folder that holds anything else.
@@ -107,7 +107,7 @@ def write(sae: StoredSAE, folder: str | Path, *, layout: Layout | None = None) -
 
 
 def digest(folder: str | Path) -> str:
-    """sha256 over both files, which names an SAE wherever it lies."""
+    """Returns the sha256 over both files, which identifies an SAE wherever it is."""
     layout, path = detect(folder)
     whole = hashlib.sha256(layout.encode())
     for name in FILES[layout]:

@@ -1,6 +1,6 @@
 """A trained SAE in the layout of dictionary_learning: `config.json` and `ae.pt`.
 
-`load_dictionary(folder, device)` loads the folder there. `ae.pt` is a pickle, the only one that
+That package's `load_dictionary(folder, device)` loads it. `ae.pt` is a pickle, the only one that
 this package reads, and only where the user says so; even then torch unpickles nothing but tensors
 (`weights_only`). Writing it stores a plain dictionary of tensors.
 
@@ -77,7 +77,7 @@ def read(folder: Path, *, allow_pickle: bool = False) -> StoredSAE:
 
     Args:
         folder: with `config.json` and `ae.pt`.
-        allow_pickle: whether `ae.pt` may be unpickled; nothing but tensors is taken from it.
+        allow_pickle: whether `ae.pt` may be unpickled; only tensors are read from it.
 
     Raises:
         ConfigError: not allowed, no such SAE, damaged, or one that we do not compute.
@@ -145,7 +145,7 @@ def write(sae: StoredSAE, folder: Path) -> Path:
 def _tensors(path: Path, raw: bytes) -> dict[str, Tensor]:
     try:
         tensors = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch passes on whatever the unpickler stumbles over
+    except Exception as error:  # torch passes on whatever error the unpickler raises
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ConfigError(
             f"{path} is no dictionary of tensors ({reason}); nothing else is read from a pickle"
@@ -227,7 +227,7 @@ def _ours(folder: Path, name: str, tensors: dict[str, Tensor]) -> dict[str, Tens
 
 
 def _unit(W_dec: Tensor) -> bool:
-    """Whether `AutoEncoder.normalize_decoder` leaves the rows as they are."""
+    """Returns whether `AutoEncoder.normalize_decoder` leaves the rows unchanged."""
     norms = W_dec.norm(dim=1)
     return torch.allclose(norms, torch.ones_like(norms))
 
@@ -262,7 +262,7 @@ def _theirs(sae: StoredSAE, name: str) -> dict[str, Tensor]:
 
 
 def _numbers(sae: StoredSAE, name: str) -> dict[str, Tensor]:
-    """`k`, `threshold` and `group_sizes` as the class has them."""
+    """Returns `k`, `threshold` and `group_sizes` as the class has them."""
     if name in ("AutoEncoder", "AutoEncoderNew"):
         return {}
     if name == "JumpReluAutoEncoder":

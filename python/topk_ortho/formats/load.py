@@ -13,12 +13,12 @@ from topk_ortho.sae import SAE, build
 
 
 def load_sae(folder: str | Path, *, allow_pickle: bool = False) -> SAE:
-    """The SAE of a finished run, or of a folder of SAELens, dictionary_learning or sparsify.
+    """Returns the SAE of a finished run, or of a folder of another package's layout.
 
     Args:
-        folder: its layout is told by its files (`formats/__init__.py`).
+        folder: its layout is recognised by its files (`formats/__init__.py`).
         allow_pickle: dictionary_learning stores a pickle, which is opened only if you say so;
-            nothing but tensors is taken from it.
+            only tensors are read from it.
 
     Returns:
         The SAE in the units of its model, float32.
@@ -30,7 +30,7 @@ def load_sae(folder: str | Path, *, allow_pickle: bool = False) -> SAE:
 
 
 def as_module(stored: StoredSAE) -> SAE:
-    """The module with the stored codes and reconstructions, in the stored units.
+    """Returns the module with the stored codes and reconstructions, in the stored units.
 
     Its `config.k` is None where the files do not say k; `encode` and `decode` need none, and a
     training pass that does says so.

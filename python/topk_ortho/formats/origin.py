@@ -1,4 +1,4 @@
-"""What an SAE says about the model and hook point it reads, against what it is measured on."""
+"""A check that an SAE is measured at the model and hook point that it names."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def check_origin(
 ) -> None:
     """Refuse to measure an SAE on activations of another hook point or model than its own.
 
-    What either side does not say is not compared. A model in a folder may have been renamed: where
-    nothing tells whether it is the same one, that is a warning.
+    Values that either side lacks are not compared. A model in a folder may have been renamed: where
+    it cannot be determined whether it is the same one, that is a warning.
 
     Args:
         sae: its folder, for the message.
@@ -48,13 +48,13 @@ def check_origin(
 
 
 def same_hook(a: str, b: str) -> bool:
-    """Whether two hook points of TransformerLens are the same place: what enters a layer is what
-    left the one below it."""
+    """Returns whether two hook points of TransformerLens are the same place: a layer's input is
+    the output of the one below it."""
     return _place(a) == _place(b)
 
 
 def same_model(a: str, b: str) -> bool:
-    """Whether two names or folders are the same model: by the last part of the path, by the name
+    """Returns whether two names or folders are the same model: by the path's last part, the name
     that a folder was made from, or by TransformerLens' other names for it."""
     mine, theirs = _names(a), _names(b)
     if mine & theirs or _is_folder(a) or _is_folder(b):

@@ -42,7 +42,7 @@ class StoredSAE:
         model: the model's name, empty where it is not known.
         context: tokens of a context, None where it is not known.
         prepend_bos: whether contexts begin with BOS, None where it is not known.
-        processing: settings by which its activations are others than a model gives here, such as
+        processing: settings by which its activations differ from those of a model here, such as
             `model_from_pretrained_kwargs.center_writing_weights = True`.
         settings: the configuration file as it was read.
     """
@@ -77,14 +77,14 @@ class StoredSAE:
         return str(self.W_enc.dtype).removeprefix("torch.")
 
     def check_unprocessed(self, where: object, *, insist: bool = False) -> None:
-        """Refuse to read activations of a model as it is where the SAE wants them otherwise.
+        """Refuse a model's unprocessed activations where the SAE expects processed ones.
 
         Args:
             where: the SAE's folder, for the message.
             insist: warn in place of refusing.
 
         Raises:
-            ConfigError: it says so of itself; the message names every such setting.
+            ConfigError: its metadata says so; the message names every such setting.
         """
         if not self.processing:
             return
@@ -97,7 +97,7 @@ class StoredSAE:
         warnings.warn(f"{said}; it is measured on them all the same.", stacklevel=2)
 
     def scaled(self, scale: float) -> StoredSAE:
-        """The SAE of activations that are `scale` times as large; its codes grow with them."""
+        """Returns the SAE of activations `scale` times as large; its codes are scaled with them."""
 
         def times(tensor: torch.Tensor) -> torch.Tensor:
             return _rounded(tensor.double() * scale, tensor)
@@ -110,7 +110,7 @@ class StoredSAE:
         )
 
     def unit_rows(self) -> StoredSAE:
-        """The SAE with unit decoder rows: `pre` and threshold of a feature take on its norm.
+        """Returns the SAE with unit decoder rows: the norm goes into `pre` and threshold.
 
         Every feature fires where it fired, with the same reconstruction, unless the k largest are
         kept and the norms differ.
@@ -161,7 +161,7 @@ def of_one_dtype(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def without_centring(W_enc: Tensor, b_enc: Tensor, b_dec: Tensor) -> Tensor:
-    """`b_enc` of an encoder that does not take `b_dec` off, from one that does."""
+    """Returns `b_enc` of an encoder that does not take `b_dec` off, from one that does."""
     return _rounded(b_enc.double() - b_dec.double() @ W_enc.double(), b_enc)
 
 
@@ -171,7 +171,7 @@ def with_centring(W_enc: Tensor, b_enc: Tensor, b_dec: Tensor) -> Tensor:
 
 
 def learned(threshold: Tensor) -> bool:
-    """Whether features have thresholds of their own, as JumpReLU's; BatchTopK shares one."""
+    """Returns whether each feature has its own threshold, as in JumpReLU; BatchTopK shares one."""
     return bool((threshold != threshold[0]).any())
 
 

@@ -20,9 +20,9 @@ from topk_ortho.sparse.codes import Codes
 
 
 def with_orthogonality(trainer: Any, config: OrthogonalityConfig | None = None) -> type:
-    """A subclass of `trainer` whose loss has the penalty in it.
+    """Returns a subclass of `trainer` whose loss includes the penalty.
 
-    What it logs stays as it was, and `orthogonality_loss` is logged beside it; its `config` names
+    Its log is unchanged but for `orthogonality_loss`, which is added; its `config` names
     the settings. The number of steps is the trainer's own.
 
     Args:

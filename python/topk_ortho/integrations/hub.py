@@ -1,6 +1,6 @@
 """Trained SAEs to and from the Hugging Face hub, through its own client.
 
-What travels is the two files of a layout (`formats/__init__.py`), under a subfolder of the
+The two files of a layout (`formats/__init__.py`) are transferred, under a subfolder of the
 repository where one is named; whatever else lies there is left alone. Address and token are the
 client's own business (`HF_ENDPOINT`, `hf auth login`).
 """
@@ -26,13 +26,13 @@ def push(
     message: str = "Upload a sparse autoencoder",
     endpoint: str | None = None,
 ) -> str:
-    """Upload an SAE's folder, or the SAE of a run folder; the repository is made where it is new.
+    """Upload an SAE's folder, or the SAE of a run folder; a repository that is new is created.
 
     Args:
         folder: any layout; nothing in it is opened.
         repo: `OWNER/NAME`.
         subfolder: of the repository, its root unless given.
-        private: whether a new repository is private; one that exists stays as it is.
+        private: whether a new repository is private; an existing one is not changed.
         message: of the commit.
         endpoint: the hub's address; the client's own unless given.
 
@@ -117,7 +117,7 @@ def _told(repo: str, what: str) -> Iterator[None]:
     """Turn what the client raises into one sentence."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    # what the client raises for an answer is one of its transport's errors; so is no answer
+    # the client raises its transport's errors, for an answer as for a lack of one
     ancestors = (kind for kind in HfHubHTTPError.__mro__ if issubclass(kind, Exception))
     met: tuple[type[Exception], ...] = (LocalEntryNotFoundError, OSError)
     met += tuple(kind for kind in ancestors if kind is not Exception)

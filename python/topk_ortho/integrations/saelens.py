@@ -1,7 +1,7 @@
 """The constraint in SAELens (6 or later): its training SAEs, whatever trains them.
 
 A training SAE computes its whole loss in `training_forward_pass`, term by term in a dictionary that
-its trainer logs; here it gets one term more. Runner, trainer and configuration stay as they are.
+its trainer logs; here it gets one more term. Runner, trainer and configuration are unchanged.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def attach(sae: Any, config: OrthogonalityConfig | None = None) -> Orthogonality
 
     Args:
         sae: any `TrainingSAE` that decodes non-negative codes with `W_dec` `[d_sae, d_in]`.
-        config: the settings; SAELens tells no number of steps, so `steps` is worth giving.
+        config: the settings; SAELens does not pass the number of steps, so `steps` should be given.
 
     Returns:
         The penalty, also at `sae.orthogonality`: selection, firing rates, history.

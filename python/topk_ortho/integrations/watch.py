@@ -1,4 +1,4 @@
-"""See what a host's own methods are given and return, while it computes its loss."""
+"""A watch on the arguments and results of a host's own methods, while it computes its loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run would meet on this machine: device, data, memory, disk. Looks, and changes nothing.
+"""A check of this machine before a run: device, data, memory, disk. Changes nothing.
 
 Opens the data and, for a language model, loads it; trains nothing. `training/announce.py` is the
 short form, for the start of a run.
@@ -32,11 +32,11 @@ from topk_ortho.training.announce import (
 from topk_ortho.training.memory import forecast
 
 LOOKED_AT = 4096
-"""Activations that are read to see how loud the loudest are."""
+"""Activations that are read to find the share of the loudest."""
 
 
 def examine(config: TrainConfig, out: Path | None = None) -> tuple[str, bool]:
-    """A report on a checked configuration, and whether the run should fit.
+    """Returns a report on a checked configuration, and whether the run should fit.
 
     Args:
         config: what would be trained.
@@ -98,7 +98,7 @@ def _table(expected: Forecast, place: Place, where: torch.device) -> list[str]:
 
 
 def _disk(config: TrainConfig, d_in: int, out: Path) -> tuple[int, int]:
-    """Bytes that the checkpoints and the trained SAE take at most, and bytes free."""
+    """Returns the most bytes that checkpoints and trained SAE take, and the bytes free."""
     expected = forecast(config, d_in=d_in, device="cpu", cached=0)
     sizes = {part.name: part.bytes for part in expected.components}
     one = 3 * sizes["weights"] + sizes["running figures"] + sizes.get("history as bytes", 0)

@@ -1,4 +1,4 @@
-"""What a run will hold at its peak, by component, before its first step: from the settings alone.
+"""The forecast of a run's peak memory, by component, from the settings alone.
 
 Every part of a run yields what it holds as `Component`s, beside the code that allocates it; the
 peak is the largest sum of what exists at one moment. On CPU the C library keeps what is freed (the
@@ -26,7 +26,7 @@ CYCLE = ("refilling the buffer", "encoding", "decoding", "aux-k", "first tile",
 END = ("filling for calibration", "calibration", "export", "matching", "encoding to measure",
        "measuring", "geometry")  # fmt: skip
 MOMENTS = START + CYCLE + END
-"""The moments of a run in their order; those of a step (`CYCLE`) come round again."""
+"""The moments of a run in their order; those of a step (`CYCLE`) repeat."""
 
 KEPT = 0.7
 """Share of the largest component that is gone at the peak, or not there yet, which the C library
@@ -85,39 +85,39 @@ class Shapes:
 
     @property
     def rows(self) -> int:
-        """Bytes of one `[batch, d_in]`, float32."""
+        """Returns the bytes of one `[batch, d_in]`, float32."""
         return FLOAT * self.config.batch_size * self.d_in
 
     @property
     def matrix(self) -> int:
-        """Bytes of one `[d_sae, d_in]`, float32."""
+        """Returns the bytes of one `[d_sae, d_in]`, float32."""
         return FLOAT * self.d_in * self.config.sae.d_sae
 
     @property
     def parameters(self) -> int:
-        """Bytes of all weights."""
+        """Returns the bytes of all weights."""
         return 2 * self.matrix + FLOAT * (self.config.sae.d_sae + self.d_in)
 
     @property
     def prefiltered(self) -> bool:
-        """Whether a bfloat16 product rules features out."""
+        """Returns whether a bfloat16 product rules features out."""
         return self.sparse and self.config.sae.bf16_prefilter
 
     @property
     def dense(self) -> int:
-        """Bytes of one `[batch, d_sae]` as the encoder gives it: bfloat16 under autocast."""
+        """Returns the bytes of the encoder's `[batch, d_sae]`: bfloat16 under autocast."""
         narrow = self.gpu or self.prefiltered
         return self.config.batch_size * self.config.sae.d_sae * (2 if narrow else FLOAT)
 
     @property
     def entries(self) -> int:
-        """Active entries of a batch."""
+        """Returns the active entries of a batch."""
         return round(self.l0 * self.config.batch_size)
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """The components of a run, those of size 0 left out."""
+    """Returns the components of a run, those of size 0 left out."""
 
     components: tuple[Component, ...]
 

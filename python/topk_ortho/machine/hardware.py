@@ -1,4 +1,4 @@
-"""Where a run computes: device, threads, and what the manifest says of both."""
+"""The device and threads of a run, and what the manifest records of both."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PACKAGES = ("topk-ortho", "torch", "numpy", "scipy", "safetensors", "transformer
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of `--device`.
+    """Returns the device of `--device`.
 
     Raises:
         ConfigError: not a device, or CUDA where there is none.
@@ -49,9 +49,9 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_threads(config: TrainConfig, d_in: int) -> int:
-    """`--threads`, or one for small steps and all that are allowed for large ones.
+    """Returns `--threads`, or one for small steps and all that are allowed for large ones.
 
-    A run that was begun on a machine with more cores has no more threads than these have use for.
+    A run that was begun on a machine with more cores gets no more threads than this one can use.
     """
     if config.threads:
         return min(config.threads, PER_CORE * CORES)
@@ -60,14 +60,14 @@ def choose_threads(config: TrainConfig, d_in: int) -> int:
 
 
 def threads_allowed() -> int:
-    """All cores, or as many as `OMP_NUM_THREADS` allows this process."""
+    """Returns all cores, or as many as `OMP_NUM_THREADS` allows this process."""
     cores = os.cpu_count() or 1
     allowed = os.environ.get("OMP_NUM_THREADS", "")
     return min(cores, int(allowed)) if allowed.isdecimal() and int(allowed) else cores
 
 
 def has_bf16_products() -> bool | None:
-    """Whether the processor multiplies matrices in bfloat16 itself; None where nothing tells."""
+    """Returns whether the processor multiplies bfloat16 matrices itself; None if unknown."""
     if not CPUINFO.exists():
         return None
     flags = set(CPUINFO.read_text().split())
@@ -75,7 +75,7 @@ def has_bf16_products() -> bool | None:
 
 
 def describe(config: TrainConfig, device: torch.device, threads: int) -> dict[str, Any]:
-    """Versions, hardware and commit, for `manifest.json`."""
+    """Returns versions, hardware and commit, for `manifest.json`."""
     return {
         "seed": config.seed,
         "versions": versions(PACKAGES),

@@ -22,7 +22,7 @@ ONE_REQUEST = 0.5
 
 
 class Interrupted(KeyboardInterrupt):
-    """Stopped on request; the message says what is kept and how to resume, if anybody knew.
+    """Stopped on request; the message says what is kept and how to resume, where that is known.
 
     Attributes:
         number: the signal; SIGINT for Ctrl-C and `--stop-after`.
@@ -36,7 +36,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class SignalWatch:
-    """Takes the place of dying from a signal that asks to end, while it is open.
+    """A context in which a signal that asks to end does not kill the process.
 
     Does nothing outside of the main thread, which is the only one that may. A second Ctrl-C kills.
 
@@ -120,10 +120,10 @@ def _numbers() -> list[int]:
 
 
 def _may_take(number: int) -> bool:
-    """Tells whether a signal is ours to take; one that the host program handles is not, except for
-    the two that every program knows."""
+    """Returns whether a signal is ours to handle; one that the host program handles is not, except
+    for the two that every program knows."""
     handler = signal.getsignal(number)
-    if number == signal.SIGINT:  # a shell has background jobs ignore it, which is nobody's wish
+    if number == signal.SIGINT:  # a shell makes background jobs ignore it, which nobody wants
         return handler is not None
     if number == signal.SIGTERM:
         return handler not in (None, signal.SIG_IGN)

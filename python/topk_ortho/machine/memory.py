@@ -1,4 +1,4 @@
-"""What a process holds and could still get, in bytes: from the allocator on CUDA, else in pages."""
+"""Memory that a process holds or could still get, in bytes: by allocator on CUDA, else by page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def memory_in_use(device: torch.device) -> tuple[int, int]:
-    """`(allocated, reserved)`; on CPU the resident set now and its peak."""
+    """Returns `(allocated, reserved)`; on CPU the resident set now and its peak."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
     import resource
@@ -27,7 +27,7 @@ def memory_in_use(device: torch.device) -> tuple[int, int]:
 
 
 def memory_available(device: torch.device) -> int | None:
-    """What the device could still give, swap left out; None where nothing tells."""
+    """Returns what the device could still give, without swap; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     found = [figure for figure in (_machine(), _container()) if figure is not None]
@@ -54,7 +54,7 @@ def _machine() -> int | None:
 
 
 def _container() -> int | None:
-    """What is left of the limit of a control group, version 2; file pages in use can be dropped."""
+    """Returns what is left of a control group's limit (v2); file pages can be dropped."""
     try:
         limit = int((CGROUP / "memory.max").read_text())
         used = int((CGROUP / "memory.current").read_text())

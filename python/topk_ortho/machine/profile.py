@@ -1,7 +1,7 @@
-"""`--profile N`: where the time of a step goes, and a trace of its last steps.
+"""The profiler of `--profile N`: where the time of a step goes, and a trace of the last steps.
 
 A clock listens to the spans of a step (`spans.py`). A span's time is its own: what it calls is
-counted where it belongs, so that the phases and `other` add up to the step. On a CUDA device every
+counted separately, so that the phases and `other` add up to the step. On a CUDA device every
 span ends with a synchronisation, without which kernels would be counted where they are waited for:
 the sum is then more than an undisturbed step takes.
 """
@@ -42,7 +42,7 @@ class Clock:
         """A span begins in this thread."""
         with self._lock:
             mine = self._open.setdefault(threading.get_ident(), [])
-            # On CUDA the backward pass has a thread of its own, which the main one waits for.
+            # On CUDA the backward pass has its own thread, which the main one waits for.
             around = mine or (self._open[self._main] if phase != BACKGROUND else [])
             mine.append((phase, around[-1][0] if around else None, time.perf_counter()))
 
@@ -64,11 +64,11 @@ class Clock:
 
 
 class StepProfile:
-    """Watches `steps` steps after a short warm-up, then writes and prints what it saw.
+    """A profiler of `steps` steps after a short warm-up, which writes and prints its result.
 
     Args:
         state: the run.
-        steps: how many to watch, fewer where the run has fewer left; 0 for none.
+        steps: how many to profile, fewer where the run has fewer left; 0 for none.
         folder: `trace.json.gz` and `profile.json` go there.
     """
 

@@ -1,10 +1,10 @@
-"""Named spans: the phases of a step, for whoever looks on.
+"""Named spans: the phases of a step, for profilers and tests.
 
     with span("forward"):
         ...
 
-A clock (`machine/profile.py`), a test, or torch's profiler sees the phase; where none of them
-looks, a span costs less than a microsecond. The names are data that others keep (`profile.json`,
+A clock (`machine/profile.py`), a test, or torch's profiler sees the phase; while none of them
+listens, a span costs less than a microsecond. The names are data that others keep (`profile.json`,
 traces, the lists of host waits), so they stay when functions are renamed.
 """
 
@@ -21,16 +21,16 @@ from torch.autograd import profiler
 PHASES = ("data", "forward", "backward", "scores", "selection", "penalty", "optimiser", "history")
 """Phases of a step; `selection` is inside of `scores`, the penalty's gradient of `backward`."""
 BACKGROUND = "history thread"
-"""What the history observes in a thread of its own."""
+"""The phase in which the history observes, in its own thread."""
 PREFIX = "topk_ortho: "
-"""What the names begin with in a trace."""
+"""Prefix of the names in a trace."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class Listener(Protocol):
-    """Is told of spans, in the thread that they are in."""
+    """A listener, called in the thread that a span is in."""
 
     def entered(self, phase: str) -> None: ...
 
@@ -42,7 +42,7 @@ _listener: Listener | None = None
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Tell `listener` of every span that begins inside; one listener at a time."""
+    """Report to `listener` every span that begins inside; one listener at a time."""
     global _listener
     before, _listener = _listener, listener
     try:

@@ -1,1 +1,1 @@
-"""Pure: tensors in, numbers out; nothing that is measured changes."""
+"""Metrics as pure functions: tensors in, numbers out; nothing that is measured changes."""

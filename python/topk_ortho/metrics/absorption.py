@@ -101,7 +101,7 @@ class AbsorptionEdge:
 
 @dataclass(frozen=True)
 class AbsorptionResult:
-    """What the meter counted.
+    """The counts of the meter.
 
     Attributes:
         rows: tokens seen.
@@ -114,8 +114,9 @@ class AbsorptionResult:
     edges: tuple[AbsorptionEdge, ...]
 
     def summary(self) -> dict[str, float | int | None]:
-        """`RATES` as macro averages over the eligible edges, None without any; `edges_eligible`,
-        `edges_total`, and `edges_with_excess`: the eligible ones whose excess is available."""
+        """Returns `RATES` as macro averages over the eligible edges, None without any;
+        `edges_eligible`, `edges_total`, and `edges_with_excess`: the eligible ones whose excess is
+        available."""
         eligible = [edge for edge in self.edges if edge.eligible]
         means = {name: mean(getattr(edge, name) for edge in eligible) for name in RATES}
         return means | {
@@ -125,7 +126,7 @@ class AbsorptionResult:
         }
 
     def as_json(self) -> dict[str, Any]:
-        """Plain lists, dicts, numbers and None."""
+        """Returns plain lists, dicts, numbers and None."""
         return asdict(self) | {"min_child_tokens": MIN_CHILD_TOKENS, "summary": self.summary()}
 
 
@@ -190,7 +191,7 @@ class AbsorptionMeter:
         self._counts.update(classes, columns(acts, self._matching.feature))
 
     def result(self) -> AbsorptionResult:
-        """The rates over all tokens so far."""
+        """Returns the rates over all tokens so far."""
         p, c = self._counts.parent_of, self._counts.child_of
         f1 = self._counts.detectors()["f1"]
         matched = {
@@ -210,7 +211,7 @@ def measure(
     edges: Sequence[tuple[int, int]] | Tensor,
     matching: Matching,
 ) -> AbsorptionResult:
-    """`AbsorptionMeter` over one batch: `acts` `[rows, d_sae]`, `on` `[rows, n_classes]`."""
+    """Returns the result for one batch: `acts` `[rows, d_sae]`, `on` `[rows, n_classes]`."""
     meter = AbsorptionMeter(edges, matching)
     meter.update(acts, on)
     return meter.result()

@@ -1,4 +1,4 @@
-"""What a reconstruction does to the language model it is spliced into: cross-entropy and KL.
+"""The effect of a reconstruction on the model that it is spliced into: cross-entropy and KL.
 
 Costs five forward passes per context (activations, original, reconstructed, zero, mean), and a
 sixth for SAELens' own way of counting. BOS positions are never spliced and never counted. Refused:
@@ -27,10 +27,10 @@ class SpliceModel(Protocol):
         hook: str | None = None,
         replace: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """Logits `[batch, position, d_vocab]`; `replace` maps `[batch, position, d_in]`."""
+        """Returns logits `[batch, position, d_vocab]`; `replace` maps `[batch, position, d_in]`."""
 
     def activations(self, tokens: Tensor, hook: str) -> Tensor:
-        """What passes the hook, `[batch, position, d_in]` float32."""
+        """Returns the activations at the hook, `[batch, position, d_in]` float32."""
 
 
 def behaviour(
@@ -43,7 +43,7 @@ def behaviour(
     beside: RunEvalsLosses | None = None,
     progress: Callable[[int], object] = lambda contexts: None,
 ) -> dict[str, float | None]:
-    """Losses and scores of `x_hat` in place of `x`, beside zero and mean ablation.
+    """Returns losses and scores of `x_hat` in place of `x`, beside zero and mean ablation.
 
     Cross-entropy (nats per token) is over predictions from a position that is not BOS of a token
     that is not BOS; KL(original || spliced) (nats) over positions that are not BOS. A score is 1
@@ -56,7 +56,7 @@ def behaviour(
         reconstruct: `[rows, d_in]` float32 in the model's own units -> the same shape.
         batch: contexts per forward pass.
         beside: takes in the same predictions as SAELens counts them.
-        progress: told after each batch how many contexts were done.
+        progress: called after each batch with the number of contexts done.
 
     Returns:
         `ce_original`; `ce_*` and `kl_*` of `reconstructed`, `zero`, `mean`; `ce_score`, `kl_score`

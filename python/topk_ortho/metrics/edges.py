@@ -1,4 +1,4 @@
-"""What is reported of features whose truth is known: edges, detectors, their averages, and counts.
+"""The report on features whose truth is known: edges, detectors, their averages, and counts.
 
 Plain numbers, made by `GroundTruthMeter.result`. None stands for "not measurable" and is left out
 of every average; how many were left out, and the tokens counted, stand beside it.
@@ -83,12 +83,12 @@ class Edge:
 
     @property
     def eligible(self) -> bool:
-        """Whether the edge enters the averages."""
+        """Returns whether the edge enters the averages."""
         return self.n_child >= MIN_CHILD_TOKENS
 
     @property
     def found(self) -> bool:
-        """Whether the parent's match is good enough to speak of absorption."""
+        """Returns whether the parent's match is good enough to speak of absorption."""
         return self.parent_cosine is not None and self.parent_cosine > FOUND_COSINE
 
 
@@ -134,7 +134,7 @@ class GroundTruthResult:
     uniqueness: float | None
 
     def table(self) -> dict[str, Any]:
-        """Every edge and every true feature with its counts, ready for JSON."""
+        """Returns every edge and every true feature with its counts, ready for JSON."""
         return {
             "rows": self.rows,
             "min_child_tokens": MIN_CHILD_TOKENS,
@@ -143,9 +143,9 @@ class GroundTruthResult:
         }
 
     def summary(self) -> dict[str, float | int | None]:
-        """Flat metrics: `RATES` as macro averages over the eligible edges, `absorption_rate_found`
-        over those whose parent is found, `parents_found`, `mcc`, `uniqueness`, `edges_eligible`,
-        `edges_total`, and `precision`, `recall`, `f1` with `_parent` (features that have
+        """Returns flat metrics: `RATES` as macro averages over the eligible edges,
+        `absorption_rate_found` over those whose parent is found, `parents_found`,
+        `mcc`, `uniqueness`, `edges_eligible`, `edges_total`, and `precision`, `recall`, `f1` with `_parent` (features that have
         children), `_child` (that have a parent), `_independent` (neither)."""
         eligible = [edge for edge in self.edges if edge.eligible]
         metrics: dict[str, float | int | None] = {
@@ -161,7 +161,7 @@ class GroundTruthResult:
         return metrics | {"edges_eligible": len(eligible), "edges_total": len(self.edges)}
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """What each metric of `summary` rests on.
+        """Returns the counts that each metric of `summary` rests on.
 
         `used` and `left_out` are edges (features for `mcc` and the detectors): an average is over
         those used, the others have too few tokens or no match. For rates, `numerator` and
@@ -226,6 +226,6 @@ def _quotient(counts: Iterable[tuple[int, int]]) -> dict[str, int]:
 
 
 def mean(values: Iterable[float | None]) -> float | None:
-    """Mean of what is available, None where nothing is."""
+    """Returns the mean of what is available, None where nothing is."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None

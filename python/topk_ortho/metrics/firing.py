@@ -1,4 +1,4 @@
-"""Which features fire: columns and entries of codes of any kind, dense or sparse, on any device.
+"""Firing features: columns and entries of codes of any kind, dense or sparse, on any device.
 
 A feature fires where its code is above 0. Codes may be floating point, whole numbers or booleans;
 sparse layouts are COO, CSR and CSC, and entries that are given twice add up.
@@ -22,7 +22,7 @@ def firing(acts: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def columns(acts: Tensor, feature: Tensor) -> Tensor:
-    """The codes of some features, `[rows, len(feature)]`, dense, on the device of `acts`.
+    """Returns the codes of some features, `[rows, len(feature)]`, dense, on the device of `acts`.
 
     Args:
         acts: `[rows, d_sae]`.
@@ -61,7 +61,7 @@ def columns(acts: Tensor, feature: Tensor) -> Tensor:
 
 
 def labels(on: Tensor) -> Tensor:
-    """Which classes are on, `[rows, n_classes]` bool, dense: where `on` is above 0.
+    """Returns which classes are on, `[rows, n_classes]` bool, dense: where `on` is above 0.
 
     Raises:
         ValueError: not two-dimensional, or a value that is not finite.

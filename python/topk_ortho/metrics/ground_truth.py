@@ -30,7 +30,7 @@ class GroundTruthMeter:
     Args:
         directions: `[n_true, d_in]`, the true directions.
         parent: `[n_true]` int64, each one's parent, -1 for none.
-        W_dec: `[d_sae, d_in]` as it is at evaluation; not kept.
+        W_dec: `[d_sae, d_in]` at evaluation; not kept.
         W_enc: `[d_in, d_sae]`, not kept; without it `encoder_hole` is None.
 
     Attributes:
@@ -99,7 +99,7 @@ class GroundTruthMeter:
         self._counts.update(on, columns(acts, self.feature))
 
     def result(self) -> GroundTruthResult:
-        """The rates over all tokens so far."""
+        """Returns the rates over all tokens so far."""
         p, c = self._counts.parent_of, self._counts.child_of
         edges = self._counts.edges() | {
             "parent_cosine": self.cosine[p],

@@ -1,4 +1,4 @@
-"""What makes an absorption metric believable: the health gate, without torch.
+"""The health gate: whether an absorption metric is believable. Imports no torch.
 
 An SAE that hardly trained scores near 0 on absorption: nothing fires, so nothing is absorbed. The
 gate marks such metrics as invalid, and absorption is shown only beside what the gate rests on.
@@ -15,7 +15,7 @@ MIN_EXPLAINED_VARIANCE = 0.5
 MIN_CE_SCORE = 0.9
 
 BESIDE = ("explained_variance", "l0", "dead_features")
-"""Absorption is never shown without these."""
+"""Metrics without which absorption is never shown."""
 
 _ABSORPTION = {"excess", "base_miss", "partial", "decoder_leak", "encoder_hole"}
 

@@ -1,4 +1,4 @@
-"""How much the loudest rows hold: one percent of massive activations may decide every figure.
+"""The share of the loudest rows: one percent of massive activations may decide every metric.
 
 Loudest are the rows of largest norm. `loud_rows` and `score_share` look at one batch; `QuietRows`
 takes in any number of batches and says how an SAE does on all other rows, in the memory of
@@ -54,7 +54,7 @@ def loudest(x: Tensor) -> Tensor:
 
 
 def loud_rows(x: Tensor) -> LoudRows:
-    """Returns what the loudest rows of `x` `[rows, d_in]` hold, at least one row."""
+    """Returns the share of the loudest rows of `x` `[rows, d_in]`, at least one row."""
     norm = norms(x)
     mean = x.mean(0, dtype=torch.float64)
     parts = [(part.double() - mean).square().sum(1) for part in x.split(4096)]
@@ -113,18 +113,18 @@ class Moments:
         self.rows = total
 
     def varied(self) -> bool:
-        """Whether the scatter is more than rounding errors of the mean."""
+        """Returns whether the scatter is more than rounding errors of the mean."""
         return self.scatter > self.rows * (1e-12 * self.mean.norm().item()) ** 2
 
     def copy(self) -> Moments:
-        """Moments that can be added to without changing these."""
+        """Returns a copy that can be added to without changing this one."""
         other = Moments(len(self.mean))
         other.rows, other.mean, other.scatter = self.rows, self.mean.clone(), self.scatter
         return other
 
 
 class QuietRows:
-    """Explained variance of all rows but the loudest one percent, and what those hold."""
+    """Explained variance of all rows but the loudest one percent, and the share of those."""
 
     def __init__(self, d_in: int) -> None:
         self._quiet = Moments(d_in)
@@ -158,7 +158,7 @@ class QuietRows:
             all_rows: of the same rows.
 
         Returns:
-            Figures without, and of, the loudest one percent of the rows: at least one and at most
+            Metrics without, and of, the loudest one percent of the rows: at least one and at most
             `LIMIT`. None where one is not defined.
         """
         x, numbers = self._ordered()
@@ -177,7 +177,7 @@ class QuietRows:
         }
 
     def _ordered(self) -> tuple[Tensor, Tensor]:
-        """What is held, the loudest first."""
+        """Returns the rows that are kept, the loudest first."""
         x = torch.cat([x for x, _ in self._held])
         numbers = torch.cat([n for _, n in self._held], dim=1)
         order = numbers[0].argsort(descending=True, stable=True)

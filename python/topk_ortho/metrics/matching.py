@@ -37,7 +37,7 @@ class Matching:
 
     @classmethod
     def given(cls, feature: Tensor) -> Matching:
-        """Features `[n_classes]` that are known from elsewhere, -1 for none.
+        """Returns a matching of features `[n_classes]` known from elsewhere, -1 for none.
 
         Raises:
             ValueError: not a vector of whole numbers from -1 on.
@@ -52,7 +52,7 @@ class Matching:
 
 
 def match(W_dec: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """Assign features to true directions one to one, with the largest sum of cosines.
+    """Assigns features to true directions one to one, with the largest sum of cosines.
 
     Args:
         W_dec: `[d_sae, d_in]`; a row of zeros has cosine 0 with everything.
@@ -81,7 +81,7 @@ def match_by_labels(acts: Tensor, on: Tensor, *, score: Score = "f1") -> Matchin
 
 
 class LabelMatcher:
-    """Counts how often each feature fires where each class is on.
+    """A counter of how often each feature fires where each class is on.
 
     Memory is `n_classes * d_sae` float64; a batch costs its active entries times `n_classes`.
     """
@@ -119,7 +119,7 @@ class LabelMatcher:
         self.rows += len(on)
 
     def result(self, *, score: Score = "f1") -> Matching:
-        """The one-to-one assignment with the largest sum of scores; a score of 0 or less is none.
+        """Returns the one-to-one assignment with the largest sum of scores above 0.
 
         Args:
             score: of a feature as a detector of a class: `f1`, or `correlation` of the two
@@ -144,7 +144,7 @@ class LabelMatcher:
 
 
 def assign(score: Tensor) -> tuple[Tensor, Tensor]:
-    """The one-to-one assignment of columns to rows of `score` `[n, d_sae]` with the largest sum.
+    """Assigns columns to rows of `score` `[n, d_sae]` one to one, with the largest sum.
 
     Returns:
         The column of each row, -1 for none, and its score, NaN for none.

@@ -1,6 +1,6 @@
-"""Whether a model represents a class: a linear probe, held against the same on random classes.
+"""Linear probes: a model represents a class if its probe beats those of random classes.
 
-A small model represents hardly anything but which token it reads, and that is enough for a probe
+A small model represents hardly more than which token it reads, and that is enough for a probe
 to tell almost any set of tokens from the others. So a plain threshold on its F1 passes sets that
 mean nothing, and what counts here is to be better than random sets of the same size and frequency.
 

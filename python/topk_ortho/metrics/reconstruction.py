@@ -1,4 +1,4 @@
-"""How well an SAE reconstructs and how sparse it is, over any number of batches.
+"""Metrics of reconstruction and sparsity, over any number of batches.
 
 `Reconstruction` keeps float64 sums, so that batches of any size give the metrics of one pass over
 the whole evaluation set; memory is `d_in + d_sae` numbers, a tile of 16 MB and the loudest rows
@@ -109,7 +109,7 @@ class Reconstruction:
         self._l1 += acts.abs().sum(dtype=torch.float64).item()
 
     def result(self) -> dict[str, float | int | None]:
-        """The metrics over all rows so far; None where one is not defined.
+        """Returns the metrics over all rows so far; None where one is not defined.
 
         Keys: `rows`; `mse` (per dimension); `l2` (squared error summed over `d_in`, mean over
         rows); `explained_variance` (against the mean of all rows; None where they are all equal);
@@ -150,7 +150,7 @@ class Reconstruction:
 
 
 def frequency_histogram(fired: Tensor, rows: int) -> dict[str, list[float] | list[int] | int]:
-    """How many features fire how often.
+    """Returns a histogram of firing frequencies.
 
     Args:
         fired: `[d_sae]`, on how many of the rows each feature fired.
@@ -176,7 +176,7 @@ def frequency_histogram(fired: Tensor, rows: int) -> dict[str, list[float] | lis
 
 @torch.no_grad()
 def decoder_geometry(W_dec: Tensor, *, sample: int | None = None) -> dict[str, float | None]:
-    """How much decoder rows overlap.
+    """Returns how much decoder rows overlap.
 
     Args:
         W_dec: `[d_sae, d_in]`; rows need not be unit vectors, a row of zeros has cosine 0.

@@ -1,4 +1,4 @@
-"""The metrics of SAELens' `run_evals` (sae_lens 6, `evals.py`) where they are counted otherwise.
+"""The metrics of SAELens' `run_evals` (sae_lens 6, `evals.py`) that are defined differently.
 
 - `mse` is summed over `d_in` there (our `l2`), and per dimension here.
 - `explained_variance_legacy` is the mean over tokens of 1 - error / squared distance to the mean of
@@ -55,7 +55,7 @@ class RunEvalsLosses:
             self._positions += int(keep.sum())
 
     def result(self) -> dict[str, dict[str, float | None]]:
-        """Two groups of `run_evals`; a score is None where the ablation changes nothing."""
+        """Returns two groups of `run_evals`; a score is None where the ablation changes nothing."""
         kl = {name: total / self._positions for name, total in self._kl.items()}
         ce = {name: total / self._predictions for name, total in self._ce.items()}
         kl_gap = kl["with_ablation"]
@@ -75,7 +75,7 @@ class RunEvalsLosses:
 
 
 class RunEvalsRows:
-    """What `run_evals` takes batch by batch of prompts from activations and reconstructions."""
+    """The metrics of `run_evals` that are taken per batch of prompts, from `x` and `x_hat`."""
 
     def __init__(self) -> None:
         self._legacy = self._norm_in = self._norm_out = 0.0
@@ -101,7 +101,7 @@ class RunEvalsRows:
         self._rows += len(x)
 
     def result(self, metrics: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
-        """Three groups of `run_evals`.
+        """Returns three groups of `run_evals`.
 
         Args:
             metrics: `Reconstruction.result()` over the same rows.

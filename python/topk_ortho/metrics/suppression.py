@@ -1,4 +1,4 @@
-"""Suppressed pairs: one feature fires, and one that it overlaps stays silent though it is there.
+"""Suppressed pairs: one feature fires, and an overlapping one, though present, stays silent.
 
 That is what absorption looks like without ground truth. A pair (i, j) is suppressed where
 

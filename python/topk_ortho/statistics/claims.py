@@ -1,4 +1,4 @@
-"""What may be said of differences: margins, corrections for several comparisons, verdicts."""
+"""Claims about differences: margins, corrections for several comparisons, verdicts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Holds = Literal["holds", "does not hold", "unavailable"]
 
 @dataclass(frozen=True)
 class NonInferiority:
-    """Whether an arm is at most `margin` worse than the control, one-sided.
+    """A one-sided test of whether an arm is at most `margin` worse than the control.
 
     Attributes:
         verdict: `holds` where the bound lies within the margin.
@@ -56,7 +56,7 @@ def non_inferior(
     better: Better = "higher",
     confidence: float = CONFIDENCE,
 ) -> NonInferiority:
-    """One-sided paired t test of "the arm is at most `margin` worse".
+    """Returns a one-sided paired t test of "the arm is at most `margin` worse".
 
     It holds where the upper bound of the loss lies below the margin. Not holding is no proof of a
     loss: with few or scattered seeds the bound is wide.
@@ -85,7 +85,7 @@ def non_inferior(
 
 
 def holm(p: Mapping[str, float | None]) -> dict[str, float | None]:
-    """Holm's adjusted p of every comparison of one family (Holm 1979).
+    """Returns Holm's adjusted p of every comparison of one family (Holm 1979).
 
     Args:
         p: by name; None for a comparison that was not available, which stays None and does not
@@ -109,7 +109,7 @@ def holm(p: Mapping[str, float | None]) -> dict[str, float | None]:
 def verdict(
     difference: Difference | None, *, better: Better, adjusted_p: float | None = None
 ) -> Verdict:
-    """What may be said of a difference.
+    """Returns what may be said of a difference.
 
     "no detectable change" whenever its interval covers 0, or the p that was corrected for several
     comparisons is not below 1 - confidence. That is not "no loss": only `non_inferior` says that
@@ -126,7 +126,7 @@ def verdict(
 def reduction_per_percent(
     absorption: Difference | None, step_time: Difference | None
 ) -> float | None:
-    """Absolute reduction of absorption for each per cent of step time added.
+    """Returns the absolute reduction of absorption for each per cent of step time added.
 
     Args:
         absorption: `paired` of the absorption rates.

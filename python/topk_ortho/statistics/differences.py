@@ -58,12 +58,12 @@ class Difference:
 
     @property
     def detectable(self) -> bool:
-        """Whether the interval leaves out 0."""
+        """Returns whether the interval leaves out 0."""
         return self.low > 0 or self.high < 0
 
 
 def finite(value: Any) -> float | None:
-    """Returns a finite number as it is, None for anything else: a metric that is unavailable."""
+    """Returns a finite number unchanged, None for anything else: a metric that is unavailable."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -86,7 +86,7 @@ def mean_of_all(values: Iterable[Any]) -> float | None:
 
 
 def mean(values: Values, *, confidence: float = CONFIDENCE) -> Mean | None:
-    """Mean of one arm with a Student's t interval; None without any value.
+    """Returns the mean of one arm with a Student's t interval; None without any value.
 
     Raises:
         ValueError: a confidence outside (0, 1).

@@ -23,7 +23,7 @@ L0_TOLERANCE = 0.03
 def relative_change(
     arm: Values, control: Values, *, confidence: float = CONFIDENCE
 ) -> Difference | None:
-    """mean(arm) / mean(control) - 1 with Fieller's interval, paired by seed.
+    """Returns mean(arm) / mean(control) - 1 with Fieller's interval, paired by seed.
 
     Fieller's interval is the set of ratios r that a paired t test of `arm - r * control` does not
     reject, so it leaves out 0 exactly where `paired` does, and has the same p (Fieller 1954; the
@@ -49,13 +49,13 @@ def relative_change(
 def relative_reduction(
     arm: Values, control: Values, *, confidence: float = CONFIDENCE
 ) -> Difference | None:
-    """1 - mean(arm) / mean(control), `relative_change` with its sign turned."""
+    """Returns 1 - mean(arm) / mean(control), `relative_change` with its sign turned."""
     change = relative_change(arm, control, confidence=confidence)
     return None if change is None else _negative(change)
 
 
 def l0_matched(arm: Values, control: Values) -> bool | None:
-    """Whether the mean L0 over the common seeds differ by less than 3 % of the control's."""
+    """Returns whether mean L0 over the common seeds differs by less than 3 % of the control's."""
     pairs, _ = pairs_of(arm, control)
     ours, theirs = (math.fsum(column) for column in zip(*pairs, strict=True)) if pairs else (0, 0)
     return abs(ours / theirs - 1) < L0_TOLERANCE if theirs > 0 else None
@@ -64,7 +64,7 @@ def l0_matched(arm: Values, control: Values) -> bool | None:
 def _fieller(
     pairs: Sequence[tuple[float, float]], quantile: float
 ) -> tuple[float, float, float] | None:
-    """Ratio of the means and its interval; None where that is not bounded or the control's <= 0."""
+    """Returns the ratio of the means and its interval; None without a bounded one."""
     arm, control = (list(column) for column in zip(*pairs, strict=True))
     n, a, c = len(pairs), math.fsum(arm) / len(arm), math.fsum(control) / len(control)
     scale = quantile**2 / n

@@ -17,7 +17,7 @@ SAELENS_VERSION = "6.0.0"
 """The release whose layout is written; without it SAELens converts the file as one of before 6."""
 
 KINDS = {"topk": "topk", "standard": "relu", "jumprelu": "jumprelu"}
-"""Ours that has the codes of theirs, where nothing else is known."""
+"""Our architecture that has the codes of theirs, where nothing else is known."""
 IN_TRAINING = {"batchtopk": "batch-topk", "matryoshka_batchtopk": "matryoshka"}
 """Checkpoints of SAELens' training, which has one threshold beside the weights."""
 OURS = "topk_ortho"  # our own entry among SAELens' free metadata
@@ -30,7 +30,7 @@ PLAIN: dict[str, tuple[Any, ...]] = {
     "activation_fn": ("relu", None, "topk"),
     "activation_fn_str": ("relu", None, "topk"),
 }
-"""Settings of `cfg.json`: the values that compute what we do, as it is written first."""
+"""Settings of `cfg.json`: the values that compute what we do; the first is written."""
 WRITTEN = {"normalize_activations": "none", "reshape_activations": "none"}
 
 
@@ -69,7 +69,7 @@ def check_shapes(tensors: Mapping[str, Tensor]) -> None:
 
 
 def one_number(name: str, tensor: Tensor) -> float:
-    """The value of a tensor that holds one.
+    """Returns the value of a tensor that holds one.
 
     Raises:
         ConfigError: it holds none, or several.

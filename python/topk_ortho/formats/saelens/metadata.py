@@ -1,4 +1,4 @@
-"""Metadata of SAELens by which an SAE's activations are others than a model gives here.
+"""Metadata of SAELens by which an SAE's activations differ from those of a model here.
 
 The model runs here as Hugging Face has it, in contexts that begin with BOS where it has one, and
 BOS itself is left out. Every setting of SAELens that changes activations is applied, refused where
@@ -9,7 +9,7 @@ it is read (`layout.py`), listed here, or harmless:
 | `apply_b_dec_to_input`, `rescale_acts_by_decoder_norm` | folded into the weights |
 | `normalize_activations`, `reshape_activations` | refused when read, unless `none` |
 | `model_from_pretrained_kwargs` | those that change what the hook gives are listed |
-| `hook_head_index`, `seqpos_slice`, `model_class_name` | listed if unlike here |
+| `hook_head_index`, `seqpos_slice`, `model_class_name` | listed if different here |
 | `hook_name`, `model_name`, `context_size`, `prepend_bos` | fields of `StoredSAE` |
 | `exclude_special_tokens`, `dtype`, `device`, data set, separators | kept, no other activations |
 """
@@ -34,7 +34,7 @@ AT_SOME_HOOKS = {
 
 
 def processing(metadata: Mapping[str, Any]) -> tuple[str, ...]:
-    """Returns what makes the SAE's activations others than here, such as `a.b = True`, by name."""
+    """Returns the settings that make the SAE's activations differ, such as `a.b = True`."""
     kwargs = metadata.get("model_from_pretrained_kwargs") or {}
     hook = str(metadata.get("hook_name") or "")
     if not isinstance(kwargs, dict):

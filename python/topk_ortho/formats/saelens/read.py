@@ -163,7 +163,7 @@ def _as_inference(
 def _kind_and_k(
     config: dict[str, Any], metadata: dict[str, Any], tensors: dict[str, Tensor]
 ) -> tuple[str, float | None]:
-    """What the SAE is here: as we noted, or as its architecture and thresholds tell."""
+    """Returns the kind of the SAE: the one noted, or the one of its architecture and thresholds."""
     architecture = config["architecture"]
     if architecture in IN_TRAINING:
         return IN_TRAINING[architecture], config.get("k")

@@ -69,7 +69,7 @@ def export(
 
     Raises:
         ConfigError: shapes, values or settings that make no such SAE, a folder that holds
-            anything else, or a disk that fails; an earlier export is as it was then.
+            anything else, or a disk that fails; an earlier export is unchanged then.
     """
     folder = Path(folder)
     tensors = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec}

@@ -1,4 +1,4 @@
-"""The published SAEBench (PyPI `sae-bench`) on one of our SAEs, in an environment of its own."""
+"""The published SAEBench (PyPI `sae-bench`) on one of our SAEs, in its own environment."""
 
 from topk_ortho.integrations.saebench.results import Outcome, as_json, as_text
 from topk_ortho.integrations.saebench.suite import EVALS, Suite, chosen, run_suite

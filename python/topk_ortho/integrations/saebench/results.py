@@ -1,6 +1,6 @@
 """SAEBench's own JSON files: what is read from them, and how it is shown.
 
-Nothing is computed here. Figures keep SAEBench's names; those that it is known to get wrong or that
+Nothing is computed here. Metrics keep SAEBench's names; those that it is known to get wrong or that
 its users are advised against carry a note.
 """
 
@@ -36,14 +36,14 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one eval.
+    """The outcome of one eval.
 
     Attributes:
         status: `done`, `unreachable`, `unmeasurable` or `failed`.
         reason: in words, empty when done.
         log: what SAEBench printed.
         file: its JSON.
-        figures: flat, by its names.
+        figures: its metrics, flat, by its names.
     """
 
     status: str
@@ -54,8 +54,8 @@ class Outcome:
 
 
 def read_result(name: str, path: Path, log: Path) -> Outcome:
-    """The figures of `eval_result_metrics`, all groups in one; a failure where the file is no
-    result of that eval."""
+    """Returns the metrics of `eval_result_metrics`, all groups in one; a failure where the file is
+    no result of that eval."""
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
         if result["eval_type_id"] != TYPE_IDS.get(name, name):
@@ -69,7 +69,7 @@ def read_result(name: str, path: Path, log: Path) -> Outcome:
 
 
 def gate(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
-    """The health of the SAE by core's figures, and the absorption figures that mean nothing."""
+    """Returns the SAE's health by core's metrics, and the absorption metrics that mean nothing."""
     core = outcomes["core"].figures if "core" in outcomes else {}
     reason = health(
         {
@@ -90,7 +90,7 @@ def gate(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
 
 
 def as_json(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
-    """Every eval with its figures, or why it has none."""
+    """Returns every eval with its metrics, or why it has none."""
     return {
         "health": gate(outcomes),
         "evals": {
@@ -138,4 +138,4 @@ def _health(outcomes: Mapping[str, Outcome]) -> str:
         )
     measured = "core" in outcomes and outcomes["core"].status == "done"
     add = "" if measured else " (run core as well)"
-    return f"health: INVALID, {found['reason']}{add}; an absorption figure (*) means nothing."
+    return f"health: INVALID, {found['reason']}{add}; an absorption metric (*) means nothing."

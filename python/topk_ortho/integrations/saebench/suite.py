@@ -1,7 +1,7 @@
-"""Hand an SAE, a model and text to SAEBench, eval by eval, each in a process of its own.
+"""Run SAEBench on an SAE, a model and text, eval by eval, each in its own process.
 
 An eval that needs what cannot be reached, or that fails, stops no other. Finished ones are kept in
-the folder with what they were asked, and not run again for the same question.
+the folder with their request, and not run again for the same request.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ WORKER = Path(__file__).with_name("worker.py")
 
 @dataclass(frozen=True)
 class Suite:
-    """What to run.
+    """A request to SAEBench.
 
     Attributes:
         sae: with `model` and `hook` filled in.
-        digest: names the SAE, so that another one is measured anew.
+        digest: identifies the SAE, so that another one is measured again.
         evals: of `EVALS`.
         python: of the environment that has `sae-bench`.
         folder: where its files and logs go.
@@ -66,7 +66,7 @@ def chosen(evals: str) -> tuple[str, ...]:
     """Evals from a list with commas, in SAEBench's names.
 
     Raises:
-        ConfigError: one that there is none of, or none at all.
+        ConfigError: an unknown eval, or none at all.
     """
     names = tuple(dict.fromkeys(e.strip().replace("-", "_") for e in evals.split(",") if e.strip()))
     for name in names:
@@ -81,7 +81,7 @@ def chosen(evals: str) -> tuple[str, ...]:
 
 
 def run_suite(suite: Suite, *, progress: bool = True) -> dict[str, Outcome]:
-    """What became of each eval, in the order asked for.
+    """Returns the outcome of each eval, in the order asked for.
 
     Raises:
         ConfigError: no environment, no model or hook, text that cannot be read.
@@ -113,7 +113,7 @@ def _check(suite: Suite) -> None:
 
 
 def _dataset(suite: Suite) -> str:
-    """What core reads: a folder of our documents as `datasets` opens it, or a name."""
+    """Returns the data set for core: a folder of the text files for `datasets`, or a name."""
     if not suite.text:
         return suite.dataset or OPENWEBTEXT
     folder = suite.folder / "text"
@@ -171,13 +171,13 @@ def _run(folder: Path, request: dict[str, Any], python: Path) -> Outcome:
 
 
 def _why(log: Path) -> str:
-    """SAEBench's own words where a gate of its own stopped an eval."""
+    """Returns SAEBench's own words where one of its gates stopped an eval."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     return next((line.strip() for line in lines if line.startswith("Cannot evaluate")), "")
 
 
 def _results(folder: Path) -> Iterator[Path]:
-    """Results of another question, which must not be taken for those of this one."""
+    """Remove results of another request, which must not be taken for those of this one."""
     yield from (folder / "results").rglob("*_eval_results.json")
 
 

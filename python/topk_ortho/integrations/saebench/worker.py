@@ -47,7 +47,7 @@ def main(path: Path) -> None:
 
 
 def online() -> bool:
-    """Whether the hub answers at all; its own client would try for half a minute."""
+    """Returns whether the hub answers at all; its own client would try for half a minute."""
     endpoint = urllib.parse.urlparse(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
     port = endpoint.port or (80 if endpoint.scheme == "http" else 443)
     try:
@@ -58,7 +58,7 @@ def online() -> bool:
 
 
 def run(request: dict[str, Any]) -> dict[str, Any]:
-    """Run one eval; what `reply.json` holds."""
+    """Run one eval; returns the contents of `reply.json`."""
     missing = list(unreachable(request))
     if missing:
         return {"status": "unreachable", "reason": "; ".join(missing)}
@@ -66,7 +66,7 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     if request["model_folder"]:
         open_folder(request["model_folder"])
     errors = _Errors()
-    logging.getLogger().addHandler(errors)  # SAEBench logs what stops core, and goes on
+    logging.getLogger().addHandler(errors)  # SAEBench logs what stops core, and continues
     RUNNERS[request["eval"]](request, [(request["name"], sae)])
     found = sorted(Path("results").rglob("*_eval_results.json"))
     if found:
@@ -77,7 +77,7 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def unreachable(request: dict[str, Any]) -> Iterator[str]:
-    """What the eval needs and cannot have, a sentence for each."""
+    """Returns a sentence for each thing that the eval needs and cannot have."""
     if not request["model_folder"]:
         yield from _model_unreachable(request["model"])
     for name in datasets_of(request):
@@ -216,7 +216,7 @@ def _unlearning(request: dict[str, Any], saes: list[tuple[str, Any]]) -> None:
 
 
 def _settings(request: dict[str, Any]) -> dict[str, Any]:
-    """What every config but that of core takes."""
+    """Returns the arguments of every config but that of core."""
     return {
         "model_name": request["model"],
         "random_seed": SEED,

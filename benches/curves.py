@@ -1,4 +1,4 @@
-"""How cost grows: over d_sae (4k to 1M), batch, L0 and fraction; and whole steps at 65k and 1M.
+"""The growth of cost: over d_sae (4k to 1M), batch, L0 and fraction; and whole steps at 65k and 1M.
 
 `python benches/curves.py` takes about two minutes and needs 8 GB; `--draw FILE` draws the figure
 of the last results and measures nothing.

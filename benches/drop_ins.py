@@ -1,4 +1,4 @@
-"""What the constraint does, and costs, in other people's trainers, against the same without it.
+"""The effect and cost of the constraint in other trainers, against the same without it.
 
 `.venv-integrations/bin/python benches/drop_ins.py --data DIR` (after `make test-integrations`)
 trains every host of `hosts.py` by its own loop, with and without, on activations of

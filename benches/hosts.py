@@ -79,7 +79,7 @@ def harvest(folder: Path, setting: Setting) -> Data:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a host trained, on held-out activations.
+    """The SAE that a host trained, on held-out activations.
 
     Attributes:
         acts: `[batch, d_sae]` codes.
@@ -126,7 +126,7 @@ def train_saelens(data: Data, setting: Setting, config: OrthogonalityConfig | No
 
 
 def dictionary_trainer(data: Data, setting: Setting, config: OrthogonalityConfig | None) -> dict:
-    """What `trainSAE` makes a `TopKTrainer` of."""
+    """Returns the arguments from which `trainSAE` makes a `TopKTrainer`."""
     kind = import_module("dictionary_learning.trainers.top_k").TopKTrainer
     return {
         "trainer": kind if config is None else with_orthogonality(kind, config),
@@ -225,7 +225,7 @@ HOSTS: dict[str, Callable[[Data, Setting, OrthogonalityConfig | None], Trained]]
 
 
 def held_out(data: Data, hook: str) -> tuple[Tensor, Tensor]:
-    """What goes into and comes out of a module on the held-out text, `[batch, d]` each."""
+    """Returns the inputs and outputs of a module on the held-out text, `[batch, d]` each."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(data.model)

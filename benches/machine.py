@@ -1,8 +1,8 @@
-"""What every benchmark here shares: the machine, interleaved timing, memory, results in JSON.
+"""The part that all benchmarks share: the machine, interleaved timing, memory, results in JSON.
 
 Callables are timed in turn (A B C A B C ...) in one process, so that a machine that slows down or
 is shared hits all of them alike; what is compared are medians, with quartiles beside them. Memory
-is the growth of a process of its own. Importing this sets `OMP_WAIT_POLICY=passive`, as
+is the growth of a separate process. Importing this sets `OMP_WAIT_POLICY=passive`, as
 `python -m topk_ortho.train` does, so import it before torch.
 """
 
@@ -33,7 +33,7 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 CORES = os.cpu_count() or 1
 PACKAGES = ("torch", "numpy", "scipy", "pandas")
-# Keeps freed memory in the process (glibc): otherwise every large tensor is mapped and cleared anew
+# Keeps freed memory in the process (glibc): otherwise every large tensor is mapped and zeroed
 # by the kernel, which is a quarter of a dense training step.
 KEEP_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
@@ -125,7 +125,7 @@ def growth(call: Callable[[], Any]) -> int:
 
 
 def growth_alone(script: str, name: str, *arguments: str) -> float | None:
-    """MB that `script --memory name` reports from a process of its own; None where it cannot."""
+    """MB that `script --memory name` reports from a separate process; None where it cannot."""
     if not os.access("/proc/self/clear_refs", os.W_OK):
         return None
     command = [sys.executable, str(HERE / script), "--memory", name, *arguments]

@@ -61,7 +61,7 @@ def scipy_select(codes: Codes, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def dense_select(acts: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What a few lines of torch do; `[d_sae, d_sae]` is formed."""
+    """Selection in a few lines of torch; `[d_sae, d_sae]` is formed."""
     sums = (acts.T @ acts).triu_(1)
     score, key = sums.flatten().topk(k, sorted=False)
     return key // sums.shape[1], key % sums.shape[1], score
@@ -132,7 +132,7 @@ def cosine_selection(size: Size, *, rounds: int) -> list[Row]:
 
 
 def top_of_many(n: int, k: int, *, rounds: int) -> list[Row]:
-    """The k best of n scores; warm: after as many other scores, when the bar is known."""
+    """The k best of n scores; warm: after as many other scores, when the threshold is known."""
     rng = np.random.default_rng(0)
     before, score = rng.random((2, n), dtype=np.float32)
     i = np.arange(n, dtype=np.int64)

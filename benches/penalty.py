@@ -1,4 +1,4 @@
-"""What chosen pairs cost: the penalty forward and backward, against other ways to the same loss.
+"""The cost of chosen pairs: the penalty forward and backward, against other ways to the same loss.
 
 `python benches/penalty.py` takes about two minutes. Freed memory is kept for everyone. Every pair
 is above the threshold, so that none can be skipped; with random rows hardly one is, and that is

@@ -1,4 +1,4 @@
-"""What a repair does to SAEs that were trained without the constraint (docs/repair.md).
+"""The effect of a repair on SAEs that were trained without the constraint (docs/repair.md).
 
 `python benches/repair.py` trains one for every seed, repairs it, trains on as long without the
 constraint, and prints means with intervals over the seeds. `--half-time` stops the first training
@@ -61,7 +61,7 @@ def command(*words: str) -> None:
 
 
 def of_seed(seed: int, out: Path, more: Sequence[str], *, half: bool) -> dict[str, Figures]:
-    """Figures before and after, by name, on the same held-out activations."""
+    """Returns metrics before and after, by name, on the same held-out activations."""
     first, arms = out / f"before-{seed}", AFTER_HALF if half else AFTER_END
     thousand = [] if "--steps" in more else ["--steps", "1000"]
     steps = [*thousand, "--decay-fraction", "0"] if half else []

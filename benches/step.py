@@ -1,6 +1,6 @@
 """One whole training step: ours with the penalty, without it and without the history, and others'.
 
-`python benches/step.py` takes about five minutes. Every arm is a process of its own, and they take
+`python benches/step.py` takes about five minutes. Every arm is its own process, and they take
 turns. Two settings: `kept` (freed memory is kept, `OMP_WAIT_POLICY=passive`) and `default` (nothing
 is set but what each program sets by itself). SAELens and dictionary_learning take part where
 `make bench-peers` has built `.venv-peers`; they train without any penalty.
@@ -121,7 +121,7 @@ def workers(arguments: argparse.Namespace, size: Size, *, keep: bool) -> list[Wo
 
 
 def peers_built(arguments: argparse.Namespace) -> bool:
-    """Whether the others take part."""
+    """Returns whether the others take part."""
     return PEERS_PYTHON.exists() and not arguments.quick
 
 

@@ -91,7 +91,7 @@ def _cells(r: Row) -> tuple[str, ...]:
 
 
 def machine_line(results: Results) -> str:
-    """Where and with what each bench was run."""
+    """Returns where and with what each bench was run."""
     lines = []
     for name, record in results.items():
         m = record["machine"]

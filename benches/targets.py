@@ -1,4 +1,4 @@
-"""What was aimed at, and what the results say: one row per target of `docs/performance.md`."""
+"""The targets of `docs/performance.md` against the results, one row per target."""
 
 from __future__ import annotations
 

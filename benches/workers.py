@@ -1,4 +1,4 @@
-"""Training steps in processes of their own, taken in turn.
+"""Training steps in separate processes, taken in turn.
 
 A worker prepares itself, prints `@ready`, and then, for every line with a number on its standard
 input, takes that many steps and prints `@` and their seconds as JSON. One works at a time; the

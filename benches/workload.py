@@ -1,4 +1,4 @@
-"""What is measured on: sizes, codes that fire by Zipf's law, activations, decoder rows, pairs."""
+"""The workload: sizes, codes that fire by Zipf's law, activations, decoder rows, pairs."""
 
 from __future__ import annotations
 

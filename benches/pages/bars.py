@@ -1,4 +1,4 @@
-"""`make bars`: thresholds that the default arm has to reach, on means over paired seeds."""
+"""`make bars`: checks the default arm's means over paired seeds against thresholds."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ BARS: dict[str, tuple[Bar, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Train the arms of a setting over paired seeds, print their means, and check the bars."""
+    """Train the arms of a setting over paired seeds, print means, and check the thresholds."""
 
     setting: str = option(positional=True)
     """forest-240, forest-256, planted-6 or planted-12."""
@@ -102,7 +102,7 @@ class Options:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command line; the exit code is 1 where a bar is missed."""
+    """Run one command line; the exit code is 1 where a threshold is missed."""
     o = build(Options, read(Options, arguments, prog="bars"))
     return run_bars(
         o.setting, seeds=o.seeds, arms=o.arms, out=o.out, model=o.model, text=o.text, hook=o.hook
@@ -119,7 +119,7 @@ def run_bars(
     text: tuple[Path, ...],
     hook: str,
 ) -> int:
-    """Train what is missing, print the table and the bars; 1 if a bar is missed."""
+    """Train what is missing, print the table and the thresholds; 1 if one is missed."""
     base = check(setting(name, model=model, text=text, hook=hook))
     chosen = _chosen(base, arms)
     results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in chosen}

@@ -1,4 +1,4 @@
-"""Where TopK's explained variance goes: by how many true features are on at once.
+"""TopK's loss of explained variance, by how many true features are on at once.
 
 A TopK code has k entries on every row, however many true features are on. An oracle that knows the
 true directions, the true support and the best magnitudes has no more than that either, so that what
@@ -27,7 +27,7 @@ from topk_ortho.training.evaluation import eval_blocks
 
 NONE, DEFAULT = "none", "default"
 SHOWN = (NONE, DEFAULT)
-"""Arms, at the package's own weight whatever tuning took; their runs are among those it tried."""
+"""Arms, at the package's own coefficient whatever tuning took; tuning has tried these runs."""
 ORACLE = "oracle"
 STEPS = (-2, 0, 2, 4)
 """Ends of the groups, from k."""

@@ -37,9 +37,9 @@ CALIBRATE = "calibrate"
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Run everything that docs/results.md states, and write its tables anew.
+    """Run everything that docs/results.md states, and rewrite its tables.
 
-    Interrupted anywhere, the same command continues and computes nothing twice.
+    Interrupted at any point, the same command continues and computes nothing twice.
     """
 
     out: Path = Path("runs/results")
@@ -51,7 +51,7 @@ class Options:
     hook: str = "blocks.3.hook_resid_post"
     """Its hook point."""
     jobs: int = option(1, within=A_CORE_OR_MORE)
-    """Runs at a time, each in a process of its own."""
+    """Runs at a time, each in its own process."""
     only: tuple[str, ...] = ()
     """Some of the parts; all unless given."""
     page: Path | None = None
@@ -119,7 +119,7 @@ def _chosen(only: Sequence[str], material: Material) -> list[str]:
 
 
 def _calibrated(material: Material, folder: Path, *, jobs: int) -> tuple[int, str]:
-    """What `topk-ortho calibrate` prints of the language model, as a block of code."""
+    """Returns the output of `topk-ortho calibrate` for the language model, as a block of code."""
     base = setting("planted-12", model=material.model, text=material.text, hook=material.hook)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
@@ -147,13 +147,13 @@ def share(root: Path, name: str) -> Path:
 
 
 def markdown(part: Path) -> str:
-    """What the page says of a part."""
+    """Returns the page's text on a part."""
     (comparison,) = collect([part])
     return comparison_markdown(comparison)
 
 
 def write(page: Path, name: str, text: str) -> None:
-    """Put a text between the marks of a name; a page without them is left as it is.
+    """Put a text between the marks of a name; a page without them is not changed.
 
     Raises:
         ConfigError: no such page.

@@ -1,4 +1,4 @@
-"""Every run of the documents is a recipe that trains to its end."""
+"""Every run of the source experiment is a recipe that trains to its end."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""One SAE or one run, looked at: measured, repaired, trained again."""
+"""Tools that look at one SAE or run: measure it, repair it, train it again."""

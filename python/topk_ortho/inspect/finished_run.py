@@ -1,4 +1,4 @@
-"""A finished run as it lies on disk: its folder, its configuration, its figures."""
+"""A finished run on disk: its folder, its configuration, its metrics."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ class FinishedRun:
         return cls(folder, config, result, manifest)
 
     def data_differs(self, data: Activations) -> str | None:
-        """How `data` differs from what the run was trained on, as far as its scale and variance
-        tell; None where they agree."""
+        """Returns how `data` differs from the run's training data, as far as its scale and variance
+        show; None where they agree."""
         for name, now in (("variance", data.variance), ("scale", data.scale)):
             then = self.result.get(name)
             if then is not None and not math.isclose(then, now, rel_tol=SAME_DATA):

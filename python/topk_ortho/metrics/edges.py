@@ -144,9 +144,10 @@ class GroundTruthResult:
 
     def summary(self) -> dict[str, float | int | None]:
         """Returns flat metrics: `RATES` as macro averages over the eligible edges,
-        `absorption_rate_found` over those whose parent is found, `parents_found`,
-        `mcc`, `uniqueness`, `edges_eligible`, `edges_total`, and `precision`, `recall`, `f1` with `_parent` (features that have
-        children), `_child` (that have a parent), `_independent` (neither)."""
+        `absorption_rate_found` over those whose parent is found, `parents_found`, `mcc`,
+        `uniqueness`, `edges_eligible`, `edges_total`, and `precision`, `recall`, `f1` with
+        `_parent` (features that have children), `_child` (that have a parent), `_independent`
+        (neither)."""
         eligible = [edge for edge in self.edges if edge.eligible]
         metrics: dict[str, float | int | None] = {
             name: mean(getattr(edge, name) for edge in eligible) for name in RATES

@@ -49,7 +49,7 @@ class Arm:
         return next((run.settings for run in self.runs if run.settings), {})
 
     def setting(self, key: str, default: Any = None) -> Any:
-        """A setting, that of the plan where there is no run yet."""
+        """Returns a setting, that of the plan where there is no run yet."""
         return self.axis.get(key, self.settings.get(key, default))
 
     @property
@@ -58,7 +58,7 @@ class Arm:
 
     @property
     def plain(self) -> bool:
-        """Whether this is a `none` arm."""
+        """Returns whether this is a `none` arm."""
         return self.runs[0].arm == NONE
 
     @property

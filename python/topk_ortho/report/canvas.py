@@ -45,7 +45,7 @@ _NO_DATE = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 @dataclass(frozen=True)
 class Words:
-    """What is written on and about a chart: its files' name, its title, its axes."""
+    """The words on and about a chart: its files' name, its title, its axes."""
 
     name: str
     title: str
@@ -56,7 +56,7 @@ class Words:
 
 @dataclass(frozen=True)
 class Chart:
-    """What is drawn on one pair of axes.
+    """A chart on one pair of axes.
 
     Attributes:
         words: on it and about it.

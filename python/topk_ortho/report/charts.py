@@ -38,7 +38,7 @@ _TICKS = 4  # of steps; more do not fit beside the labels
 
 @dataclass(frozen=True)
 class Look:
-    """How an arm is drawn wherever it occurs."""
+    """The look of an arm wherever it is drawn."""
 
     colour: str
     dash: Any
@@ -149,7 +149,7 @@ def bars(
     Args:
         decimals: of the values; None for three significant digits.
         signs: whether a value above 0 has a plus.
-        missing: what stands in place of a value that there is none of.
+        missing: the text in place of a missing value.
     """
     names = [cut(row.name, LABEL) for row in rows]
     texts = [missing if row.value is None else _beside(row.value, decimals, signs=signs)
@@ -274,7 +274,7 @@ def _label_ends(axes: Axes, series: Sequence[Series], *, longest: int = LABEL) -
 
 
 def _end(axes: Axes, series: Series) -> tuple[float, float]:
-    """Where a series ends, as a share of the axes."""
+    """Returns where a series ends, as a share of the axes."""
     point = axes.transData.transform((_last_x(axes, series), series.y[-1]))
     x, y = axes.transAxes.inverted().transform(point)
     return min(max(float(x), 0.0), 1.0), min(max(float(y), 0.0), 1.0)

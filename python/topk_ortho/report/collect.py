@@ -1,4 +1,4 @@
-"""Folders become comparisons: which runs stand beside each other, as which arms.
+"""From folders to comparisons: which runs are compared with each other, as which arms.
 
 An ablation folder is compared as its plan says. Any other folder is searched for runs; runs on the
 same data, of the same size and length, make one comparison, and what else they differ in makes the
@@ -96,7 +96,7 @@ def _groups(runs: list[Run]) -> list[Comparison]:
 
 
 def _comparable(settings: Settings) -> Settings:
-    """What has to be equal for a comparison: all that is not the arm's own."""
+    """Returns the settings that a comparison has in common: all that is not the arm's own."""
     return {
         key: value
         for key, value in settings.items()
@@ -176,7 +176,7 @@ def planned(folder: Path) -> Comparison:
 
 
 def places(folder: Path) -> set[Path]:
-    """Where all runs of a plan lie, those of its tuning included."""
+    """Returns the folders of all runs of a plan, those of its tuning included."""
     plan = read_json(folder / PLAN)
     tuning = plan.get("tuning")
     entries = objects(plan.get("runs"))

@@ -1,4 +1,4 @@
-"""Each arm beside the arm without the constraint: what it removed, and what that cost.
+"""Each arm against the arm without the constraint: what it removed, and at what cost.
 
 Differences are paired by seed (`topk_ortho.statistics`). Absorption of an SAE that is not healthy
 counts as unavailable, since an SAE that hardly trained scores near 0.
@@ -56,13 +56,13 @@ class Row:
 
 
 def unhealthy(arm: Arm) -> dict[int | None, str]:
-    """Why absorption cannot be read, by seed of the SAEs that are not healthy."""
+    """Returns why absorption cannot be read, by seed of the SAEs that are not healthy."""
     reasons = {run.seed: health(gate(run)) for run in arm.finished}
     return {seed: reason for seed, reason in reasons.items() if reason}
 
 
 def gate(run: Run) -> dict[str, float | None]:
-    """What decides whether absorption can be read."""
+    """Returns the metrics that decide whether absorption can be read."""
     return {key: run.value(key) for key in ("explained_variance", "ce_score")}
 
 
@@ -73,7 +73,7 @@ def readable(arm: Arm, key: str) -> dict[Any, float | None]:
 
 
 def compare(comparison: Comparison) -> list[Row]:
-    """A row for each arm, in their order."""
+    """Returns a row for each arm, in their order."""
     pairs = [(arm, comparison.control(arm)) for arm in comparison.arms]
     excess = {
         arm.name: statistics.paired(readable(arm, "excess"), readable(control, "excess"))

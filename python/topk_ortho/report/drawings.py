@@ -1,4 +1,4 @@
-"""What is drawn of a comparison, each function one section of the page; none without data."""
+"""The drawings of a comparison, one function per section of the page; none without data."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def selected_share(run: Run) -> float | None:
 
 
 def schedules(sketch: Sketch) -> list[Chart]:
-    """How the selection grew, and the orthogonality loss with it."""
+    """The growth of the selection, and of the orthogonality loss with it."""
     if not any(
         arm.settings.get("pairs.schedule", "constant") != "constant" for arm in sketch.constrained
     ):
@@ -199,7 +199,7 @@ def schedules(sketch: Sketch) -> list[Chart]:
     drawn = []
     for key, title, y in (
         ("pairs", "Pairs selected", "pairs of a batch"),
-        ("orthogonality", "Orthogonality as the selection grows", "before its weight"),
+        ("orthogonality", "Orthogonality as the selection grows", "without its coefficient"),
     ):
         series = sketch.curves(sketch.constrained, key)
         if series:

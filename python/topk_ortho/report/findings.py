@@ -1,4 +1,4 @@
-"""What was found, in three plain sentences that say no more than the metrics do."""
+"""The findings in three plain sentences that claim no more than the metrics show."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _share(row: Row) -> str:
 
 
 def _costs(row: Row) -> str:
-    """What the arm cost beside its reduction."""
+    """Returns what the arm cost besides its reduction."""
     parts = []
     for key in _COSTS:
         name, difference = LABELS[key].name, row.costs.get(key)

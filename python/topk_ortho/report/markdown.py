@@ -28,7 +28,7 @@ _COMPARED = ("excess", *COSTS)
 
 
 def comparison_markdown(comparison: Comparison) -> str:
-    """What was found, every arm's means, its differences to `none`, and the default arm's to
+    """Returns the findings, every arm's means, its differences to `none`, and the default arm's to
     every other; an ablation that was tuned also shows what was tried."""
     rows = compare(comparison)
     said = "\n".join(f"- {sentence}" for sentence in findings(comparison, rows))
@@ -147,7 +147,7 @@ def problems(comparison: Comparison) -> str:
 
 
 def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; bars in cells are escaped."""
+    """Returns a Markdown table; vertical bars in cells are escaped."""
     rows = [list(header), ["---"] * len(header), *lines]
     return "\n".join(
         "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows

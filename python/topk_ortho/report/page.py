@@ -1,4 +1,4 @@
-"""The page: sections in a fixed order, those without data left out, one file that needs nothing."""
+"""The page: sections in a fixed order, those without data left out, in one self-contained file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DIFFERENCES = ("excess", "explained_variance", "f1_child")
 
 @dataclass(frozen=True)
 class Block:
-    """What one section says of one comparison."""
+    """The part of a section about one comparison."""
 
     heading: str
     paragraphs: Sequence[str] = ()

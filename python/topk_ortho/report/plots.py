@@ -36,13 +36,13 @@ class _Run(Logged):
     on_gpu: bool
 
     def curve(self, key: str, *, kind: str = "", unit: float = 1.0, dashed: bool = False) -> Series:
-        """What was logged under a key, as far as it is a number."""
+        """Returns what was logged under a key, as far as it is a number."""
         steps, values = self.series(key)
         name = f"{self.label}: {kind}" if kind else self.label
         return Series(name, self.look, steps, [value / unit for value in values], dashed=dashed)
 
     def bar(self, value: float | None, spread: float = 0.0) -> Bar:
-        """A value at the end of training."""
+        """Returns a value at the end of training."""
         if value is None or not spread:
             return Bar(self.label, self.look, value)
         return Bar(self.label, self.look, value, value - spread, value + spread)
@@ -119,7 +119,7 @@ def training_sheet(runs: list[_Run]) -> Figure:
 
 
 def final_sheet(runs: list[_Run]) -> Figure:
-    """Bars of the end of training."""
+    """A sheet of bars for the end of training."""
     rows = {
         "steps": [run.bar(_steps(run)) for run in runs],
         "loss": [run.bar(*final_loss(run)) for run in runs],
@@ -131,7 +131,7 @@ def final_sheet(runs: list[_Run]) -> Figure:
         [_bars(key, each) for key, each in rows.items()],
         columns=2,
         note=f"final loss: mean and standard deviation over the last {_TAIL:.0%} of the log; "
-        "sparsity penalty: weight of the L1 term, 0 where there is none",
+        "sparsity penalty: coefficient of the L1 term, 0 where there is none",
     )
 
 

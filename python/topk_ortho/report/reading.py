@@ -1,4 +1,4 @@
-"""What a run folder says, read as it stands: settings, log, metrics, and what is wrong with it.
+"""A run folder as it is: settings, log, metrics, and what is wrong with it.
 
 Runs that are unfinished, torn or damaged are read as far as they go; `Run.problem` says what is
 missing. Settings are flat, by the names of the command line's tables (`penalty.tau`).
@@ -48,7 +48,7 @@ class Logged:
 
 @dataclass(frozen=True)
 class Run(Logged):
-    """One run folder, or the place where a planned run would lie.
+    """One run folder, or the folder that a planned run would have.
 
     Attributes:
         folder: of the run.
@@ -122,7 +122,7 @@ def _unfinished(settings: Settings, lines: list[dict[str, Any]]) -> str:
 
 
 def on_gpu(folder: Path) -> bool:
-    """Whether the run's memory is that of an accelerator."""
+    """Returns whether the run's memory is that of an accelerator."""
     try:
         hardware = read_json(folder / "manifest.json").get("hardware")
     except ConfigError:

@@ -1,4 +1,4 @@
-"""How steady the selection was: drawings and a table of what the pair history remembers."""
+"""The stability of the selection: drawings and a table of the pair history."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arms beside each other as plain text, absorption only beside what makes it believable."""
+"""A table of arms as plain text; absorption is shown only beside its health metrics."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COLUMNS = (
     "dead_features",
     "seconds",
 )
-"""What is shown unless asked otherwise, where present."""
+"""Metrics that are shown by default, where present."""
 
 _DECIMALS = {"l0": 2, "l1": 2, "seconds": 1, "tokens_per_second": 0}
 

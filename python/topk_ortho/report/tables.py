@@ -199,7 +199,7 @@ def comparison_rows(rows: Sequence[Row]) -> Table | None:
 def _n(row: Row) -> str:
     n = _count(row.arm) if row.excess is None else f"{row.excess.n} seeds, paired"
     weight = row.arm.finished[0].value("coefficient")
-    return f"{n}; weight {weight:g}" if weight else n
+    return f"{n}; coefficient {weight:g}" if weight else n
 
 
 def _removed(row: Row) -> Cell:

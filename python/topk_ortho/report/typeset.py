@@ -1,4 +1,4 @@
-"""Numbers and strings as they are shown; nothing from outside reaches a page unprintable.
+"""Numbers and strings formatted for display; nothing unprintable reaches a page.
 
 Any metric may be unavailable: None, not finite, or no number at all, as a damaged file has it. The
 functions that take one say so in its place, `DASH` in a terminal's tables and `UNAVAILABLE` on a

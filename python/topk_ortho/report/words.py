@@ -1,4 +1,4 @@
-"""Labels: what every metric and arm is called, on the page, in Markdown and on the terminal."""
+"""Labels of metrics and arms, on the page, in Markdown and on the terminal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DEFAULT_ARMS = (DEFAULT, "coactivation")
 
 @dataclass(frozen=True)
 class Label:
-    """What a metric is called.
+    """The names of a metric.
 
     Attributes:
         name: in a sentence or a heading, in lower case.
@@ -64,7 +64,7 @@ CURVES = {
     "l2": ("L2 loss", "squared error per activation"),
     "l1": ("Sparsity", "L1 of the activations"),
     "loss": ("Total loss", "what the optimiser sees"),
-    "orthogonality": ("Orthogonality loss", "before its weight"),
+    "orthogonality": ("Orthogonality loss", "without its coefficient"),
 }
 """Title and axis of what is drawn over the training steps."""
 

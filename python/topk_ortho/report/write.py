@@ -22,12 +22,12 @@ _NAMED = 4  # comparisons in the title
 def write_report(
     paths: Sequence[Path], out: Path | None = None, *, history: Reader = lambda folder: None
 ) -> Path:
-    """Draw what runs, bars and ablations have left behind.
+    """Draw a report of runs, `make bars` folders and ablations.
 
     Args:
         paths: run folders, folders of `make bars`, ablations, or folders around them.
         out: where `index.html` and `plots/` go; `report` in the first of the folders unless given.
-            A report that is there already is written anew.
+            An existing report is replaced.
         history: reads the pair history of a run folder (`constraint/history/figures.py`); without
             it the page has no metrics of single pairs.
 

@@ -1,1 +1,1 @@
-"""Many runs compared: arms, the documents' recipes, grids over paired seeds, tuning."""
+"""Comparisons of many runs: arms, recipes of the source experiment, grids over seeds, tuning."""

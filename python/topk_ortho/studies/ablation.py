@@ -2,7 +2,7 @@
 
 Everything lies in one folder: `ablation.json` (the plan), `runs/<hash>/` as `train` makes them,
 `runs/<hash>.failed.json` with the reason of a failed one, and `activations/` where a language
-model's were kept. The folder is the only state: started again, the same command goes on.
+model's were kept. The folder is the only state: started again, the same command continues.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SHOWN = ("excess", "explained_variance", "ce_score")
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for; the names are those of the options."""
+    """A request for an ablation; the names are those of the options."""
 
     base: TrainConfig
     out: Path
@@ -68,7 +68,7 @@ class Shard:
         """`I/N`; everything where it is empty.
 
         Raises:
-            ConfigError: not that.
+            ConfigError: it is neither.
         """
         index, slash, count = text.partition("/")
         if not text:
@@ -214,7 +214,7 @@ def tune(plan: Plan, request: Request, computed: Computation) -> Plan:
 
 
 def _doubt(entry: dict[str, Any]) -> str:
-    """What is to be known of a coefficient that tuning chose."""
+    """Returns a note on a coefficient that tuning chose."""
     if not entry["tried"]:
         return " (its own: on the tuning seeds there is nothing to remove)"
     if not entry["measured"]:
@@ -225,12 +225,12 @@ def _doubt(entry: dict[str, Any]) -> str:
 
 
 def unique(runs: Iterable[Run]) -> list[Run]:
-    """Each configuration once, under its first label."""
+    """Returns each configuration once, under its first label."""
     return list({run.hash: run for run in reversed(list(runs))}.values())[::-1]
 
 
 class Computation:
-    """Computes what is missing and says so, a line for each run."""
+    """Runs what is missing, and prints a line for each run."""
 
     def __init__(self, request: Request) -> None:
         self._root, self._jobs = request.out, request.jobs

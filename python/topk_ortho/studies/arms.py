@@ -15,7 +15,7 @@ ORTSAE_EVERY = 5
 
 
 def arms(config: TrainConfig) -> dict[str, TrainConfig]:
-    """Every arm by name.
+    """Returns every arm by name.
 
     Args:
         config: the default arm, which is called `coactivation` whatever its criterion is.
@@ -41,13 +41,13 @@ def arms(config: TrainConfig) -> dict[str, TrainConfig]:
 
 
 def all_arms(config: TrainConfig) -> dict[str, TrainConfig]:
-    """Every arm by name, and every run of the documents under its recipe's name."""
+    """Returns every arm by name, and every run of the source experiment by its recipe's name."""
     recipes = {name: recipe.config(config) for name, recipe in RECIPES.items()}
     return arms(config) | {n: replace(c, with_baseline=False) for n, c in recipes.items()}
 
 
 def _criterion(config: TrainConfig, criterion: str) -> TrainConfig:
-    """Other pairs, with the coefficient that belongs to them.
+    """Returns the arm with another criterion, and the coefficient that belongs to it.
 
     It counts in variances, over the features: a penalty in other units keeps its own coefficient.
     """

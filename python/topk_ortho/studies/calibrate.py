@@ -1,4 +1,4 @@
-"""`topk-ortho calibrate`: does this data need the constraint, and how strong.
+"""The command `calibrate`: whether this data needs the constraint, and how strong.
 
 Known hierarchies are planted in the user's own activations, so that absorption can be counted; a
 small grid of coefficient x L0 is trained on them, over paired seeds, as an ablation like any other.
@@ -148,7 +148,7 @@ def _plan(
 
 
 def planted(base: TrainConfig) -> str:
-    """What is added to the activations, and what that can say."""
+    """Returns what is added to the activations, and what that can show."""
     p = base.plant
     return (
         f"Planted in your activations: {p.roots} parent features, firing on {p.rate_high:.3g} to "
@@ -197,7 +197,7 @@ def _change(difference: Difference | None) -> str:
 
 
 def choose(none: Setting, tried: Sequence[Setting]) -> tuple[Setting | None, str]:
-    """The setting to take, None for the SAE without the constraint, and why."""
+    """Returns the setting to take, None for the SAE without the constraint, and why."""
     means = none.means()
     excess = means.get("excess")
     if excess is None:
@@ -242,7 +242,7 @@ def _worth(none: Setting, setting: Setting, best: Tried) -> tuple[Setting | None
 
 
 def _by_need(taken: dict[float, tuple[Setting, Setting | None, str]]) -> str:
-    """Which L0 do well without the constraint, and which with it."""
+    """Returns which L0 do well without the constraint, and which with it."""
     fit = {k: chosen for k, (none, chosen, _) in taken.items()
            if none.means() and not health(none.means())}  # fmt: skip
     without = [f"{k:g}" for k, chosen in fit.items() if chosen is None]
@@ -256,7 +256,7 @@ def _by_need(taken: dict[float, tuple[Setting, Setting | None, str]]) -> str:
 
 
 def _by_root(plan: Plan, out: Path, settings: Sequence[Setting]) -> str:
-    """Where absorption occurs: by planted parent, the most frequent first."""
+    """Returns where absorption occurs: by planted parent, the most frequent first."""
     p = plan.base.plant
     rows = []
     for root in range(p.roots):

@@ -61,7 +61,7 @@ class Row:
 
 
 def tables(plan: Plan, result: Result) -> str:
-    """Everything there is to say in plain text, without a newline at its end."""
+    """Returns the whole comparison in plain text, without a newline at its end."""
     rows = [_row(label, [runs], result) for label, runs in plan.subjects()]
     shown = [(row.name, row.means()) for row in rows if row.means()]
     if not shown:

@@ -27,7 +27,7 @@ FACTORS = (0.25, 0.5, 1.0, 1.5, 2.5)
 L0_FACTORS = (0.5, 0.7, 1.0, 1.4, 2.0)
 COSINES = (0.0, 0.2, 0.4, 0.6)
 ONE_OR_THE_OTHER = {"pairs.fraction": "pairs.per-feature", "pairs.per-feature": "pairs.fraction"}
-"""Two ways to say k: varying one takes the other out of the base."""
+"""Two options for k: varying one removes the other from the base."""
 
 Values = Mapping[str, Any]
 
@@ -142,7 +142,7 @@ def with_values(config: TrainConfig, values: Values) -> TrainConfig:
 
 
 def cells(axes: Sequence[Axis]) -> list[dict[str, Any]]:
-    """Every combination of the axes' values; one empty cell without axes."""
+    """Returns every combination of the axes' values; one empty cell without axes."""
     options = [axis.option for axis in axes]
     product = itertools.product(*(axis.values for axis in axes))
     return [dict(zip(options, values, strict=True)) for values in product]
@@ -161,10 +161,10 @@ def shown_value(value: Any) -> str:
 
 
 def true_l0(config: TrainConfig) -> float:
-    """Mean number of true features on in synthetic data, planted ones included.
+    """Returns the mean number of true features on in synthetic data, planted ones included.
 
     Raises:
-        ConfigError: other activations; nobody knows theirs.
+        ConfigError: other activations, for which it is unknown.
     """
     if config.activations != "synthetic":
         raise ConfigError(
@@ -229,10 +229,10 @@ def _criteria(config: TrainConfig) -> tuple[Axis, ...]:
 GRIDS: dict[str, Grid] = {
     "tau": Grid("fixed against adaptive τ, all six policies", _choices("penalty.tau")),
     "efficiency": Grid(
-        "what is removed and what it costs, over the penalty's weight", _coefficients
+        "what is removed and what it costs, over the penalty's coefficient", _coefficients
     ),
     "stability": Grid(
-        "how pairs come back: weighed by their history, chosen anew more or less often", _stability
+        "how pairs come back: weighted by their history, selected more or less often", _stability
     ),
     "fraction": Grid(
         "the top-k threshold, from 0.05 % to 2 % of all pairs",

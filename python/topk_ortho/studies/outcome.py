@@ -1,4 +1,4 @@
-"""What became of a run, read from its folder."""
+"""The outcome of a run, read from its folder."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 
 
 def failed_path(root: Path, name: str) -> Path:
-    """Where the reason of a failed run lies, beside its folder."""
+    """Returns the path of the file with the reason of a failed run, beside its folder."""
     return root / "runs" / f"{name}.failed.json"
 
 
 def result_of(root: Path, name: str) -> dict[str, Any] | None:
-    """The figures of a finished run, None before."""
+    """Returns the metrics of a finished run, None before."""
     path = root / "runs" / name / "result.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def failure_of(root: Path, name: str) -> str | None:
-    """Why a run failed; None where it has not, or was finished later."""
+    """Returns why a run failed; None where it has not, or was finished later."""
     path = failed_path(root, name)
     if result_of(root, name) is not None or not path.exists():
         return None

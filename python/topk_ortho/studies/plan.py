@@ -81,7 +81,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Plan:
-    """What an ablation computes.
+    """The runs of an ablation.
 
     Attributes:
         base: the configuration that axes and arms change, without a baseline beside it.
@@ -100,7 +100,7 @@ class Plan:
     tuning: dict[str, Any] | None = None
 
     def subjects(self) -> list[tuple[str, list[Run]]]:
-        """Rows of the results in order: label, and its runs."""
+        """Returns the rows of the results in order: label, and its runs."""
         rows: dict[str, list[Run]] = {}
         for run in self.runs:
             rows.setdefault(run.label, []).append(run)
@@ -130,7 +130,7 @@ def plain(value: Any) -> Any:
 
 
 def seeds_of(given: Sequence[int]) -> tuple[int, ...]:
-    """The seeds of `--seeds`: one number counts them from 400 on, several are the seeds.
+    """Returns the seeds of `--seeds`: one number counts them from 400 on, several are the seeds.
 
     Raises:
         ConfigError: no seed, or one twice.
@@ -198,7 +198,7 @@ def _baseline(base: TrainConfig, cell: dict[str, Any], name: str, axes: Sequence
 
 
 def _unread(arm: TrainConfig) -> tuple[str, ...]:
-    """Sections that the arm never looks at, although its configuration carries them."""
+    """Sections that the arm never uses, although its configuration carries them."""
     if not arm.constrained:
         return CONSTRAINT
     return ("pairs.", "history.") if CRITERIA[arm.pairs.criterion].own_size else ()

@@ -1,7 +1,7 @@
-"""Runs of an ablation in processes of their own, several at a time.
+"""Runs of an ablation in separate processes, several at a time.
 
-A run that fails is noted and the others go on; a process that dies over a run is replaced and the
-run tried once more from its checkpoint, then noted as failed. A signal that asks to end
+A run that fails is noted and the others continue; a process that dies over a run is replaced and
+the run tried once more from its checkpoint, then noted as failed. A signal that asks to end
 (`machine/interrupt.py`) ends every process after its current step, with a checkpoint.
 """
 
@@ -25,8 +25,8 @@ from topk_ortho.machine.interrupt import Interrupted, SignalWatch
 from topk_ortho.studies.outcome import failed_path
 from topk_ortho.training.folder import RunFolder
 
-POLL = 0.2  # seconds between two looks for a signal
-DEATHS = 2  # processes that a run may take down before it counts as failed
+POLL = 0.2  # seconds between two checks for a signal
+DEATHS = 2  # processes that may die over a run before it counts as failed
 MODULE = "topk_ortho.studies.worker"
 STOPPED = "stopped; every run that had begun has a checkpoint, and the same command resumes them."
 
@@ -56,12 +56,12 @@ class Worker:
         """Have it compute a run."""
         self.config = config
         assert self.process.stdin
-        with suppress(BrokenPipeError):  # its end of output tells the same
+        with suppress(BrokenPipeError):  # the end of its output means the same
             self.process.stdin.write(json.dumps(to_table(config)).encode() + b"\n")
             self.process.stdin.flush()
 
     def answer(self) -> dict | None:
-        """What became of the run; None where the process is gone."""
+        """Returns the outcome of the run; None where the process is gone."""
         assert self.process.stdout
         line = self.process.stdout.readline()
         return json.loads(line) if line.endswith(b"\n") else None
@@ -80,7 +80,7 @@ class Worker:
 
 
 class Pool:
-    """Processes that share the cores.
+    """A pool of processes that share the cores.
 
     Args:
         root: the ablation's folder.
@@ -161,5 +161,5 @@ class Pool:
 
 
 def signal_hint(code: int) -> str:
-    """What an exit code makes likely."""
+    """Returns a likely cause of an exit code."""
     return "out of memory perhaps, then lower --jobs; " if code == -signal.SIGKILL else ""

@@ -1,8 +1,8 @@
-"""What an ablation will take, before it starts: time by stored or timed steps, memory by forecast.
+"""A prediction of an ablation's cost: time by stored or timed steps, memory by forecast.
 
 A configuration of which another seed has finished in the same folder takes that run's time. Any
 other is timed: a few steps are trained and thrown away. Steps become slower when features die and
-faster when the penalty has thinned the pairs, so a timed figure is a guide, no promise.
+faster when the penalty has thinned the pairs, so a timed number is a guide, no promise.
 """
 
 from __future__ import annotations

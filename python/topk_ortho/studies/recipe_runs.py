@@ -1,7 +1,7 @@
-"""Every run of the source documents, one after the other, each in a process of its own.
+"""Every run of the source experiment, one after the other, each in its own process.
 
-So each has a peak of memory of its own; what a recipe takes beyond `baseline` is held against the
-budget of its selection. What is finished is not run again.
+So each has its own peak of memory; what a recipe takes beyond `baseline` is compared with the
+budget of its selection. Finished recipes are not run again.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _check(folder: Path, asked: TrainConfig) -> None:
 
 
 def _finished(name: str, settings: TrainConfig, out: Path) -> bool:
-    """Run a recipe to its end, unless that was done; whether it got there."""
+    """Run a recipe to its end, unless that was done; returns whether it got there."""
     folder, config = out / name, out / f"{name}.toml"
     if (folder / "result.json").exists():
         return True
@@ -109,6 +109,6 @@ def _finished(name: str, settings: TrainConfig, out: Path) -> bool:
 
 
 def _peaks(out: Path) -> dict[str, int]:
-    """Peak resident set of each recipe's process, bytes."""
+    """Returns the peak resident set of each recipe's process, bytes."""
     path = out / "peaks.json"
     return json.loads(path.read_text()) if path.exists() else {}

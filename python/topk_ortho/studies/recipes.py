@@ -1,6 +1,6 @@
-"""The runs of the two source documents, each as a named recipe (method 8).
+"""The runs of the source experiment (its two documents A and B) as named recipes (method 8).
 
-They are the experiment as it was meant: weight 0.1, absolute, on the mean over pairs, from the
+They are the experiment as intended: coefficient 0.1, absolute, on the mean over pairs, from the
 first step on; both rows of a pair move; the top 0.1 % of all pairs. The package's own advice is
 `TrainConfig()`. A recipe says which pairs, what they cost and what is remembered; data,
 dictionary and optimiser are those of the configuration it is applied to.
@@ -29,13 +29,13 @@ SMALL_BUDGET = 2**21  # small dictionaries come in blocks too, and it can be hal
 
 @dataclass(frozen=True)
 class Recipe:
-    """One run of the documents.
+    """One run of the source experiment.
 
     Attributes:
         name: as `--recipe` takes it.
         summary: one line.
         run: where it comes from, such as "A 1, B 1".
-        pairs: what differs from the documents' common choice of pairs.
+        pairs: what differs from the experiment's common choice of pairs.
         tau: the threshold policy.
         history: whether selections are remembered.
     """
@@ -190,7 +190,7 @@ def recipe(name: str) -> Recipe:
     """The recipe of a name; hyphens and underscores are the same.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: there is no recipe of that name.
     """
     canonical = name.replace("_", "-")
     if canonical not in RECIPES:
@@ -202,6 +202,6 @@ def recipe(name: str) -> Recipe:
 
 
 def listing() -> str:
-    """A line for every recipe: name, the documents' run, what it is."""
+    """Returns a line for every recipe: name, run of the source experiment, what it is."""
     rows = [(r.name, r.run, r.summary) for r in RECIPES.values()]
     return "\n".join(aligned([("recipe", "run", "what it is"), *rows], sides="<", rule=False))

@@ -38,7 +38,7 @@ class Try:
 
 @dataclass(frozen=True)
 class Tried:
-    """What a try came to; None where a run failed or the metric could not be measured."""
+    """Returns the result of a try; None where a run failed or the metric could not be measured."""
 
     coefficient: float
     excess: float | None
@@ -51,7 +51,7 @@ Measured = tuple[Tried, Sequence[Metrics | None]]
 
 
 def tries(subjects: Sequence[Subject]) -> list[Try]:
-    """The tries of every constrained subject; the documents' runs stay as they are.
+    """Returns the tries of every constrained subject; runs of the source experiment have none.
 
     Raises:
         ConfigError: a coefficient of 0, of which there are no multiples.
@@ -74,18 +74,18 @@ def tries(subjects: Sequence[Subject]) -> list[Try]:
 
 
 def with_coefficient(subject: Subject, coefficient: float) -> Subject:
-    """The subject with another weight of the penalty."""
+    """Returns the subject with another coefficient of the penalty."""
     penalty = replace(subject.config.penalty, coefficient=coefficient)
     return replace(subject, config=replace(subject.config, penalty=penalty))
 
 
 def _has_tries(subject: Subject) -> bool:
-    """The documents' runs stay as they are."""
+    """Returns whether it is tuned; runs of the source experiment are not."""
     return subject.config.constrained and subject.arm not in RECIPES
 
 
 def references(subjects: Sequence[Subject]) -> tuple[Run, ...]:
-    """The runs of `none` that explained variance is held against.
+    """Returns the runs of `none` that explained variance is compared with.
 
     Raises:
         ConfigError: `none` was left out.
@@ -100,7 +100,7 @@ def references(subjects: Sequence[Subject]) -> tuple[Run, ...]:
 
 
 def worth_tuning(tried: Sequence[Try], nones: Sequence[Run], result: Result) -> list[Try]:
-    """The tries beside whose `none` there is excess to remove.
+    """Returns the tries whose `none` has excess to remove.
 
     Where that of `none` is within one standard error of 0, its own noise would choose.
     """
@@ -126,7 +126,7 @@ def mean_of(metrics: Sequence[Metrics | None], key: str) -> float | None:
 
 def weigh(tries: Sequence[tuple[float, Sequence[Metrics | None]]], *, none: float | None
 ) -> tuple[list[Tried], Tried | None]:  # fmt: skip
-    """What was tried, and what the rule takes; None where no try was measured.
+    """Returns what was tried, and what the rule takes; None where no try was measured.
 
     Args:
         tries: coefficients and the metrics of their runs.
@@ -149,12 +149,12 @@ def weigh(tries: Sequence[tuple[float, Sequence[Metrics | None]]], *, none: floa
 
 
 def _left(tried: Tried) -> float:
-    """What is left to remove: an excess below 0 is none."""
+    """Returns what is left to remove: an excess below 0 is none."""
     return max(tried.excess or 0.0, 0.0)
 
 
 def _as_good(each: Measured, lowest: Measured) -> bool:
-    """Whether the excess is within one standard error of the lowest one, paired by seed.
+    """Returns whether the excess is within one standard error of the lowest, paired by seed.
 
     Where there is next to nothing to remove, the lowest excess is a matter of chance, and a strong
     penalty would be paid for with explained variance (the rule of one standard error: Breiman et

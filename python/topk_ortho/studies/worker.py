@@ -1,4 +1,4 @@
-"""One process of an ablation: runs come in as lines of JSON, what became of them goes out.
+"""One process of an ablation: runs come in as lines of JSON, their outcomes go out.
 
 Started by `pool.py` as `python -m topk_ortho.studies.worker FOLDER`. It ends when its input does,
 after the current step on a signal that asks to end, and with the process that started it. A run is
@@ -33,7 +33,7 @@ from topk_ortho.training.folder import RunFolder
 
 DATA = ("activations", "model", "text", "dataset", "hook", "context", "data", "synthetic", "plant",
         "seed", "device")  # fmt: skip
-"""What `prepare` looks at; runs with the same share their data."""
+"""Settings that `prepare` uses; runs that agree in them share their data."""
 PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of <linux/prctl.h>
 
 
@@ -46,7 +46,7 @@ class Data:
         self._language: dict[Path, HarvestedSource] = {}
 
     def of(self, config: TrainConfig) -> Activations:
-        """What `prepare` makes of a configuration."""
+        """Returns what `prepare` makes of a configuration."""
         table = to_table(config)
         key = {name: table.get(name) for name in DATA}
         if self._last is None or self._last[0] != key:
@@ -85,7 +85,7 @@ def compute(root: Path, config: TrainConfig, data: Data) -> str | None:
                 resume(folder, data=data.of(config), progress=False)
             else:
                 train(config, folder, data=data.of(config), progress=False)
-        except Exception as error:  # whatever it is, the other arms go on
+        except Exception as error:  # whatever it is, the other arms continue
             reason = _reason(error)
             failed.parent.mkdir(parents=True, exist_ok=True)
             RunFolder(failed.parent).write_json(
@@ -112,10 +112,10 @@ def end_with_parent(parent: int) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Answer every line of the input with one line; the exit code."""
+    """Answer every line of the input with one line; returns the exit code."""
     root, parent = Path(arguments[0]), int(arguments[1])
     end_with_parent(parent)
-    # Answers have this stream for themselves: whatever else is printed goes to stderr.
+    # Only answers go to this stream: whatever else is printed goes to stderr.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     keep_freed_memory()

@@ -25,7 +25,7 @@ ARROW = " > "
 
 @dataclass(frozen=True)
 class TokenClasses:
-    """Classes with all that is theirs.
+    """Classes of tokens with their members and edges.
 
     Attributes:
         names: of the classes, in the order of the file.
@@ -39,7 +39,7 @@ class TokenClasses:
 
 
 def read_classes(path: Path, tokenizer: Any, *, d_vocab: int) -> TokenClasses:
-    """The classes of a TOML or JSON file.
+    """Returns the classes of a TOML or JSON file.
 
     Args:
         path: has `edges`, a list of "parent > child", and `classes`, a table of name to a list of
@@ -67,7 +67,7 @@ def read_classes(path: Path, tokenizer: Any, *, d_vocab: int) -> TokenClasses:
 
 
 def on(contexts: Tensor, members: Iterable[Member]) -> Tensor:
-    """Where a class is on, `[n, context]` bool: at the last token of each of its members.
+    """Returns where a class is on, `[n, context]` bool: at the last token of each member.
 
     Args:
         contexts: `[n, context]` int64; a member does not reach across rows.
@@ -102,12 +102,12 @@ def _among(windows: Tensor, members: Tensor) -> Tensor:
 
 
 class _Speller:
-    """What a string of the file stands for."""
+    """The tokens that a string of the file stands for."""
 
     def __init__(self, tokenizer: Any, *, d_vocab: int, where: str) -> None:
         self._tokenizer, self._d_vocab, self._where = tokenizer, d_vocab, where
         self._tokens: dict[str, set[Member]] = {}
-        # A token alone may lose the blank that it begins with.
+        # A token decoded alone may lose its leading blank.
         before = tokenizer(".", add_special_tokens=False)["input_ids"]
         start = len(tokenizer.decode(before))
         for token in range(min(d_vocab, len(tokenizer))):
@@ -115,7 +115,7 @@ class _Speller:
             self._tokens.setdefault(text, set()).add((token,))
 
     def members(self, name: str, given: Any) -> set[Member]:
-        """The members that a list of the file names."""
+        """Returns the members that a list of the file names."""
         if not isinstance(given, list):
             raise ConfigError(
                 f"{self._where}: the class {name!r} is {given!r}; expected a list of strings and "

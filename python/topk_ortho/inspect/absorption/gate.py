@@ -1,4 +1,4 @@
-"""Which of the classes a model represents: each one's probe against that of random classes."""
+"""The gate of classes that a model represents: each one's probe against random classes'."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Verdict = Literal["measurable", "one member", "not measurable on this model"]
 
 @dataclass(frozen=True)
 class ClassVerdict:
-    """What the gate says of one class.
+    """The verdict of the gate on one class.
 
     Attributes:
         members: sequences of tokens in the class that the text holds.
         frequency: share of the tokens on which it is on.
-        verdict: `one member` is not put to the test: a class of one token is that token.
+        verdict: `one member` is not tested: a class of one token is that token.
         why: the reason where it is not measurable, else empty.
         probe_f1: of its probe on held-out tokens, None where it has too few tokens.
         random_f1: the same of each random class, as many as there were draws.
@@ -46,12 +46,12 @@ class ClassVerdict:
 
     @property
     def counts(self) -> bool:
-        """Whether the class may be the parent of an edge."""
+        """Returns whether the class may be the parent of an edge."""
         return self.verdict == "measurable"
 
     @property
     def counts_as_child(self) -> bool:
-        """Whether it may be the child of one."""
+        """Returns whether it may be the child of one."""
         return self.verdict != NOT_MEASURABLE
 
 
@@ -77,7 +77,7 @@ class ProbedText:
 def judge(
     classes: TokenClasses, text: ProbedText, *, draws: int, seed: int
 ) -> Iterator[ClassVerdict]:
-    """The verdict on each class, in their order, as it becomes known."""
+    """Yields the verdict on each class, in order, as it becomes known."""
     every = torch.cat([text.contexts[half] for half in HALVES])
     random = RandomClasses(every, bos=text.bos)
     for index, (name, members) in enumerate(zip(classes.names, classes.members, strict=True)):

@@ -1,7 +1,7 @@
 """From an SAE, a language model, a text and a file of classes to their absorption.
 
 The text is cut in two halves. On the first, probes are fit and features are matched; on the second,
-probes are scored, absorption is counted and the SAE's health is measured, so that no figure is of
+probes are scored, absorption is counted and the SAE's health is measured, so that no metric is of
 the tokens that it was chosen on. Activations of both halves are kept, and once more as the
 probes take them: `8 * tokens * d_in` bytes.
 """
@@ -46,7 +46,7 @@ Score = Literal["f1", "correlation"]
 
 @dataclass(frozen=True)
 class TokenAbsorption:
-    """What `topk-ortho absorption` measured.
+    """The result of `topk-ortho absorption`.
 
     Attributes:
         sae: the folder; `model`, `hook` and `classes_file` as they were given.
@@ -55,7 +55,7 @@ class TokenAbsorption:
         classes: the gate's verdict on each class.
         features: the matched feature of each class, None for none.
         absorption: every edge, and the summary over those that are eligible.
-        figures: explained variance, L0, dead features, CE score, ... on the second half.
+        figures: metrics: explained variance, L0, dead features, CE score, ... on the second half.
         invalid: why absorption of this SAE means nothing, None where it may be read.
     """
 
@@ -73,11 +73,11 @@ class TokenAbsorption:
 
     @property
     def measurable(self) -> bool:
-        """Whether some edge could be measured."""
+        """Returns whether some edge could be measured."""
         return any(edge.eligible for edge in self.absorption.edges)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain lists, dicts, numbers and None; edges carry the names of their classes."""
+        """Returns plain lists, dicts, numbers and None; edges carry the names of their classes."""
         names = [verdict.name for verdict in self.classes]
         out = asdict(self) | {"absorption": self.absorption.as_json()}
         for edge in out["absorption"]["edges"]:
@@ -116,7 +116,7 @@ def measure(
         seed: of the random classes.
         device: where model, SAE and probes run.
         allow_pickle: open an SAE of dictionary_learning.
-        allow_mismatch: measure although the SAE names another model or hook point as its own.
+        allow_mismatch: measure even though the SAE names another model or hook point.
 
     Raises:
         ConfigError: a file, model or SAE that cannot be used.
@@ -126,7 +126,7 @@ def measure(
     _check_origin(sae, stored, model=model, hook=hook, insist=allow_mismatch)
     loaded = as_module(stored).to(where)
     documents = text_documents(text)
-    documents = chain([next(documents, "")], documents)  # a missing file is told before loading
+    documents = chain([next(documents, "")], documents)  # a missing file is reported before loading
     lm = LanguageModel.load(model, device=where)
     known = read_classes(classes, lm.tokenizer, d_vocab=lm.d_vocab)
     halves = _halves(pack_contexts(lm.tokenizer, documents, context, max_tokens=tokens), lm)
@@ -160,7 +160,7 @@ def _check_origin(
     """Refuse an SAE of another model or hook point, or of activations that were processed.
 
     Raises:
-        ConfigError: so it is; a warning where one insists.
+        ConfigError: it is such an SAE; a warning with `allow_mismatch`.
     """
     named = {"model": stored.model, "hook": stored.hook}
     check_origin(sae=sae, named=named, given={"model": model, "hook": hook}, insist=insist)
@@ -215,7 +215,7 @@ def _count(
     verdicts: tuple[ClassVerdict, ...],
     matching: Matching,
 ) -> tuple[AbsorptionResult, dict[str, Any]]:
-    """Absorption, and the figures of the reconstruction."""
+    """Returns absorption, and the metrics of the reconstruction."""
     measurable = [verdicts[p].counts and verdicts[c].counts_as_child for p, c in classes.edges]
     meter = AbsorptionMeter(classes.edges, matching, measurable=measurable)
     reconstruction = Reconstruction(sae.d_in, sae.d_sae)

@@ -1,7 +1,7 @@
-"""Random classes of the same size and frequency: what a class has to beat.
+"""Random classes of the same size and frequency, which a class has to beat.
 
 Each member is replaced by a sequence of as many tokens, drawn at random among those of the text
-whose frequency is nearest to its own. A draw looks at a few sequences for each member, whatever the
+whose frequency is nearest to its own. A draw considers a few sequences per member, whatever the
 vocabulary.
 """
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from topk_ortho.inspect.absorption.classes import Member
 
 NEAREST = 10
-"""Sequences of like frequency among which one is drawn."""
+"""Number of sequences of similar frequency among which one is drawn."""
 
 
 @dataclass(frozen=True)
@@ -102,11 +102,11 @@ class RandomClasses:
         self._counted: dict[int, _Sequences] = {}
 
     def present(self, members: Iterable[Member]) -> frozenset[Member]:
-        """Those that the text holds."""
+        """Returns those that the text contains."""
         return frozenset(member for member in members if member in self._of(len(member)).times)
 
     def draw(self, members: frozenset[Member], generator: torch.Generator) -> frozenset[Member]:
-        """One random class like `members`, which the text holds, and without any of them.
+        """Returns a random class like `members`, which the text contains, without any of them.
 
         It is smaller where the text has too few other sequences.
         """

@@ -1,4 +1,4 @@
-"""What `topk-ortho absorption` prints; names from the file are escaped."""
+"""The output of `topk-ortho absorption`; names from the file are escaped."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""One SAE, ours or anyone's, in the figures of the field: `topk-ortho evaluate`."""
+"""One SAE, ours or anyone's, in the metrics of the field: `topk-ortho evaluate`."""

@@ -1,4 +1,4 @@
-"""What data an SAE is measured on: that of its run, setting by setting unless another is given."""
+"""The data that an SAE is measured on: its run's, unless settings are given in their place."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from topk_ortho.config.train import OF_A_LANGUAGE_MODEL
 
 OF_A_RUN = ("seed", "eval_samples", "activations", "model", "text", "dataset", "hook", "context",
             "data", "synthetic", "plant")  # fmt: skip
-"""Settings of a run that say what its data is."""
+"""Settings of a run that define its data."""
 OTHER_DATA = {"text", "dataset", "data"}
 """Those that put other data in the place of a run's own, of which a part was held out."""
 Split = Literal["eval", "all"]
@@ -46,7 +46,7 @@ def understand(
     device: str = "auto",
     named: Mapping[str, str] | None = None,
 ) -> Asked:
-    """Returns what data to measure on.
+    """Returns the data to measure on.
 
     Args:
         sae: a run folder, or the folder of an SAE.

@@ -20,7 +20,7 @@ from topk_ortho.training.evaluation import eval_blocks
 
 @dataclass(frozen=True)
 class Measurable:
-    """What figures are taken on.
+    """Activations that an SAE is measured on.
 
     Attributes:
         source: activations in the units of the model.
@@ -52,7 +52,7 @@ class Measurable:
 def measurable(
     config: TrainConfig, *, split: Literal["eval", "all"], device: str = "cpu"
 ) -> Measurable:
-    """The data of a checked configuration.
+    """Returns the data of a checked configuration.
 
     Raises:
         ConfigError: data, model or hook point cannot be used.

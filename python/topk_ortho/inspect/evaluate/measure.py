@@ -1,4 +1,4 @@
-"""Every figure of one SAE on the data at hand."""
+"""Every metric of one SAE on given data."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from topk_ortho.training.evaluation import Meters, reconstructor, rows_at_once
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured.
+    """The metrics of one SAE.
 
     Attributes:
-        figures: flat, by our names.
+        figures: metrics, flat, by our names.
         counts: what rates were counted from, by the same names.
         histogram: of firing frequencies (`frequency_histogram`).
         saelens: by the groups and names of SAELens' `run_evals`; None without a language model.
@@ -41,7 +41,7 @@ class Measured:
 
 
 def measure(sae: SAE, data: Measurable, *, samples: int, progress: bool = True) -> Measured:
-    """Measure on about `samples` activations; a bar for each pass over them on stderr.
+    """Measure on about `samples` activations; each pass shows a progress bar on stderr.
 
     Raises:
         ConfigError: the SAE is for activations of another width.

@@ -1,4 +1,4 @@
-"""An SAE measured on data: the record of everything, and its tables."""
+"""The record of an SAE measured on data, and its tables."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def evaluate(
         split: the part of the data, as `understand` has it.
         device: where to measure.
         allow_pickle: open an SAE of dictionary_learning.
-        allow_mismatch: measure although the SAE names another model or hook point as its own.
+        allow_mismatch: measure even though the SAE names another model or hook point.
 
     Raises:
         ConfigError: no such SAE, or data that cannot be used or does not fit it.
@@ -79,10 +79,10 @@ def _given(config: TrainConfig) -> dict[str, str]:
 
 
 def _check_held_out(asked: Asked) -> None:
-    """Refuse to call a part of a run's data held out once its files are others.
+    """Refuse to call a part of a run's data held out once its files have changed.
 
     Raises:
-        ConfigError: so it is; a split that was asked for is taken as it is.
+        ConfigError: the files have changed, and no split was given.
     """
     run = run_config(asked.sae) if asked.held_out else None
     if run is None:
@@ -95,7 +95,7 @@ def _check_held_out(asked: Asked) -> None:
 
 
 def as_json(asked: Asked, sae: SAE, measured: Measured, device: torch.device) -> dict[str, Any]:
-    """Everything that was measured, and what it was measured on."""
+    """Returns everything that was measured, and the data."""
     truth = measured.truth
     return {
         "sae": {

@@ -69,7 +69,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "f1_independent": "of those with neither",
     },
 }
-"""What is shown, where it was measured; everything else is in the JSON alone."""
+"""Metrics that are shown, where measured; everything else is in the JSON alone."""
 
 BARS = 30
 """Characters of the longest bar of the histogram."""
@@ -130,7 +130,7 @@ def _row(name: str, value: Any, words: str = "", *, marked: bool = False) -> tup
 
 
 def _histogram(histogram: Mapping[str, Any]) -> str:
-    """A bar for each half decade, the rarest first, and those that never fired."""
+    """Returns a bar for each half decade, the rarest first, and those that never fired."""
     edges, counts = histogram.get("log10_edges") or [], histogram.get("features") or []
     rows = [("never", histogram.get("never")), *(
         (f"{10 ** low:.1e} to {10 ** high:.1e}", n)

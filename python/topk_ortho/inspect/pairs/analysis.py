@@ -85,7 +85,7 @@ class PairAnalysis:
         decay: β of its moving average.
         table: pairs in the history, `capacity` the most it keeps.
         rates_from: what the firing rates were measured on.
-        rows: held-out tokens looked at, 0 without data.
+        rows: held-out tokens used, 0 without data.
         missing: why there are no held-out data, None where there are.
     """
 
@@ -103,20 +103,20 @@ class PairAnalysis:
     features: tuple[FeatureReport, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """Plain lists, dicts and numbers."""
+        """Returns plain lists, dicts and numbers."""
         return asdict(self)
 
 
 def analyse(
     path: str | Path, *, top: int = 20, contexts: int = 3, samples: int | None = None
 ) -> PairAnalysis:
-    """Look at the `top` most persistent pairs of a finished run.
+    """Returns the `top` most persistent pairs of a finished run and what is known of them.
 
     Args:
         path: a run folder.
         top: how many pairs.
         contexts: excerpts for each feature of a language model's SAE, and for each pair.
-        samples: held-out tokens to look at, the run's `eval_samples` unless given.
+        samples: held-out tokens to use, the run's `eval_samples` unless given.
 
     Raises:
         ConfigError: no finished run there, no history, or numbers that make no sense.
@@ -246,7 +246,7 @@ def _history(run: FinishedRun) -> PairHistory:
 
 
 def _data(run: FinishedRun) -> tuple[Activations | None, str | None]:
-    """The run's own activations, or why they are not to be had."""
+    """Returns the run's own activations, or why they are not available."""
     try:
         data = prepare(run.config, device=str(choose_device("auto")))
     except ConfigError as error:

@@ -43,7 +43,7 @@ class TokenRows:
         self._places = (self._contexts != language.model.bos).nonzero()  # [rows, 2]
 
     def excerpts(self, acts: Tensor, *, n: int) -> tuple[Excerpt, ...]:
-        """Where `acts` `[rows]` are largest and above 0: the `n` best, each context once."""
+        """Returns the `n` tokens of largest positive `acts` `[rows]`, one per context."""
         fires = (acts > 0).nonzero().flatten()
         order = fires[acts[fires].argsort(descending=True, stable=True)]
         found: dict[int, Excerpt] = {}
@@ -62,7 +62,7 @@ class TokenRows:
         before, through, whole = (
             self._decode(ids[start:end]) for end in (position, position + 1, stop)
         )
-        # A token alone may decode to something else than within its text (spaces, split bytes).
+        # A token alone may decode differently than within its text (spaces, split bytes).
         if not through.startswith(before):
             through = before + self._decode(ids[position : position + 1])
             whole = through + self._decode(ids[position + 1 : stop])

@@ -1,6 +1,6 @@
-"""How some features fire on held-out activations: their codes, nothing of the others.
+"""The codes of some features on held-out activations.
 
-Costs one encoding of the rows looked at, and `4 * rows * features` bytes.
+Costs one encoding of the rows, and `4 * rows * features` bytes.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ class Observation:
         return len(self.acts)
 
     def of(self, feature: int) -> Tensor:
-        """`[rows]` activations of one feature."""
+        """Returns the `[rows]` activations of one feature."""
         return self.acts[:, self.column[feature]]
 
     def rate(self, feature: int) -> float:
-        """Share of the rows on which it fires."""
+        """Returns the share of the rows on which it fires."""
         return float((self.of(feature) > 0).double().mean())
 
     def rarer_first(self, i: int, j: int) -> tuple[int, int]:
-        """The pair with the rarer feature first; at equal rates that is the larger index."""
+        """Returns the pair with the rarer feature first, at equal rates the larger index."""
         fires_i, fires_j = (int((self.of(f) > 0).sum()) for f in (i, j))
         return (i, j) if fires_i < fires_j else (j, i)
 

@@ -1,4 +1,4 @@
-"""Which true features the features of an SAE are, where the truth is known."""
+"""The true features that the features of an SAE match, where the truth is known."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class TrueFeature:
 
 @dataclass(frozen=True)
 class Identity:
-    """What one feature is.
+    """The true features behind one feature.
 
     Attributes:
         matched: by Hungarian assignment over all features, None for one that was left over.
@@ -49,7 +49,7 @@ class Identity:
 
 
 def identify(W_dec: Tensor, truth: GroundTruth, features: Sequence[int]) -> dict[int, Identity]:
-    """The true features behind some features.
+    """Returns the true features behind some features.
 
     Args:
         W_dec: `[d_sae, d_in]`.
@@ -72,7 +72,7 @@ def identify(W_dec: Tensor, truth: GroundTruth, features: Sequence[int]) -> dict
 
 
 def relation(i: Identity, j: Identity) -> Relation:
-    """How the matches of a pair's features are related in the hierarchy."""
+    """Returns how the matches of a pair's features are related in the hierarchy."""
     a, b = i.matched, j.matched
     if a is None or b is None:
         return "unmatched"

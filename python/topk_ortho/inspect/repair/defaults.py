@@ -1,4 +1,4 @@
-"""What a repair is unless it is told otherwise (docs/repair.md has the measurements)."""
+"""The default options of a repair (docs/repair.md has the measurements)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DEFAULTS: Mapping[str, Any] = {"steps": 400, "warmup-steps": 20}
 """Of a repair, where they differ from those of a training."""
 PENALTY: Mapping[str, Any] = {"penalty.coefficient": 12.0, "penalty.threshold": 0.1}
 """Of the default criterion: strong, since absorption is there already, and with a threshold, since
-without one directions that merely crowd each other are moved as well, at once and dearly."""
+without one, directions that merely crowd each other are moved as well, at once and at a cost."""
 STAND_IN_K = 1.0
 """k of an SAE whose files do not say it, until its mean L0 has been measured."""
 

@@ -1,4 +1,4 @@
-"""What is measured of an SAE before and after a repair, on the same held-out activations."""
+"""The metrics of an SAE before and after a repair, on the same held-out activations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from topk_ortho.training.evaluation import eval_blocks, evaluate, rows_at_once
 def figures(
     stored: StoredSAE, data: Activations, *, samples: int, device: torch.device
 ) -> dict[str, Any]:
-    """The figures of `result.json` that do not depend on a training, and `suppressed_pairs`.
+    """Returns the metrics of `result.json` that need no training, and `suppressed_pairs`.
 
     Args:
         stored: in the units of the model.
@@ -33,7 +33,7 @@ def figures(
 
 @torch.no_grad()
 def suppressed_pairs(sae: SAE, data: Activations, *, samples: int) -> int:
-    """How many pairs are suppressed (`metrics/suppression.py`)."""
+    """Returns how many pairs are suppressed (`metrics/suppression.py`)."""
     rows, device = rows_at_once(sae.d_sae), sae.W_dec.device
     mean = MeanActivation(sae.d_sae, device)
     for block in eval_blocks(data.source, samples, rows=rows):
@@ -47,7 +47,7 @@ def suppressed_pairs(sae: SAE, data: Activations, *, samples: int) -> int:
 
 @torch.no_grad()
 def mean_l0(stored: StoredSAE, data: Activations, *, samples: int) -> float:
-    """Features that fire on a held-out activation, rounded to three digits."""
+    """Returns the mean L0 on held-out activations, rounded to three digits."""
     sae = as_module(stored.scaled(data.scale))
     active = seen = 0
     for block in eval_blocks(data.source, samples, rows=rows_at_once(sae.d_sae)):

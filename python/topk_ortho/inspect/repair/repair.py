@@ -48,7 +48,7 @@ class Repair:
     after: dict[str, Any]
 
     def as_json(self) -> dict[str, Any]:
-        """Plain dicts and numbers, and after - before where both have a figure."""
+        """Returns plain dicts and numbers, and after - before where both have a metric."""
         return {**asdict(self), "difference": self.difference()}
 
     def difference(self) -> dict[str, float]:

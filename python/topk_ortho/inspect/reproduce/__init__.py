@@ -1,4 +1,4 @@
-"""A finished run trained again, and every figure compared bit for bit."""
+"""A finished run trained again, and every metric compared bit for bit."""
 
 from topk_ortho.inspect.reproduce.comparison import Differing, compare_folders
 from topk_ortho.inspect.reproduce.reproduction import Reproduction, as_text, reproduce

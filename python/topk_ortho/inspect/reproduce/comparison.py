@@ -1,4 +1,4 @@
-"""Two folders of the same run, figure by figure and bit by bit."""
+"""A comparison of two folders of the same run, number by number and bit by bit."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ MEASURED = {
     "times": ("seconds", "step_ms", "tokens_per_second"),
     "memory": ("memory_allocated", "memory_reserved"),
 }
-"""What a machine does not repeat: left out, as is all that ends in _ms or _seconds or starts with
+"""Numbers that no machine repeats: left out, as is all that ends in _ms or _seconds or starts with
 memory_."""
 
 RECORDS = ("result.json", "ground_truth.json")
-"""Files that gain figures from one version of the package to the next."""
+"""Files that gain entries from one version of the package to the next."""
 LOG = "metrics.jsonl"
 BYTES = ("history.bin",)
 TENSORS = ("sae/sae_weights.safetensors",)
@@ -28,11 +28,11 @@ TENSORS = ("sae/sae_weights.safetensors",)
 
 @dataclass(frozen=True)
 class Differing:
-    """One figure that is not the same.
+    """One number that is not the same.
 
     Attributes:
         file: relative to the run folder.
-        what: which figure of it.
+        what: which number in it.
         then, now: in the first run and in the second, None where it is not there.
     """
 
@@ -44,8 +44,8 @@ class Differing:
 
 @dataclass
 class Comparison:
-    """What was compared, in words; what differed; and the figures that the first run lacks, as one
-    of an earlier version may: they are no difference."""
+    """The result of a comparison: what was compared, what differed, and what the first run lacks,
+    as one of an earlier version may: that is no difference."""
 
     equal: list[str] = field(default_factory=list)
     differing: list[Differing] = field(default_factory=list)
@@ -59,7 +59,7 @@ class Comparison:
             self.equal.append(described)
 
     def record_figures(self, name: str, then: Path, now: Path) -> None:
-        """Take in one file of figures; neither may have it."""
+        """Take in one file of numbers, which neither run may have."""
         old, new = _figures(then / name), _figures(now / name)
         if old is None and new is None:
             return
@@ -99,14 +99,14 @@ def compare_folders(then: Path, now: Path, *, step: int) -> Comparison:
 
 
 def is_measured(key: str) -> bool:
-    """Whether a figure is a time or a size in memory, which no machine repeats."""
+    """Returns whether a number is a time or a size in memory, which no machine repeats."""
     last = key.rpartition(".")[2]
     listed = any(last in keys for keys in MEASURED.values())
     return listed or last.endswith(("_ms", "_seconds")) or last.startswith("memory_")
 
 
 def _figures(path: Path) -> dict[str, str] | None:
-    """Every figure of a JSON or JSONL file by its place, as exact text; None without the file."""
+    """Returns every number of a JSON or JSONL file by its place, as exact text; None without it."""
     if not path.is_file():
         return None
     text = path.read_text(encoding="utf-8")

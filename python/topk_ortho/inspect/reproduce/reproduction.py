@@ -1,4 +1,4 @@
-"""`reproduce`: a finished run once more, from its own configuration, and what came out of it."""
+"""The command `reproduce`: a finished run trained again from its configuration, and compared."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Reproduction:
         compared: what was the same, in words.
         differing: what was not.
         elsewhere: versions, hardware and commit that differ between the two runs.
-        only_now: figures that the first run does not have, as one of an earlier version may.
+        only_now: numbers that the first run does not have, as one of an earlier version may.
         unchecked: data that may have changed without notice, in words.
     """
 
@@ -50,14 +50,14 @@ class Reproduction:
     unchecked: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """Plain lists, dicts and numbers, and what was left out of the comparison."""
+        """Returns plain lists, dicts and numbers, and what was left out of the comparison."""
         return {**asdict(self), "left_out": MEASURED}
 
 
 def reproduce(path: str | Path, *, out: str | Path | None = None) -> Reproduction:
     """Train a finished run again and compare.
 
-    Nothing is trained where the data is missing or was changed, since the figures could not agree.
+    Nothing is trained where the data is missing or was changed, since the metrics could not agree.
 
     Args:
         path: a run folder; it is only read.
@@ -107,7 +107,7 @@ def as_text(found: Reproduction) -> str:
 
 
 def _same_data(run: FinishedRun) -> Activations | str:
-    """The run's own data, or why that is not to be had."""
+    """Returns the run's own data, or why it is not available."""
     data_then: Mapping[str, Any] = run.manifest.get("data") or {}
     # earlier versions recorded paths as they were given
     recorded = {str(find(Path(path), run.folder.path)): then for path, then in data_then.items()}

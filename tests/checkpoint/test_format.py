@@ -1,4 +1,4 @@
-"""Checkpoints of version 1: the stored sample is read and goes on, and no damaged one is."""
+"""Checkpoints of version 1: the stored sample is read and resumed, and no damaged one is."""
 
 from __future__ import annotations
 

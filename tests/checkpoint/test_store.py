@@ -99,7 +99,7 @@ def test_the_newest_are_kept_and_found_by_number(tmp_path: Path) -> None:
 
 @pytest.mark.fault("a damaged checkpoint ahead of the run")
 def test_saving_after_a_fall_back_keeps_what_was_just_saved(tmp_path: Path) -> None:
-    # step 20 is damaged, so the run goes on from 10 and saves 15
+    # step 20 is damaged, so the run resumes from 10 and saves 15
     write(tmp_path, 10)
     write(tmp_path, 20)
     (tmp_path / "step_20" / "state.json").write_text("{}")

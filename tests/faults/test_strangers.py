@@ -1,4 +1,4 @@
-"""What strangers wrote: files are refused and never run, strings stay strings."""
+"""Untrusted files are refused and never run; untrusted strings stay strings."""
 
 from __future__ import annotations
 

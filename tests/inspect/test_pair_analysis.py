@@ -1,4 +1,4 @@
-"""Persistent pairs: against the history, the weights and the codes, computed anew."""
+"""Persistent pairs: against the history, the weights and the codes, computed again."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def test_another_number_is_told(synthetic, tmp_path, capsys):
     change(folder / "result.json", mcc=nearly)
     assert cli.main(["reproduce", str(folder)]) == 1
     text = capsys.readouterr().out
-    assert "NOT reproduced: 1 figures differ" in text
+    assert "NOT reproduced: 1 numbers differ" in text
     assert f"result.json, mcc: {nearly} then, {result['mcc']} now" in text
     assert "give --out FOLDER to keep it" in text
 

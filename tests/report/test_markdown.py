@@ -1,4 +1,4 @@
-"""Markdown tables hold the figures of the folders, and say no more than they do."""
+"""Markdown tables hold the metrics of the folders, and say no more than they do."""
 
 from __future__ import annotations
 

@@ -250,7 +250,7 @@ def newest_step(folder: Path) -> int:
 
 
 def continues_exactly(folder: Path, tmp_path: Path) -> None:
-    """From its newest checkpoint the run goes on as one in this process that was never killed."""
+    """From its newest checkpoint the run continues as one in this process that was never killed."""
     at = newest_step(folder)
     with pytest.raises(Interrupted):
         resume(folder, stop_after=20, progress=False)

@@ -2,7 +2,7 @@
 
 A shard is one tensor `[rows, d_in]` of float16, float32 or float64 (`.safetensors` also bfloat16);
 reading a block costs its own rows, whatever the size of the folder. Nothing stays mapped, since a
-mapped file that becomes shorter kills the process that looks at it. Refused, by name of the file:
+mapped file that becomes shorter kills the process that reads it. Refused, by name of the file:
 pickled or damaged shards, other widths or types, empty shards, rows that are not finite, shards
 that become shorter while they are read.
 """

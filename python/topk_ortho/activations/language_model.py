@@ -121,7 +121,7 @@ class LanguageModel:
         """Returns `d_in` at a hook, after checking its output for contexts of two lengths.
 
         The second axis has to be that of positions and the rest a width that does not follow them:
-        a single shape does not tell, where an attention pattern has as many heads as the context
+        a single shape is not enough, where an attention pattern has as many heads as the context
         has tokens.
 
         Args:

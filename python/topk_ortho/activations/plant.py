@@ -13,7 +13,7 @@ class PlantedSource:
     """A source with the features of a known hierarchy added on top.
 
     Args:
-        source: activations without ground truth of their own.
+        source: activations without ground truth.
         config: what to plant.
         variance: total variance of `source`; magnitudes count in its square root.
         seed: of directions and firing, unless the configuration has one.

@@ -165,7 +165,7 @@ class Orthogonality:
             acts: `[batch, d_sae]`, dense or sparse (COO, CSR), of any floating dtype; or `Codes`.
             W_dec: `[d_sae, d_out]` or `[d_out, d_sae]`, rows of any norm.
             step: the optimiser's step, from 0; the same for all micro-batches of a step.
-            target: `[batch, d_out]`, what is reconstructed; only its variance is looked at.
+            target: `[batch, d_out]`, what is reconstructed; only its variance is used.
 
         Raises:
             ConfigError: the variance is neither given nor measurable, or the decoder's shape does

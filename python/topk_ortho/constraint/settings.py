@@ -92,7 +92,7 @@ def checked(c: OrthogonalityConfig) -> OrthogonalityConfig:
     missing = sorted(CRITERIA[c.pairs.criterion].required_inputs - set(c.inputs))
     if missing:
         raise ConfigError(
-            f"criterion {c.pairs.criterion} was given, but it also looks at {', '.join(missing)}, "
+            f"criterion {c.pairs.criterion} was given, but it also needs {', '.join(missing)}, "
             "which a host does not pass on; take one that needs codes and decoder alone, such as "
             "coactivation or coactive-cosine, or train with `python -m topk_ortho.train`."
         )

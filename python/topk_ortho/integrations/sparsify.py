@@ -40,7 +40,7 @@ def attach(trainer: Any, config: OrthogonalityConfig | None = None) -> dict[str,
     if not hasattr(trainer, "saes") or not hasattr(trainer, "global_step"):
         raise ConfigError(
             f"a {type(trainer).__name__} was given, but a sparsify.Trainer was expected; attach to "
-            "the trainer, which tells the steps, and not to an SAE of its own."
+            "the trainer, which knows the number of steps, and not to one of its SAEs."
         )
     if trainer.cfg.loss_fn != "fvu":
         raise ConfigError(

@@ -25,7 +25,7 @@ class LoudRows:
     """The loudest one percent of some activations beside all of them.
 
     Attributes:
-        rows: rows looked at.
+        rows: rows measured.
         variance_share: share of the total variance that the loudest rows hold, 0 without any.
         norm_median: of all rows.
         norm_max: of all rows.

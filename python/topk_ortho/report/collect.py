@@ -67,7 +67,7 @@ def collect(paths: Sequence[Path]) -> list[Comparison]:
 
 
 def _search(path: Path) -> tuple[list[Path], list[Run]]:
-    """Ablations and runs in a folder, by name; nothing inside of them is looked at again."""
+    """Ablations and runs in a folder, by name; their insides are not searched again."""
     plans, runs = [], []
     for root, folders, files in os.walk(path):
         here = Path(root)

@@ -221,7 +221,7 @@ def _stability(config: TrainConfig) -> tuple[Axis, ...]:
 
 
 def _criteria(config: TrainConfig) -> tuple[Axis, ...]:
-    """Every criterion that ranks pairs by a score; those that draw them are arms of their own."""
+    """Returns every criterion that ranks pairs by a score; those that draw them are arms."""
     ranking = [c.name for c in CRITERIA if not c.draws]
     return (Axis("pairs.criterion", tuple(ranking)),)
 

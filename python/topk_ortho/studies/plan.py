@@ -26,7 +26,7 @@ VERSION = 1
 NAME = "ablation.json"
 CONSTRAINT = ("pairs.", "penalty.", "history.")
 FIRST_SEED = 400
-"""Reported seeds start here: defaults and tuning were settled on 0 to 9, after a look at some from
+"""Reported seeds start here: defaults and tuning were settled on 0 to 9, after trying some from
 100, 200 and 300 on."""
 
 

@@ -11,8 +11,8 @@
 //! Memory beside the answer: 20 bytes per entry, 8 per active feature, and 4 per feature that are touched where it is
 //! active; and per thread 8 bytes per active feature, 8 per feature of the fullest row of pairs, and 16 bytes for each
 //! of the `k` pairs, 32 with more than 65,536 active features; as much again as the latter while the best are sorted.
-//! Refuses codes that are no CSR, scores that are negative or not finite, naming the pair, and answers that there is no
-//! memory for. A refused call changes nothing but the buffers.
+//! Refuses codes that are no CSR, scores that are negative or not finite, naming the pair, and answers too
+//! large for memory. A refused call changes nothing but the buffers.
 
 mod accumulator;
 mod cosine;
@@ -35,10 +35,10 @@ use std::ops::Range;
 /// Indices below this fit a candidate of 64 bits.
 const NARROW: usize = 1 << 16;
 
-/// What a pair takes while columns are made of it: `Sums` that double as they grow, and those of all threads together.
+/// Bytes that a pair takes while columns are made of it: `Sums` that double as they grow, and those of all threads together.
 const BYTES_PER_SUM: u128 = 72;
 
-/// What a selected pair takes beside its candidate: pair and score, then columns.
+/// Bytes that a selected pair takes beside its candidate: pair and score, then columns.
 const BYTES_PER_BEST: u128 = 32;
 
 /// Pairs that fire together with their sums, in the order of pairs.

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-/// What was refused. The message is meant for the person who made the call.
+/// A refused call. The message is meant for the person who made it.
 ///
 /// ```
 /// use topk_ortho_core::{Error, Pair};

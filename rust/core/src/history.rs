@@ -1,4 +1,4 @@
-//! Which pairs keep being selected: a moving average per pair, in bounded memory.
+//! History of the selected pairs: a moving average per pair, in bounded memory.
 //!
 //! After observation `t` a pair's average is `E_t = decay * E_(t-1) + (1 - decay) * [selected at t]`, `E_0 = 0`. The
 //! history keeps an interval around it for about `capacity` pairs. **Guarantee**, with `k` the largest selection so far:
@@ -10,7 +10,7 @@
 //! the rest the index, never more than `1.25 * capacity + 2 k` of them; some 8 to 24 more while the table is trimmed; and up
 //! to eleven selections of 8 bytes a pair for the survival curve. It grows with what is held.
 //! Among equal upper ends, the pair hit longest ago is evicted first, then the larger one. A pair that was evicted and
-//! comes back starts anew (hits, first step, streak) and carries the error bound.
+//! comes back starts over (hits, first step, streak) and carries the error bound.
 //! Refuses steps that do not increase and pairs given twice; a refused observation changes nothing. An empty selection is
 //! an observation like any other.
 
@@ -22,7 +22,7 @@ use crate::table::Table;
 use crate::{Error, Pair};
 use std::sync::Arc;
 
-/// What a record takes while it is ranked and put into columns that double as they grow.
+/// Bytes that a record takes while it is ranked and put into columns that double as they grow.
 const BYTES_PER_TOP: u128 = 64 + 40 + 2 * 72;
 
 /// A bounded history of selections.
@@ -124,7 +124,7 @@ impl PairHistory {
         Ok(columns)
     }
 
-    /// How stable the selection has been.
+    /// Returns how stable the selection has been.
     #[must_use]
     pub fn stability(&self) -> Report {
         self.stability.report(self.observations())
@@ -144,7 +144,7 @@ impl PairHistory {
         self.table.len()
     }
 
-    /// Whether no record is held.
+    /// Returns whether no record is held.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0

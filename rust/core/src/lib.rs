@@ -1,4 +1,4 @@
-//! Which pairs of features to hold apart, and which ones keep coming back.
+//! Selection of feature pairs to hold apart, their penalty, and their history.
 //!
 //! A training step scores pairs of features, keeps the `k` best, and the history remembers what was kept.
 //! This crate is the exact heart of that: no Python, no files, no clock, no unsafe code, and the same answer on any number

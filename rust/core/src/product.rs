@@ -16,7 +16,7 @@ use crate::selection::Selection;
 use crate::{Error, Pair};
 use std::cmp::Reverse;
 
-/// What a pair takes on the way: a rank, its parts, two keys to sort, and the columns.
+/// Bytes that a pair takes on the way: a rank, its parts, two keys to sort, and the columns.
 const BYTES_PER_PAIR: u128 = 96;
 
 /// The `k` pairs with the largest product of their features' values, or all with a positive product if they are fewer.
@@ -111,7 +111,7 @@ impl Ranked {
         }
     }
 
-    /// How many of the largest features reach `edge` together with a feature of this value.
+    /// Returns how many of the largest features reach `edge` together with a feature of this value.
     fn partners(&self, value: f32, edge: u32) -> usize {
         self.values
             .partition_point(|&other| score_bits(value, other) >= edge)
@@ -125,7 +125,7 @@ impl Ranked {
             .take_while(|(_, partners)| !partners.is_empty())
     }
 
-    /// How many pairs score `edge` or more, counted up to `most`.
+    /// Returns how many pairs score `edge` or more, counted up to `most`.
     fn count(&self, edge: u32, most: usize) -> usize {
         let mut pairs = 0;
         for (_, partners) in self.rows(edge) {

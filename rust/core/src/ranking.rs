@@ -1,7 +1,7 @@
 //! Candidates ranked best first: scores falling, ties by rising pair.
 //!
 //! The best come from a radix sort of the leading bits of their scores, one more key for each
-//! candidate that may be among them to swap with; whatever is not told apart by those bits is sorted by comparing, so
+//! candidate that may be among them to swap with; ties in those bits are sorted by comparing, so
 //! candidates may come in any order.
 
 use crate::Pair;

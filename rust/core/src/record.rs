@@ -1,4 +1,4 @@
-//! What is known of one pair, and the decay that is applied lazily to it.
+//! The record of one pair, and the decay that is applied lazily to it.
 
 use crate::Pair;
 
@@ -96,7 +96,7 @@ impl Decay {
         1.0 - self.rate
     }
 
-    /// What remains after `age` observations. Reaches 0 for very old things, never NaN.
+    /// Returns what remains after `age` observations. Reaches 0 at great age, never NaN.
     pub(crate) fn after(&self, age: u64) -> f64 {
         match usize::try_from(age) {
             Ok(age) if age < Self::TABULATED => self.powers[age],

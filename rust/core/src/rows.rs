@@ -40,7 +40,7 @@ impl<'a> Rows<'a> {
         self.data.len() / self.width
     }
 
-    /// Whether there is no row.
+    /// Returns whether there is no row.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.data.is_empty()

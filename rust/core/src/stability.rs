@@ -1,4 +1,4 @@
-//! How much the selection changes from one observation to the next.
+//! Stability: how much the selection changes from one observation to the next.
 //!
 //! Per observation: overlap with the selection before. Per run: how many pairs of a selection are still selected 1, 2,
 //! 4, ..., 1024 observations later, how long streaks last, which features sit in most pairs.
@@ -150,7 +150,7 @@ impl Stability {
         self.move_anchors(now, kept, &selection);
     }
 
-    /// Asks for the streaks of the latest selection anew: some records may have been evicted.
+    /// Reads the streaks of the latest selection again: some records may have been evicted.
     pub(crate) fn read_streaks(&mut self, streak: impl Fn(Pair) -> u32) {
         self.streaks = self.selection().iter().map(|&pair| streak(pair)).collect();
     }

@@ -43,7 +43,7 @@ pub(crate) struct Tally {
     pub(crate) streaks: Vec<u32>,
 }
 
-/// What a record takes with its index, and the trim that may follow.
+/// Bytes that a record takes with its index, and the trim that may follow.
 const BYTES_PER_RECORD: u128 = 64 + 14 + 24;
 
 /// Records looked at before the index is: pairs that entered together, in their order, often come back together.

@@ -4,7 +4,7 @@
 //! Costs one pass over the candidates. Up to [`HEAP_LIMIT`] pairs are held in a heap; above that, candidates below the
 //! k-th best score so far are discarded a lane at a time and the rest go to a buffer of at most `2k + 17408`, cut back by
 //! selection: at most some 32 bytes per pair asked for. Memory grows with what is held, never ahead of it.
-//! Refuses scores that are negative or not finite, and blocks that there is no memory for, before anything of the block
+//! Refuses scores that are negative or not finite, and blocks too large for memory, before anything of the block
 //! is taken. A score of zero is never
 //! selected. A pair pushed twice is two candidates: distinct pairs are the caller's business.
 
@@ -28,7 +28,7 @@ pub const HEAP_LIMIT: usize = 256;
 /// A block so many times as long as what is held is worth a copy of that.
 const MANY_TIMES: usize = 8;
 
-/// What a candidate takes: itself, a copy to go back to, keys to sort, and the columns.
+/// Bytes that a candidate takes: itself, a copy to go back to, keys to sort, and the columns.
 const BYTES_PER_CANDIDATE: u128 = 96;
 
 /// Collects candidates and keeps the `k` best.
@@ -134,7 +134,7 @@ impl TopK {
         }
     }
 
-    /// How many candidates are held, at most `k`.
+    /// Returns how many candidates are held, at most `k`.
     #[must_use]
     pub fn len(&self) -> usize {
         match &self.store {
@@ -143,7 +143,7 @@ impl TopK {
         }
     }
 
-    /// Whether nothing is held.
+    /// Returns whether nothing is held.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -192,7 +192,7 @@ impl TopK {
         checked
     }
 
-    /// Whether so many more candidates can be held.
+    /// Returns whether so many more candidates can be held.
     fn check_budget(&self, more: usize) -> Result<(), Error> {
         let Store::Buffer(buffer) = &self.store else {
             return Ok(());

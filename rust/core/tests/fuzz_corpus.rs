@@ -1,4 +1,4 @@
-//! What the fuzz targets keep in `rust/fuzz/corpus`, replayed: no fuzzer is needed.
+//! The corpus of the fuzz targets in `rust/fuzz/corpus`, replayed: no fuzzer is needed.
 #![expect(clippy::unwrap_used, reason = "tests")]
 #![expect(unreachable_pub, reason = "the cases are a library elsewhere")]
 

@@ -1,4 +1,4 @@
-//! The history against an unbounded oracle, and its stability figures against set arithmetic.
+//! The history against an unbounded oracle, and its stability metrics against set arithmetic.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use proptest::prelude::*;

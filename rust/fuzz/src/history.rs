@@ -1,4 +1,4 @@
-//! Bytes of a history: refused, or one that goes on and comes back the same.
+//! Bytes of a history: refused, or one that continues and comes back the same.
 //!
 //! The first byte says what the others are: the bytes of a history as they stand, what is between its version and its
 //! checksum, which is made right, or observations, and then places in the bytes that are changed under a right checksum.

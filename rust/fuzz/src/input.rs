@@ -1,4 +1,4 @@
-//! Bytes as numbers. What is beyond the end is zero, so that every prefix is a case of its own.
+//! Bytes as numbers. What is beyond the end is zero, so that every prefix is its own case.
 
 pub struct Input<'a>(pub &'a [u8]);
 

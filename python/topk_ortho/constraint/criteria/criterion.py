@@ -41,7 +41,7 @@ class CoactiveSum:
 
     Attributes:
         value: `[nnz]`, what is multiplied on the active entries: `Σ_b v_bi v_bj`.
-        score: looks at the batch once, and returns the function from sums to scores; the sum
+        score: reads the batch once, and returns the function from sums to scores; the sum
             itself unless given.
         min_support: whether pairs of rarely firing features are left out (`pairs.min_support`).
         rust: the whole selection on CPU, `(i, j, score, positive)`, best first, in Rust; returns

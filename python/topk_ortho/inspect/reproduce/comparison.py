@@ -70,7 +70,7 @@ class Comparison:
             new = {key: value for key, value in new.items() if key in old}
         if old or new:
             found = _figures_differing(name, old, new)
-            self.record(f"{len(old)} figures of {name}", found)
+            self.record(f"{len(old)} numbers of {name}", found)
 
 
 def compare_folders(then: Path, now: Path, *, step: int) -> Comparison:

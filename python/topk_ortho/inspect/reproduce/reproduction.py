@@ -86,7 +86,7 @@ def as_text(found: Reproduction) -> str:
     if found.equal:
         lines = [f"{found.run} was reproduced bit for bit:"]
     else:
-        lines = [f"{found.run} was NOT reproduced: {len(found.differing)} figures differ"]
+        lines = [f"{found.run} was NOT reproduced: {len(found.differing)} numbers differ"]
         lines += [
             f"  {d.file}, {d.what}: {d.then} then, {d.now} now" for d in found.differing[:SHOWN]
         ]
@@ -97,7 +97,7 @@ def as_text(found: Reproduction) -> str:
     lines.append(f"left out: {left_out}")
     lines += [f"the two runs differ in {what}" for what in found.elsewhere]
     if found.only_now:
-        lines.append(f"not in the first run: {len(found.only_now)} figures of {_files(found)}")
+        lines.append(f"not in the first run: {len(found.only_now)} numbers of {_files(found)}")
     lines += [f"not known whether it changed: {what}" for what in found.unchecked]
     if found.again is not None:
         lines.append(f"second run: {found.again}")

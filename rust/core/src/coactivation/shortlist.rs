@@ -104,7 +104,7 @@ impl<C: Candidate> Shortlist<C> {
 mod tests {
     use super::*;
 
-    /// Kept by the old threshold, it was below the scores that the sort is told of, and took the place of another one.
+    /// Kept by the old threshold, it was below the scores that the sort is given, and took the place of another one.
     #[test]
     fn a_candidate_that_makes_the_shortlist_full_is_judged_by_the_new_threshold() {
         let k = 300;

@@ -1,7 +1,7 @@
 //! The entries of a batch, from the two layouts that encoders give: dense rows, or the top features of each row.
 //!
 //! One pass over what is given; beside the answer there is memory for one row. Every activation but 0 is an entry, also
-//! a negative one and NaN. Refuses features that do not exist, and an answer that there is no memory for.
+//! a negative one and NaN. Refuses features that do not exist, and an answer too large for memory.
 
 use crate::budget::{check_budget, is_large};
 use crate::simd::{Kernel, dispatch};
@@ -24,7 +24,7 @@ pub struct Entries {
 }
 
 impl Entries {
-    /// What is active in `acts`, `[batch, d_sae]`.
+    /// Returns what is active in `acts`, `[batch, d_sae]`.
     ///
     /// ```
     /// use topk_ortho_core::{Rows, codes::Entries};
@@ -45,7 +45,7 @@ impl Entries {
         Ok(dispatch(Dense(acts)))
     }
 
-    /// What is active of the top features of each row, given in any order: `activation` `[batch, k]` of `feature`
+    /// Returns what is active of the top features of each row, given in any order: `activation` `[batch, k]` of `feature`
     /// `[batch * k]`, each feature of a row once.
     ///
     /// # Errors

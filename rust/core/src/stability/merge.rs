@@ -1,4 +1,4 @@
-//! What two sorted selections have in common.
+//! The intersection of two sorted selections.
 //!
 //! No branch depends on the data. A step of a merge waits for the step before, so four parts of it take turns.
 

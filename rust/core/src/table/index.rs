@@ -1,4 +1,4 @@
-//! Where the record of a pair lies: open addressing by the hash of the pair.
+//! The index of records by pair: open addressing by the hash of the pair.
 //!
 //! A slot is eight bytes, hash and place together, so that a lookup touches one cache line here and, as the hash tells
 //! most other pairs apart, one record. A slot's home rises with its hash: to grow, or to drop many slots at once, is one
@@ -8,7 +8,7 @@
 
 use crate::Pair;
 
-/// Where a pair lies not. No table has so many records.
+/// The mark of an empty slot. No table has so many records.
 pub(super) const NOWHERE: u32 = u32::MAX;
 
 /// Above every slot, its place being nowhere.

@@ -1,4 +1,4 @@
-//! Which scores of a block reach a threshold: two vectors are looked at together, and only those that reach it in detail.
+//! Scan for scores that reach a threshold: two vectors at a time, and only those that reach it in detail.
 
 use crate::score::{INFINITY, at_least, unrankable};
 use crate::simd::Kernel;

@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     if name in GONE:
         return fail(f"the command {name} was given, but {GONE[name]}; see topk-ortho --help.")
     if name not in names():
-        return fail(f"the command {name} was given, but there is none of that name"
+        return fail(f"the command {name} was given, but there is no such command"
                     f"{nearest(name, names())}; see topk-ortho --help.")  # fmt: skip
     return guarded(lambda: command(name).run(rest, prog=f"topk-ortho {name}"))
 

@@ -120,7 +120,7 @@ def test_arguments_stand_anywhere_and_after_two_hyphens() -> None:
     [
         ("run --core-batches 3", "2 values were expected"),
         ("run --core-batches 3 4 5", "'5' was given after --core-batches"),
-        ("run --json=yes", "stands without a value"),
+        ("run --json=yes", "takes no value"),
         ("run --data=", "a path was expected"),
         ("run more", "'more' was given after no option"),
         ("run --synthetic.preset forest", "meant forest-2"),

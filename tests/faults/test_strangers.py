@@ -171,7 +171,7 @@ def test_a_pickle_is_refused_and_does_not_run(name, tmp_path) -> None:
         path.mkdir()
         for file in ("sae_weights.safetensors", "cfg.json"):
             (path / file).write_bytes(evil if file == name else b"{}")
-        with pytest.raises(ConfigError, match=r"no readable SAE|no metadata"):
+        with pytest.raises(ConfigError, match=r"not a readable SAE|no metadata"):
             saelens.read(path)
     elif name.startswith("shard"):
         (folder / name).write_bytes(evil)

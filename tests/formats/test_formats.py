@@ -142,7 +142,7 @@ def test_nothing_but_tensors_comes_out_of_a_pickle(content: str, tmp_path: Path)
     dictionary_folder(tmp_path / "sae", "AutoEncoderTopK", given, k=K)
     if content == "broken":
         (tmp_path / "sae" / "ae.pt").write_bytes(b"no pickle")
-    with pytest.raises(ConfigError, match="no dictionary of tensors"):
+    with pytest.raises(ConfigError, match="not a dictionary of tensors"):
         load_sae(tmp_path / "sae", allow_pickle=True)
     assert not marker.exists()
 
@@ -247,7 +247,7 @@ def layout_folder(layout: str, folder: Path) -> Path:
 def test_a_configuration_that_is_nested_too_deeply_is_named(layout: str, tmp_path: Path) -> None:
     config = layout_folder(layout, tmp_path / "sae")
     config.write_text('{"metadata":' * 200_000)
-    with pytest.raises(ConfigError, match=rf"no readable SAE.*expected {config.name}"):
+    with pytest.raises(ConfigError, match=rf"not a readable SAE.*expected {config.name}"):
         load_sae(tmp_path / "sae", allow_pickle=True)
 
 

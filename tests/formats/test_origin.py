@@ -72,7 +72,7 @@ def test_another_one_is_refused_unless_it_is_meant(what: str, other: str) -> Non
     given = OWN | {what: other}
     with pytest.raises(ConfigError, match=f"{what} {other} was given, but the SAE of sae names"):
         check_origin(sae=Path("sae"), named=OWN, given=given)
-    with pytest.warns(UserWarning, match="it is measured there all the same"):
+    with pytest.warns(UserWarning, match="it is measured there anyway"):
         check_origin(sae=Path("sae"), named=OWN, given=given, insist=True)
 
 

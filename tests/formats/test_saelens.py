@@ -330,7 +330,7 @@ def change(folder: Path, **settings: object) -> None:
 
 @pytest.mark.fault("damaged weights of an SAE")
 def test_damage_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no readable SAE"):
+    with pytest.raises(ConfigError, match="not a readable SAE"):
         read(tmp_path)
     path = export(tmp_path / "sae", **sae("relu")) / "sae_weights.safetensors"
     raw = bytearray(path.read_bytes())
@@ -339,8 +339,8 @@ def test_damage_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not the file"):
         read(tmp_path / "sae")
     path.write_bytes(raw[:50])
-    with pytest.raises(ConfigError, match="no readable SAE"):
+    with pytest.raises(ConfigError, match="not a readable SAE"):
         read(tmp_path / "sae")
     (tmp_path / "sae" / "cfg.json").write_text("[")
-    with pytest.raises(ConfigError, match="no readable SAE"):
+    with pytest.raises(ConfigError, match="not a readable SAE"):
         read(tmp_path / "sae")

@@ -229,7 +229,7 @@ def test_other_data_than_the_runs_is_not_looked_at(language, text):
         (lambda f: (f / "result.json").write_text("{"), "cannot be read"),
         (lambda f: (f / "manifest.json").unlink(), "cannot be read"),
         (lambda f: (f / "history.bin").unlink(), "no history.bin"),
-        (lambda f: (f / "history.bin").write_bytes(b"no history"), "no readable history"),
+        (lambda f: (f / "history.bin").write_bytes(b"no history"), "not a readable history"),
         (lambda f: (f / "config.toml").write_text("seed = 3\n"), "was changed since"),
     ],
 )

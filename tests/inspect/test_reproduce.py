@@ -216,7 +216,7 @@ def test_text_that_is_missing(own, capsys):
     (folder / "manifest.json").write_text(json.dumps(manifest))
     assert cli.main(["reproduce", str(folder), "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
-    assert "its data cannot be had" in found["not_run"]
+    assert "its data is not available" in found["not_run"]
     assert (found["equal"], found["compared"]) == (False, [])
 
 

@@ -39,7 +39,7 @@ def test_from_activations_to_a_setting(shards, in_process, capsys):  # noqa: F81
         for label in ("none", "coefficient 4"):
             assert f"L0 {k}, {label}" in out
     assert "At L0 3: " in out and "At L0 4 (yours): " in out
-    assert "Of the L0 that were tried: " in out or "not fit to be read" in out
+    assert "Of the L0 that were tried: " in out or "the SAE itself is not healthy" in out
     assert len(in_process) == 2 * 2 * 2
     settings = parse(["--config", "c/chosen.toml"]).settings
     assert not settings.plant.enabled
@@ -90,7 +90,7 @@ def test_the_setting_that_removes_most_for_little_is_taken():
         (setting(0, 0.01), [setting(1, 0.0)], "no constraint is needed"),
         (setting(0, 0.2), [setting(1, 0.0, 0.8)], "more than 0.008 of explained variance"),
         (setting(0, 0.2), [setting(1, 0.19)], "removes only 0.010"),
-        (setting(0, 0.2, 0.3), [setting(1, 0.0, 0.3)], "not fit to be read"),
+        (setting(0, 0.2, 0.3), [setting(1, 0.0, 0.3)], "the SAE itself is not healthy"),
         (Setting(8.0, 0, (), {}), [setting(1, 0.0)], "could not be measured"),
     ],
 )

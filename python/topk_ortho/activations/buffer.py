@@ -84,7 +84,7 @@ class ShuffleBuffer:
         numbers = (cursor.epoch, cursor.block, cursor.row)
         whole = all(type(n) is int and n >= 0 for n in numbers)
         if not whole or (limit is not None and cursor.block >= limit):
-            raise ValueError(f"{cursor} is no position in {limit or 'endless'} blocks")
+            raise ValueError(f"{cursor} is not a position in {limit or 'endless'} blocks")
         self.cursor = cursor
         self._filling = None
 

@@ -116,5 +116,5 @@ class _Checked(io.RawIOBase):
         return ConfigError(
             f"{str(self._path)!r} is not UTF-8 text, which was expected: byte "
             f"{self._bytes + at:,} (line {line:,}) is {what}; convert it to UTF-8, or remove what "
-            "is no text."
+            "is not text."
         )

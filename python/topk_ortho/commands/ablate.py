@@ -35,11 +35,11 @@ class Options(Training):
     """A ready-made grid: tau, efficiency, stability, fraction, criteria, gradient, schedule, l0 or
     cosine."""
     seeds: tuple[int, ...] = option((10,), within=SEED)
-    """How many seeds, from 400 on; several numbers are the seeds themselves."""
+    """Number of seeds, counted from 400; several numbers are the seeds themselves."""
     without_arm: tuple[str, ...] = ()
     """Leave a baseline out."""
     with_arm: tuple[str, ...] = ()
-    """Further arms beside it: random, ortsae-every-5, ortsae-child-only, coactive-cosine,
+    """Further arms: random, ortsae-every-5, ortsae-child-only, coactive-cosine,
     matryoshka+coactivation, or a recipe by its name."""
     tune: bool = False
     """Choose every arm's coefficient first, by the same number of tries on seeds 0 to 2."""

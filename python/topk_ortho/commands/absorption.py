@@ -1,4 +1,4 @@
-"""Absorption between classes of tokens that a file names."""
+"""Measure absorption between classes of tokens that a file names."""
 
 from __future__ import annotations
 

@@ -27,10 +27,10 @@ class Options(Training):
     coefficients: tuple[float, ...] = ()
     """Coefficients to try; a third, once and three times the criterion's own unless given."""
     l0: tuple[float, ...] = ()
-    """L0 to try; half, once and twice --sae.k unless given. --sae.k is always among them."""
+    """L0 to try; half, once and twice --sae.k unless given. --sae.k is always included."""
     seeds: tuple[int, ...] = option((3,), within=SEED)
-    """How many seeds, from 400 on; several numbers are the seeds themselves. Three are a quick
-    look: ten give intervals narrow enough for small effects."""
+    """Number of seeds, counted from 400; several numbers are the seeds themselves. Three give a
+    first impression, ten give intervals narrow enough for small effects."""
     out: Path = Path("runs/calibration")
     """Folder of the runs and of the chosen setting."""
     jobs: int = option(1, within=A_CORE_OR_MORE)

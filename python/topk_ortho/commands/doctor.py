@@ -1,4 +1,4 @@
-"""Memory, disk and device that a run would need; takes train's options."""
+"""Check memory, disk and device for a run; takes train's options."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ _SAEBENCH = when("suite", "saebench")
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Measure an SAE in the metrics that SAELens and SAEBench would give.
+    """Measure an SAE in the metrics of SAELens and SAEBench.
 
     Takes a run folder, whose data is held out and known, or the folder of any SAE that can be
     loaded, with the data in options. `--suite saebench` runs the published SAEBench instead.
@@ -43,12 +43,12 @@ class Options:
     """`eval`: what training leaves out of the data, its last twentieth; `all`: from the beginning;
     `auto`: `eval` for a run on its own data, else `all`."""
     eval_samples: int = option(30_000, within=ROWS, used=_OWN)
-    """Activations to measure on; of a language model whole contexts until there are so many."""
+    """Activations to measure on; of a language model, enough whole contexts for that many."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, ..."""
 
     activations: Source = option("auto", used=_OWN)
-    """Where activations come from; by the other options, or the run's own unless given."""
+    """Source of the activations; by the other options, or the run's own unless given."""
     model: str = ""
     """`language-model`: a model name or a local folder; the one the SAE names unless given."""
     text: tuple[Path, ...] = ()

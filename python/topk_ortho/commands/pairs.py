@@ -1,4 +1,4 @@
-"""The most persistent pairs of a run, and what their features are."""
+"""Show the most persistent pairs of a run, and what their features are."""
 
 from __future__ import annotations
 

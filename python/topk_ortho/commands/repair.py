@@ -1,4 +1,4 @@
-"""Fine-tune a trained SAE under the constraint, before and after."""
+"""Fine-tune a trained SAE under the constraint, and compare before and after."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class SyntheticConfig:
     """Forest data with known directions; a number left out comes from the preset."""
 
     preset: Literal["forest-240", "forest-256"] = "forest-240"
-    """Which forest of `docs/method.md` the numbers below default to."""
+    """Forest of `docs/method.md` that the options below default to."""
     d_in: int | None = option(None, within=whole(1, 2**20))
     """Dimensions of an activation."""
     roots: int | None = option(None, within=FEATURES)
@@ -65,7 +65,7 @@ class PlantConfig:
     """Known hierarchies added on top of any activations, which gives ground truth on real ones."""
 
     enabled: bool = False
-    """Plant at all; `--plant` for short, and implied by any other option or key of `plant`."""
+    """Plant known hierarchies; `--plant` for short, and implied by any other `plant` option."""
     roots: int = option(8, within=FEATURES_FROM_1, used=_PLANTED)
     """Planted parent features."""
     children: int = option(4, within=FEATURES, used=_PLANTED)

@@ -39,9 +39,9 @@ class PairsConfig:
     fraction_of: Literal["all", "active"] = option("all", used=_CONSTRAINED)
     """`fraction` is of all pairs, or of those with a positive score."""
     schedule: Literal["constant", "linear", "exponential"] = option("constant", used=_CONSTRAINED)
-    """How `fraction` grows to `final_fraction`."""
+    """Growth of `fraction` to `final_fraction`."""
     final_fraction: float | None = option(None, within=SHARE_ABOVE_0, used=_GROWING)
-    """Where the schedule ends."""
+    """Value of `fraction` at the end of the schedule."""
     schedule_steps: int | None = option(None, within=STEPS_FROM_1, used=_GROWING)
     """Length of the schedule in steps; the run's length unless given."""
     max_pairs: int | None = option(

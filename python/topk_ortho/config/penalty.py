@@ -19,7 +19,7 @@ class PenaltyConfig:
     coefficient: float | None = option(None, within=FROM_0)
     """Coefficient of the penalty; the criterion's own unless given (2 for `coactivation`)."""
     units: Literal["variance", "absolute"] = "variance"
-    """`variance`: the coefficient counts in total variances of the data."""
+    """`variance`: the coefficient is in units of the data's total variance."""
     normalize_by: Literal["d-sae", "k"] = "d-sae"
     """The sum over pairs is divided by the number of features, or of pairs."""
     tau: Tau = "fixed"

@@ -24,7 +24,7 @@ class SAEConfig:
     """The dictionary."""
 
     kind: Annotated[str, OneOf(ARCHITECTURES)] = "batch-topk"
-    """Architecture: one of the package, or one that was registered."""
+    """Architecture: one of the package's, or a registered one."""
     d_sae: int = option(
         256,
         within=whole(2, 2**24, "a pair needs 2 features, and 2 to 16,777,216",
@@ -32,8 +32,8 @@ class SAEConfig:
     )  # fmt: skip
     """Number of features."""
     k: float = 8.0
-    """Mean L0 (for `relu` and `jumprelu` the target that the coefficient of their sparsity term is
-    steered to)."""
+    """Mean L0; for `relu` and `jumprelu` the target to which their sparsity coefficient is
+    adjusted."""
     aux_k: int = option(16, within=FEATURES)
     """Dead features that reconstruct the residual; 0 switches it off."""
     aux_coefficient: float = option(1 / 32, within=FROM_0, used=unless("sae.aux-k", 0))
@@ -41,7 +41,7 @@ class SAEConfig:
     dead_after: int = option(50, within=STEPS)
     """A feature counts as dead after this many steps without firing."""
     prefixes: tuple[int, ...] = option((), used=when("sae.kind", "matryoshka"))
-    """Matryoshka prefixes, the last one `d_sae`; `d_sae` times 1/8, 3/8, 1 when empty."""
+    """Matryoshka prefixes, the last one `d_sae`; by default 1/8, 3/8 and all of `d_sae`."""
     bandwidth: float = option(
         0.6,
         within=Range(5e-324, 2, "a share of the threshold above 0 and up to 2"),
@@ -51,7 +51,7 @@ class SAEConfig:
     the threshold."""
     bf16_prefilter: bool = False
     """On CPU, find the features that may fire by a bfloat16 product; float32 still decides. Faster
-    on processors with bfloat16 products, slower on others. CUDA always takes autocast."""
+    on processors with bfloat16 products, slower on others. CUDA always uses autocast."""
 
 
 def check_sae(c: SAEConfig) -> None:

@@ -214,7 +214,7 @@ def _build(cls: type, table: dict[str, Any], where: str, prefix: str) -> Any:
             known = [prefix + known for known in hints]
             raise ConfigError(
                 f"{where} has an unknown key {shown}{nearest(shown, known)}; "
-                "correct it or take it out."
+                "correct it or remove it."
             )
         if name in values:
             raise ConfigError(

@@ -111,12 +111,12 @@ class TrainConfig:
     init_sha256: str | None = option(None, used=_FROM_AN_SAE)
     """sha256 of that SAE's files; filled in automatically, and another SAE is refused."""
     allow_pickle: bool = option(False, used=_FROM_AN_SAE)
-    """Open the `ae.pt` of dictionary_learning, a pickle; only tensors are taken from it."""
+    """Open the `ae.pt` of dictionary_learning, a pickle; only tensors are read from it."""
 
     activations: Source = "auto"
     """Source of the activations; `auto` chooses it by what is given: a language model by --model,
-    --text, --dataset or --hook, files by --data, and else synthetic data. Never `auto` once the
-    configuration is made."""
+    --text, --dataset or --hook, files by --data, and else synthetic data. A stored
+    configuration never says `auto`."""
     model: str = option("", used=_sources_with("model"))
     """`language-model`: a model name or a local folder."""
     text: tuple[Path, ...] = option((), used=_sources_with("text"))

@@ -131,7 +131,7 @@ class Orthogonality:
         """Returns the penalty's coefficient after the ramp.
 
         Raises:
-            ConfigError: it counts in variances, and none was given or seen.
+            ConfigError: it is in units of the variance, and none was given or seen.
         """
         c = self.config
         own = coefficient(c.pairs, c.penalty)
@@ -139,7 +139,7 @@ class Orthogonality:
             return own * c.micro_batches
         if self.variance is None:
             raise ConfigError(
-                "the penalty's coefficient counts in variances of the data, but no variance was "
+                "the penalty's coefficient is in units of the data's variance, but no variance was "
                 "given or seen; pass target=x with every call, or give "
                 'OrthogonalityConfig(variance=...), or PenaltyConfig(units="absolute").'
             )
@@ -370,7 +370,7 @@ class Orthogonality:
     def _load_selection(self, stored: dict[str, Any], d_sae: int | None) -> None:
         at = stored["selected_at"]
         if type(at) is not int or at < 0:
-            raise ValueError(f"{at!r} is no number of a step")
+            raise ValueError(f"{at!r} is not the number of a step")
         i, j, score = (stored[name] for name in COLUMNS)
         features = torch.cat([i, j])
         if len(features) and d_sae is not None:

@@ -46,7 +46,7 @@ class OrthogonalityConfig:
     those of all their rows, and the penalty comes with the last."""
     error_weight: float = 1.0
     """Factor of the squared error in the loss, summed over dimensions and averaged over the batch;
-    the penalty is weighted alike where its coefficient counts in variances."""
+    the penalty is weighted alike where its coefficient is in units of the variance."""
     inputs: tuple[str, ...] = ("W_dec",)
     """Inputs that the loop passes besides the codes, names of `INPUTS`; a criterion that needs more
     is refused. More than the decoder goes to `select`, not to the call in one line."""

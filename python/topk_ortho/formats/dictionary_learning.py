@@ -93,8 +93,8 @@ def read(folder: Path, *, allow_pickle: bool = False) -> StoredSAE:
         raw = (folder / WEIGHTS).read_bytes()
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
-            f"{folder} is no readable SAE of dictionary_learning ({error}); expected {CONFIG} and "
-            f"{WEIGHTS}"
+            f"{folder} is not a readable SAE of dictionary_learning ({error}); expected {CONFIG} "
+            f"and {WEIGHTS}"
         ) from error
     trainer = _trainer(folder, config)
     name = trainer["dict_class"]
@@ -148,10 +148,12 @@ def _tensors(path: Path, raw: bytes) -> dict[str, Tensor]:
     except Exception as error:  # torch passes on whatever error the unpickler raises
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ConfigError(
-            f"{path} is no dictionary of tensors ({reason}); nothing else is read from a pickle"
+            f"{path} is not a dictionary of tensors ({reason}); nothing else is read from a pickle"
         ) from error
     if not isinstance(tensors, dict) or not all(map(torch.is_tensor, tensors.values())):
-        raise ConfigError(f"{path} is no dictionary of tensors; nothing else is read from a pickle")
+        raise ConfigError(
+            f"{path} is not a dictionary of tensors; nothing else is read from a pickle"
+        )
     return tensors
 
 

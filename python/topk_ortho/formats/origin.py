@@ -36,7 +36,7 @@ def check_origin(
         unclear = what == "model" and (_is_folder(own) or _is_folder(other))
         if insist or unclear:
             told = (
-                "it is measured there all the same"
+                "it is measured there anyway"
                 if insist
                 else ("the metrics mean something only if both are the same model")
             )

@@ -54,7 +54,7 @@ def read(folder: Path) -> StoredSAE:
         tensors = load((folder / WEIGHTS).read_bytes())
     except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise ConfigError(
-            f"{folder} is no readable SAE of sparsify ({error}); expected {CONFIG} and {WEIGHTS}"
+            f"{folder} is not a readable SAE of sparsify ({error}); expected {CONFIG} and {WEIGHTS}"
         ) from error
     _check_config(folder, config)
     if set(tensors) != _NAMES:

@@ -90,11 +90,11 @@ class StoredSAE:
             return
         said = (
             f"the SAE of {where} says {', '.join(self.processing)}, but a language model's "
-            "activations are read as they are here, and would be others"
+            "activations are not processed like that here, and would differ"
         )
         if not insist:
-            raise ConfigError(f"{said}; store them as it wants them, and give them with --data.")
-        warnings.warn(f"{said}; it is measured on them all the same.", stacklevel=2)
+            raise ConfigError(f"{said}; store them as it expects them, and give them with --data.")
+        warnings.warn(f"{said}; it is measured on them anyway.", stacklevel=2)
 
     def scaled(self, scale: float) -> StoredSAE:
         """Returns the SAE of activations `scale` times as large; its codes are scaled with them."""

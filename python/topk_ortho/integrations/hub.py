@@ -105,7 +105,7 @@ def pull(
             ) from None
         missing = [name for name in formats.FILES[layout] if not (path / name).is_file()]
         if missing:
-            raise ConfigError(f"{repo} holds no {inside}{missing[0]}; it is no whole SAE.")
+            raise ConfigError(f"{repo} holds no {inside}{missing[0]}; the SAE is not complete.")
         write_folder(
             Path(folder), {name: (path / name).read_bytes() for name in formats.FILES[layout]}
         )

@@ -49,7 +49,7 @@ def all_arms(config: TrainConfig) -> dict[str, TrainConfig]:
 def _criterion(config: TrainConfig, criterion: str) -> TrainConfig:
     """Returns the arm with another criterion, and the coefficient that belongs to it.
 
-    It counts in variances, over the features: a penalty in other units keeps its own coefficient.
+    It is in units of the variance, over features: a penalty in other units keeps its coefficient.
     """
     plain = (config.penalty.units, config.penalty.normalize_by) == ("variance", "d-sae")
     coefficient = None if plain else config.coefficient()

@@ -204,7 +204,7 @@ def choose(none: Setting, tried: Sequence[Setting]) -> tuple[Setting | None, str
         return None, "none could not be measured, so nothing can be advised."
     why = health(means)
     if why:
-        return None, f"the SAE itself is not fit to be read: {why}. Train it longer or wider first."
+        return None, f"the SAE itself is not healthy: {why}. Train it longer or wider first."
     if excess < LEAST_EXCESS:
         return None, (
             "no constraint is needed: parents are silent on "

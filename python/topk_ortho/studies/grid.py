@@ -81,7 +81,7 @@ def parse_axis(text: str) -> Axis:
         )
     read = tuple(_read(word, kinds[option], text) for word in words)
     if len(set(read)) < len(read):
-        raise ConfigError(f"--vary {text} was given, but a value stands there twice; keep one.")
+        raise ConfigError(f"--vary {text} was given, but a value is listed twice; keep one.")
     return Axis(option, read)
 
 

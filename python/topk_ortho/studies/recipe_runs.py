@@ -65,7 +65,7 @@ def run_recipes(settings: Mapping[str, TrainConfig], out: Path) -> int:
     if rows:
         print(comparison_table(rows, COLUMNS))
     for name in failed:
-        print(f"{name} failed; its folder is {out / name}, and what it said stands above.")
+        print(f"{name} failed; its folder is {out / name}, and its output is above.")
     return 1 if failed else 0
 
 

@@ -195,7 +195,7 @@ def recipe(name: str) -> Recipe:
     canonical = name.replace("_", "-")
     if canonical not in RECIPES:
         raise ConfigError(
-            f"--recipe {name} was given, but there is none of that name"
+            f"--recipe {name} was given, but there is no such recipe"
             f"{nearest(canonical, list(RECIPES))}; see topk-ortho recipes."
         )
     return RECIPES[canonical]

@@ -198,5 +198,5 @@ def _constraint(config: TrainConfig, data: Activations) -> Orthogonality | None:
 
 def _whole(number: Any) -> int:
     if type(number) is not int or number < 0:
-        raise ValueError(f"{number!r} is no number of a step")
+        raise ValueError(f"{number!r} is not the number of a step")
     return number

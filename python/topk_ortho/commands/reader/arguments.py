@@ -126,7 +126,7 @@ class _Words:
         if not self.left:
             raise ConfigError(
                 f"{_short(word)!r} was given after {self.last}, but an option was expected there; "
-                "take it out, or see --help."
+                "remove it, or see --help."
             )
         option = self.left[0]
         self.words.setdefault(option.name, []).append(word)
@@ -163,8 +163,8 @@ class _Words:
         if option.flag:
             if equals:
                 raise ConfigError(
-                    f"--{name}={_short(value)} was given, but --{option.name} stands without a "
-                    "value; take the value out."
+                    f"--{name}={_short(value)} was given, but --{option.name} takes no "
+                    "value; remove the value."
                 )
             self._once(option, option.name in self.flags)
             self.flags[option.name] = truth
@@ -198,7 +198,7 @@ class _Words:
             raise ConfigError(f"--{sentence.replace(' now; write ', ' now; write --')}")
         near = nearest(f"--{name}", [f"--{n}" for n, o in self.options.items() if not o.positional])
         raise ConfigError(
-            f"the option --{_short(name)} was given, but there is none of that name{near}; "
+            f"the option --{_short(name)} was given, but there is no such option{near};  "
             "see --help for all of them."
         )
 

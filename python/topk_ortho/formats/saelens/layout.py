@@ -106,7 +106,9 @@ def check_tensors(tensors: Mapping[str, Tensor], *, architecture: str, k: float 
         # A feature may be switched off by an infinite threshold.
         bad = tensor.isnan() if name == "threshold" else ~tensor.isfinite()
         if bool(bad.any()):
-            raise ConfigError(f"{name} holds a value that is not finite; such an SAE is of no use")
+            raise ConfigError(
+                f"{name} holds a value that is not finite; such an SAE cannot be used"
+            )
     if (architecture == "jumprelu") != ("threshold" in tensors):
         expected = "a threshold [d_sae]" if architecture == "jumprelu" else "no threshold"
         raise ConfigError(f"the architecture {architecture} takes {expected}")

@@ -52,7 +52,7 @@ def read(folder: Path) -> dict[str, Any]:
         tensors = load(raw)
     except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise ConfigError(
-            f"{folder} is no readable SAE ({error}); expected {CONFIG} and {WEIGHTS}"
+            f"{folder} is not a readable SAE ({error}); expected {CONFIG} and {WEIGHTS}"
         ) from error
     metadata = _read_config(folder, config)
     if config.get(SHA256) not in (None, hashlib.sha256(raw).hexdigest()):

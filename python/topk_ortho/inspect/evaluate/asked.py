@@ -100,7 +100,7 @@ def _kind(sae: Path, given: Mapping[str, Any], first: set[str], *, own: str | No
     if own is not None:
         return own
     raise ConfigError(
-        f"{sae} was given without data, but it is no run folder that knows its own; add "
+        f"{sae} was given without data, but it is not a run folder with its own; add "
         "--text FILE... (and --model, --hook where the SAE does not name them), --data DIR, or "
         "--activations synthetic."
     )

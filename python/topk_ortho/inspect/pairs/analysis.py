@@ -241,7 +241,7 @@ def _history(run: FinishedRun) -> PairHistory:
         return PairHistory.from_bytes(path.read_bytes())
     except ValueError as error:
         raise ConfigError(
-            f"{path} was given, but it is no readable history ({error}); train the run again."
+            f"{path} was given, but it is not a readable history ({error}); train the run again."
         ) from None
 
 

@@ -118,7 +118,7 @@ def _same_data(run: FinishedRun) -> Activations | str:
     try:
         data = prepare(run.config, device=str(choose_device(run.config.device)))
     except ConfigError as error:
-        return f"its data cannot be had: {error}"
+        return f"its data is not available: {error}"
     differs = run.data_differs(data)
     return data if differs is None else f"its data is not what it was: {differs}"
 

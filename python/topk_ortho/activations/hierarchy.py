@@ -39,7 +39,7 @@ class Hierarchy:
     magnitude_std: float
 
     def sample(self, rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """`(fired [rows, n_true] bool, x [rows, d_in])`, the sum of the features that fire."""
+        """Returns `(fired [rows, n_true] bool, x [rows, d_in])`; x sums the features that fire."""
         fired = self._fired(rows, generator)
         row, feature = fired.nonzero(as_tuple=True)
         magnitude = torch.randn(row.numel(), generator=generator)

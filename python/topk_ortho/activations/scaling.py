@@ -31,7 +31,7 @@ class Sample:
     lengths: tuple[int, ...]
 
     def rows(self, source: Source) -> Tensor:
-        """`[sum of lengths, d_in]`, of the source that was sampled or one around it."""
+        """Returns `[sum of lengths, d_in]`, of the source that was sampled or one around it."""
         taken = zip(self.blocks, self.lengths, strict=True)
         return torch.cat([source.block(index, "train").x[:rows] for index, rows in taken])
 
@@ -64,7 +64,7 @@ def sampled(source: Source, rows: int = ESTIMATION_ROWS) -> tuple[Sample, Tensor
 
 
 def first_rows(source: Source, rows: int = ESTIMATION_ROWS) -> Tensor:
-    """`[about rows, d_in]`, the rows of `sampled`."""
+    """Returns `[about rows, d_in]`, the rows of `sampled`."""
     return sampled(source, rows)[1]
 
 

@@ -68,7 +68,7 @@ def _replace(temporary: Path, final: Path) -> None:
 
 
 def existing(final: Path) -> Path:
-    """`final`, or where its old content is if a replacement was cut short between two renames."""
+    """Returns `final`, or where its old content is if a replacement was cut short."""
     replaced = final.with_name(final.name + REPLACED)
     return replaced if not final.exists() and replaced.exists() else final
 

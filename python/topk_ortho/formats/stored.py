@@ -166,7 +166,7 @@ def without_centring(W_enc: Tensor, b_enc: Tensor, b_dec: Tensor) -> Tensor:
 
 
 def with_centring(W_enc: Tensor, b_enc: Tensor, b_dec: Tensor) -> Tensor:
-    """`b_enc` of an encoder that takes `b_dec` off, from one that does not."""
+    """Returns `b_enc` of an encoder that takes `b_dec` off, from one that does not."""
     return _rounded(b_enc.double() + b_dec.double() @ W_enc.double(), b_enc)
 
 

@@ -218,7 +218,7 @@ def measure(
 
 
 def edges_of(parent: Tensor) -> list[tuple[int, int]]:
-    """`(parent, child)` of a vector of parents `[n_classes]`, -1 for none."""
+    """Returns `(parent, child)` of a vector of parents `[n_classes]`, -1 for none."""
     return [(p, child) for child, p in enumerate(parent.tolist()) if p >= 0]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def firing(acts: Tensor) -> tuple[Tensor, Tensor]:
-    """`(row, feature)` `[nnz]` int64 of the entries of `acts` `[rows, d_sae]` that are above 0.
+    """Returns `(row, feature)` `[nnz]` int64 of the entries above 0 of `acts` `[rows, d_sae]`.
 
     Raises:
         ValueError: not two-dimensional, or a value that is not finite.

@@ -66,7 +66,7 @@ def loud_rows(x: Tensor) -> LoudRows:
 
 
 def norms(x: Tensor) -> Tensor:
-    """`[rows]` float64, without a copy of `x` `[rows, d_in]`."""
+    """Returns `[rows]` float64, without a copy of `x` `[rows, d_in]`."""
     return torch.linalg.vector_norm(x, dim=1, dtype=torch.float64)
 
 

@@ -69,12 +69,12 @@ def match(W_dec: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def match_by_cosine(W_dec: Tensor, directions: Tensor) -> Matching:
-    """`match`, as a `Matching`."""
+    """Returns `match`, as a `Matching`."""
     return Matching(*match(W_dec, directions), "cosine")
 
 
 def match_by_labels(acts: Tensor, on: Tensor, *, score: Score = "f1") -> Matching:
-    """`LabelMatcher` over one batch: `acts` `[rows, d_sae]`, `on` `[rows, n_classes]`."""
+    """Returns the matching by one batch: `acts` `[rows, d_sae]`, `on` `[rows, n_classes]`."""
     matcher = LabelMatcher(on.shape[-1], acts.shape[-1])
     matcher.update(acts, on)
     return matcher.result(score=score)
@@ -160,7 +160,7 @@ def assign(score: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def cosines(directions: Tensor, W_dec: Tensor) -> Tensor:
-    """`[n_true, d_sae]` float64 on CPU."""
+    """Returns `[n_true, d_sae]` float64 on CPU."""
     if directions.shape[1] != W_dec.shape[1]:
         raise ValueError(
             f"directions have width {directions.shape[1]} and W_dec {W_dec.shape[1]}; "

@@ -52,7 +52,7 @@ class Reconstruction:
 
     @property
     def frequency(self) -> Tensor:
-        """`[d_sae]` float64, the share of rows on which each feature fired (0 before any row)."""
+        """Returns `[d_sae]` float64, the share of rows on which each feature fired, at first 0."""
         return self.fired.double() / max(self.rows, 1)
 
     @torch.no_grad()

@@ -69,7 +69,7 @@ class Suppression:
             self.suppressed[:, n] += (silent & on[:, self.neighbours[:, n]]).sum(0)
 
     def pairs(self) -> Tensor:
-        """`[n, 2]` int64: the suppressed pairs, the silent feature first."""
+        """Returns `[n, 2]` int64: the suppressed pairs, the silent feature first."""
         of = self.fired[self.neighbours]
         held = self.close & (of >= LEAST_TOKENS) & (self.suppressed >= LEAST_SHARE * of)
         i, n = held.nonzero(as_tuple=True)
@@ -89,7 +89,7 @@ class MeanActivation:
         self._count += (acts > 0).sum(0)
 
     def result(self) -> Tensor:
-        """`[d_sae]` float32, 0 for a feature that never fired."""
+        """Returns `[d_sae]` float32, 0 for a feature that never fired."""
         return (self._sum / self._count.clamp(min=1)).float()
 
 

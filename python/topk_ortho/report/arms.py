@@ -109,7 +109,7 @@ def differences(settings: Iterable[Settings]) -> list[str]:
 
 
 def short(key: str) -> str:
-    """`penalty.tau` as `tau`."""
+    """Returns `penalty.tau` as `tau`."""
     return key.rpartition(".")[2].replace("_", "-")
 
 

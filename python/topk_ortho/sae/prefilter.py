@@ -59,10 +59,10 @@ class Prefilter:
         return value + value.abs() * (2 * UNIT) + error
 
     def never_positive(self) -> Tensor:
-        """`[batch, 1]` bfloat16: where `approximate` is not above it, `upper` is not above 0."""
+        """Returns `[batch, 1]` bfloat16: up to this `approximate`, `upper` is at most 0."""
         limit = -self.error / (1 - 2 * UNIT)
         return (limit * (1 + 2 * UNIT)).bfloat16()[:, None]  # rounds to a number below the limit
 
     def exact(self, row: Tensor, col: Tensor) -> Tensor:
-        """`[nnz]` float32 pre-activations of entries sorted by row."""
+        """Returns `[nnz]` float32 pre-activations of entries sorted by row."""
         return dots(row_starts(row, len(self.x)), col, self.x, self.W).add_(self.b[col])

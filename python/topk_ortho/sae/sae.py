@@ -182,11 +182,11 @@ class SAE(nn.Module):
         raise NotImplementedError
 
     def active(self, pre: Tensor) -> tuple[Tensor, Tensor]:
-        """`(row, feature)` `[nnz]` of the entries that `activate` keeps, in row order."""
+        """Returns `(row, feature)` `[nnz]` of the entries that `activate` keeps, in row order."""
         raise NotImplementedError
 
     def prefiltered(self, prefilter: Prefilter) -> tuple[Tensor, Tensor, Tensor]:
-        """`(row, feature, pre-activation)` `[nnz]` of the same, from an approximate product."""
+        """Returns `(row, feature, pre-activation)` `[nnz]`, from an approximate product."""
         raise NotImplementedError
 
     def inference_code(self, pre: Tensor) -> Tensor:
@@ -205,7 +205,7 @@ class SAE(nn.Module):
         return (decoded + self.b_dec,)
 
     def thresholds(self) -> Tensor | None:
-        """`[d_sae]` values that `pre` has to exceed outside training; None where there are none."""
+        """Returns `[d_sae]`, thresholds of `pre` outside training; None where there are none."""
         return None
 
     def load_thresholds_(self, threshold: Tensor) -> None:
@@ -234,7 +234,7 @@ class SAE(nn.Module):
         return Forward(pre, value, codes, self.sparse_reconstructions(value, codes, pre))
 
     def pre_acts(self, x: Tensor, features: Tensor | None = None) -> Tensor:
-        """`(x - b_dec) @ W_enc + b_enc`, `[batch, d_sae]`, or of some `features` only."""
+        """Returns `(x - b_dec) @ W_enc + b_enc`, `[batch, d_sae]`, or of some `features` only."""
         if features is None:
             return torch.addmm(self.b_enc, x - self.b_dec, self.W_enc)
         return torch.addmm(self.b_enc[features], x - self.b_dec, self.W_enc[:, features])
@@ -244,7 +244,7 @@ class SAE(nn.Module):
         return self.inference_code(self.pre_acts(x))
 
     def decode(self, acts: Tensor) -> Tensor:
-        """`acts @ W_dec + b_dec`, `[batch, d_in]`."""
+        """Returns `acts @ W_dec + b_dec`, `[batch, d_in]`."""
         return torch.addmm(self.b_dec, acts, self.W_dec)
 
     def _sparse_pre_acts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

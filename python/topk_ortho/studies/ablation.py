@@ -65,7 +65,7 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """`I/N`; everything where it is empty.
+        """Returns the part that `I/N` names; everything where it is empty.
 
         Raises:
             ConfigError: it is neither.

@@ -149,7 +149,7 @@ def cells(axes: Sequence[Axis]) -> list[dict[str, Any]]:
 
 
 def shown(values: Values) -> str:
-    """`penalty.tau=fixed, sae.k=8`."""
+    """Returns a label such as `penalty.tau=fixed, sae.k=8`."""
     return ", ".join(f"{option}={shown_value(value)}" for option, value in values.items())
 
 

@@ -107,7 +107,7 @@ class Plan:
         return list(rows.items())
 
     def as_json(self) -> dict[str, Any]:
-        """`ablation.json` without its time."""
+        """Returns `ablation.json` without its time."""
         tuning = {} if self.tuning is None else {"tuning": self.tuning}
         return {
             "version": VERSION,
@@ -270,7 +270,7 @@ def _replace(path: Path, new: dict[str, Any], *, tuning_alone: bool) -> None:
 
 
 def read(root: Path) -> dict[str, Any]:
-    """`ablation.json` of a folder.
+    """Returns `ablation.json` of a folder.
 
     Raises:
         ConfigError: it is missing, damaged, or of another version.

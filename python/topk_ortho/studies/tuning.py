@@ -198,7 +198,7 @@ def choose(
 
 
 def as_json(tried: Sequence[Try], nones: Sequence[Run], chosen: list[dict[str, Any]]) -> Metrics:
-    """`tuning` of `ablation.json`."""
+    """Returns `tuning` of `ablation.json`."""
     runs = [run.as_json() for run in nones]
     runs += [run.as_json() | {"coefficient": t.coefficient} for t in tried for run in t.runs]
     return {

@@ -69,7 +69,7 @@ class ProbedText:
     probe: LinearProbe
 
     def on(self, members: frozenset[Member], split: Split) -> Tensor:
-        """`[rows]` bool: whether a class is on, at the positions that are not BOS."""
+        """Returns `[rows]` bool: whether a class is on, at the positions that are not BOS."""
         contexts = self.contexts[split]
         return on(contexts, members)[contexts != self.bos]
 

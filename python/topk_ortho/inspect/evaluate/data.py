@@ -42,7 +42,7 @@ class Measurable:
                 yield block
 
     def contexts(self, samples: int) -> Tensor:
-        """`[n, context]` int64, as few as hold `samples` tokens that are not BOS, or all."""
+        """Returns `[n, context]` int64, just enough for `samples` tokens without BOS, or all."""
         assert self.language is not None
         contexts = torch.cat([self.language.contexts(split) for split in self.splits])
         rows = (contexts != self.language.model.bos).sum(1).cumsum(0)

@@ -40,7 +40,7 @@ def as_text(analysis: PairAnalysis) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` with backslashes and all that does not print as escapes, so that none is ambiguous."""
+    """Returns `text` with backslashes and all that does not print as escapes."""
     return terminal.printable(text.replace("\\", "\\\\"))
 
 

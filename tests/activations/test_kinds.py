@@ -68,7 +68,7 @@ def test_a_source_from_outside_trains_resumes_and_is_evaluated(ramp, tmp_path, c
 
 
 def test_its_name_is_one_of_the_names(ramp, capsys):
-    with pytest.raises(ConfigError, match="one of synthetic, language-model, files, ramp"):
+    with pytest.raises(ConfigError, match="one of auto, synthetic, language-model, files, ramp"):
         check(replace(TrainConfig(), activations="rump"))
     assert main(["train", "--activations", "rump", "--steps", "1"]) == 2
     assert "perhaps you meant ramp" in capsys.readouterr().err

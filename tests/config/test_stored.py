@@ -9,6 +9,7 @@ import pytest
 from topk_ortho.config import ConfigError, PairsConfig, PenaltyConfig, SAEConfig, TrainConfig
 from topk_ortho.config.renamed import RENAMED, RENAMED_VALUES
 from topk_ortho.config.toml import (
+    as_written,
     choices,
     config_hash,
     option_types,
@@ -64,6 +65,18 @@ def test_a_value_of_another_type_is_translated_too(products, now, hash_then, tmp
     config = read_stored_config(path)
     assert config == TrainConfig(sae=SAEConfig(bf16_prefilter=now))
     assert config_hash(config) == hash_then
+
+
+@pytest.mark.parametrize(
+    ("named", "kind"),
+    [('hook = "blocks.3.hook_resid_post"', "synthetic"), ('data = "shards"', "synthetic"),
+     ('model = "gpt2"', "files"), ('data = "shards"', "language-model")],
+)  # fmt: skip
+def test_data_that_a_stored_run_named_and_never_read_is_left_out(named, kind, tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text(f'activations = "{kind}"\n{named}\n')
+    assert read_stored_config(path) == TrainConfig(activations=kind)
+    assert as_written(path) == read_config(path) != TrainConfig(activations=kind)
 
 
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())

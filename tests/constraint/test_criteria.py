@@ -29,7 +29,7 @@ def test_the_page_has_every_criterion_as_its_record_says() -> None:
 def test_the_page_names_those_with_a_support_floor() -> None:
     held = [c.name for c in CRITERIA if isinstance(c.form, CoactiveSum) and c.form.min_support]
     first, second, third = (f"`{name}`" for name in held)
-    assert f"{first}, {second} and {third} have a support floor" in " ".join(
+    assert f"{first}, {second} and {third} have a minimum support" in " ".join(
         METHOD.read_text(encoding="utf-8").split()
     )
 

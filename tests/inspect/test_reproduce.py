@@ -168,6 +168,19 @@ def test_figures_that_the_first_run_lacks_are_no_difference(synthetic, tmp_path,
     assert "the first run did not record its files" in text
 
 
+def test_log_keys_that_the_first_run_lacks_are_no_difference(synthetic, tmp_path):
+    folder = copied(synthetic, tmp_path)
+    log = folder / "metrics.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    for line in lines:
+        del line["score_share_top_rows"]
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    compared = compare_folders(folder, synthetic, step=STEPS)
+    assert compared.differing == []
+    assert "metrics.jsonl, step 30.score_share_top_rows" in compared.only_now
+    assert differing(synthetic, folder), "a key that has gone is a difference"
+
+
 # --- data ----------------------------------------------------------------------------------------
 
 

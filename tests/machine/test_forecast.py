@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import environment
-from tests.system.tiny_run import words
+from tests.system.tiny_run import over, words
 from topk_ortho.commands.reader import RunOptions, parse
 from topk_ortho.config.registry import ARCHITECTURES
 from topk_ortho.config.toml import option_types
@@ -99,7 +99,7 @@ def measured(options: str, folder: Path, *, kept: bool = True) -> int:
         pytest.skip("peak memory is read from /proc/self/status, which is Linux")
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", MEASURED, "kept" if kept else "freed",
-         str(CALIBRATION_ROWS), str(folder), *words(f"{SHORT} {options}")],
+         str(CALIBRATION_ROWS), str(folder), *over(words(SHORT), *words(options))],
         capture_output=True,
         text=True,
         env=environment(),
@@ -116,7 +116,7 @@ def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def expected(options: str) -> Forecast:
-    config = parse(words(f"{SHORT} {options}")).settings
+    config = parse(over(words(SHORT), *words(options))).settings
     assert config.synthetic.d_in is not None
     return forecast(config, d_in=config.synthetic.d_in, device="cpu")
 

@@ -142,10 +142,11 @@ def test_a_prefilter_on_a_processor_without_bfloat16_products_is_warned_of(
         cpuinfo.write_text(f"model name : A\nflags : fpu {flags}\n")
         assert hardware.has_bf16_products() is expected
     options = ["--sae.bf16-prefilter", "--steps", "2"]
-    assert cli.main(["doctor", *OPTIONS, *options]) == 0
+    words = over(OPTIONS, *options)
+    assert cli.main(["doctor", *words]) == 0
     assert "bf16-prefilter" not in capsys.readouterr().out
     cpuinfo.write_text("model name : A\nflags : fpu avx2\n")
-    assert cli.main(["doctor", *OPTIONS, *options]) == 0
+    assert cli.main(["doctor", *words]) == 0
     assert "this processor has no bfloat16 products" in capsys.readouterr().out
     with pytest.warns(UserWarning, match=r"--sae\.bf16-prefilter was given, but this processor"):
         train(tiny(*options), tmp_path / "run", progress=False)

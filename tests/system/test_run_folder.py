@@ -32,7 +32,7 @@ SHORT = ["--steps", "20", "--checkpoint-every", "8"]
 EVENT = {
     "step", "loss", "l2", "l1", "l0", "orthogonality", "penalty", "aux", "explained_variance",
     "dead", "zero_rows", "lr", "sparsity_penalty", "tokens_per_second", "memory_allocated",
-    "memory_reserved",
+    "memory_reserved", "variance_share_top_rows", "score_share_top_rows",
     "pairs", "pairs_requested", "jaccard",
 }  # fmt: skip
 OF_SELECTIONS = {

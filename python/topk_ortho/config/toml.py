@@ -23,9 +23,17 @@ from topk_ortho.config.renamed import (
     with_old_names,
 )
 from topk_ortho.config.spelling import spelled, unspelled
+from topk_ortho.config.train import OF_A_LANGUAGE_MODEL
 
 if typing.TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+UNREAD = {
+    "synthetic": (*OF_A_LANGUAGE_MODEL, "data"),
+    "files": OF_A_LANGUAGE_MODEL,
+    "language-model": ("data",),
+}
+"""Kind of activations: options that name data of another kind."""
 
 D = typing.TypeVar("D", bound="DataclassInstance")
 
@@ -58,7 +66,31 @@ def read_stored_config(path: Path) -> TrainConfig:
     Raises:
         ConfigError: no such file, not TOML, an unknown key, or a value of the wrong type.
     """
+    return _as_it_ran(as_written(path))
+
+
+def as_written(path: Path) -> TrainConfig:
+    """The configuration that a run stored, with what it named and never read: the one it is hashed
+    by.
+
+    Raises:
+        ConfigError: no such file, not TOML, an unknown key, or a value of the wrong type.
+    """
     return from_table(with_new_names(read_table(path)), where=str(path))
+
+
+def _as_it_ran(config: TrainConfig) -> TrainConfig:
+    """The configuration without the names of data that its source never read.
+
+    Earlier versions took a model or a folder along with another kind of activations, and trained
+    without it; refusing it now would leave their runs closed.
+    """
+    if config.activations not in UNREAD:
+        return config
+    plain = TrainConfig()
+    return dataclasses.replace(
+        config, **{name: getattr(plain, name) for name in UNREAD[config.activations]}
+    )
 
 
 def given_in(table: dict[str, Any]) -> set[str]:

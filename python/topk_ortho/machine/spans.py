@@ -11,12 +11,13 @@ traces, the lists of host waits), so they stay when functions are renamed.
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
-import torch
-from torch.autograd import profiler
+if TYPE_CHECKING:  # a history has spans and works without torch
+    import torch
 
 PHASES = ("data", "forward", "backward", "scores", "selection", "penalty", "optimiser", "history")
 """Phases of a step; `selection` is inside of `scores`, the penalty's gradient of `backward`."""
@@ -70,7 +71,9 @@ class _Span:
         self._record: torch.profiler.record_function | None = None
         if self._listener is not None:
             self._listener.entered(self._phase)
-        if profiler._is_profiler_enabled:
+        if _profiled():
+            import torch
+
             self._record = torch.profiler.record_function(PREFIX + self._phase)
             self._record.__enter__()
 
@@ -84,9 +87,15 @@ class _Span:
 _NOTHING = _Nothing()
 
 
+def _profiled() -> bool:
+    """Whether torch's profiler runs; it cannot before torch was imported."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.autograd.profiler._is_profiler_enabled
+
+
 def span(phase: str) -> AbstractContextManager[None]:
     """Returns a context in which `phase` runs, without the spans inside of it."""
-    if _listener is None and not profiler._is_profiler_enabled:
+    if _listener is None and not _profiled():
         return _NOTHING
     return _Span(phase)
 

@@ -17,7 +17,7 @@ from topk_ortho.checkpoint import atomic
 from topk_ortho.checkpoint.locks import Held, claimed
 from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.config.paths import absolute, stored_config
-from topk_ortho.config.toml import config_hash, config_text, read_stored_config
+from topk_ortho.config.toml import as_written, config_hash, config_text
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class RunFolder:
         manifest = self._read_json("manifest.json")
         begun = None if manifest is None else manifest.get("config_hash")
         # also as written: earlier versions kept relative paths, and `.` has no name
-        written = read_stored_config(self.path / "config.toml")
+        written = as_written(self.path / "config.toml")
         if begun not in (None, config_hash(config), config_hash(written)):
             raise ConfigError(
                 f"{self.path / 'config.toml'} was changed since the run began, but a run folder "

@@ -73,7 +73,7 @@ def test_selection_at_full_width_is_the_brute_force(levels: int, backend: str) -
 MEASURED = """
 import ctypes, sys
 import torch
-from tests.pairs import test_memory as full
+from tests.constraint.selection import test_memory as full
 from topk_ortho import PairSelector
 from topk_ortho.sparse.codes import Codes
 

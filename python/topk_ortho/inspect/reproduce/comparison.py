@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,8 @@ MEASURED = {
 memory_."""
 
 RECORDS = ("result.json", "ground_truth.json")
-"""Files that gain entries from one version of the package to the next."""
+"""Files that may have been added whole; these and the log gain entries from one version of the
+package to the next."""
 LOG = "metrics.jsonl"
 BYTES = ("history.bin",)
 TENSORS = ("sae/sae_weights.safetensors",)
@@ -64,10 +66,11 @@ class Comparison:
         if old is None and new is None:
             return
         old, new = old or {}, new or {}
-        if name.endswith(RECORDS):
-            added = [key for key in new if key not in old]
-            self.only_now += [f"{name}, {key}" for key in added]
-            new = {key: value for key, value in new.items() if key in old}
+        if name.endswith(RECORDS) or old:
+            known = {_of_any_step(key) for key in old}
+            added = {key for key in new if _of_any_step(key) not in known}
+            self.only_now += [f"{name}, {key}" for key in new if key in added]
+            new = {key: value for key, value in new.items() if key not in added}
         if old or new:
             found = _figures_differing(name, old, new)
             self.record(f"{len(old)} numbers of {name}", found)
@@ -119,6 +122,12 @@ def _figures(path: Path) -> dict[str, str] | None:
     except (ValueError, KeyError, TypeError):
         return {"the whole file": json.dumps("damaged")}
     return {key: json.dumps(v) for key, v in _leaves(value, "") if not is_measured(key)}
+
+
+def _of_any_step(key: str) -> str:
+    """A figure's name without the step of its line, so that a log without it is told from a log
+    without the line."""
+    return re.sub(r"^step \d+\.", "", key)
 
 
 def _leaves(value: Any, place: str) -> Iterator[tuple[str, Any]]:

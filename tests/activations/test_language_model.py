@@ -117,6 +117,7 @@ def test_replacing_reaches_the_logits(
         ("blocks.0.attn.hook_pattern", "one row per token"),
         ("blocks.0.attn.hook_attn_scores", "one row per token"),
         ("rotary_emb.hook_cos", "one row per token"),
+        ("blocks.0.ln1.hook_scale", "the one number that a normalisation divides by"),
         ("embed.hook_in", "int64"),
     ],
 )

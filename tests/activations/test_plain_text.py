@@ -91,6 +91,14 @@ def test_files_of_records_are_refused_with_what_to_do(suffix: str, tmp_path: Pat
         documents(tmp_path, record, f"a{suffix}")
 
 
+@pytest.mark.fault("a file that is not text")
+def test_json_lines_are_refused_whatever_the_file_is_called(tmp_path: Path) -> None:
+    lines = b"\n".join(json.dumps({"text": text}).encode() for text in ("once", "upon"))
+    with pytest.raises(ConfigError, match=r"not plain text.* one JSON object per line"):
+        documents(tmp_path, lines)
+    assert list(documents(tmp_path, b'{"quoted" at the start}\nof a story'))
+
+
 def test_a_long_file_is_read_as_a_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plain_text, "PIECE", 1000)
     (tmp_path / "a.txt").write_bytes(b"one two\n\n" * 1000 + b"\x00")

@@ -30,7 +30,7 @@ def test_a_name_comes_back_as_it_was(name: bytes, tmp_path: Path) -> None:
             hook="h",
         )
     )
-    tmp_path / "config.toml".write_text(config_text(config), encoding="utf-8")
+    (tmp_path / "config.toml").write_text(config_text(config), encoding="utf-8")
     again = read_config(tmp_path / "config.toml")
     assert again == config
     assert again.text[0].name == text

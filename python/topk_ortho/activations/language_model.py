@@ -26,6 +26,8 @@ CONTEXTS_PER_BLOCK = 32
 CPU_TOKENS = 2048
 BETWEEN_TOKENS = ("hook_pattern", "hook_attn_scores")
 """Ends of the names of hook points that hold one number for two tokens."""
+SCALE = "hook_scale"
+"""End of the names of hook points that hold the one number a normalisation divides by."""
 
 
 class LanguageModel:
@@ -198,6 +200,12 @@ class LanguageModel:
                 f"hook {hook!r} was given, but it holds attention between tokens, and one row per "
                 "token was expected; take an output such as "
                 f"{self._like(hook.rpartition('.')[0] + '.hook_z')}."
+            )
+        if hook.endswith(SCALE):
+            raise ConfigError(
+                f"hook {hook!r} was given, but it holds the one number that a normalisation "
+                "divides by, and the activations of a token were expected; take "
+                f"{self._like(hook.rpartition('.')[0] + '.hook_normalized')}."
             )
         if x.shape[:2] != tokens.shape or x.ndim not in (3, 4) or not x.is_floating_point():
             raise ConfigError(

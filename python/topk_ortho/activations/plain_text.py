@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import json
 import re
 from pathlib import Path
 from typing import IO, Any
@@ -110,6 +111,12 @@ class _Checked(io.RawIOBase):
                 f"{str(self._path)!r} is not UTF-8 text, which was expected, but {kind} by its "
                 "first bytes; unpack or convert it to UTF-8 text first."
             )
+        first, whole, _ = piece.partition(b"\n")
+        if whole and first.startswith(b"{") and _is_json(first):
+            raise ConfigError(
+                f"{str(self._path)!r} is not plain text, which was expected, but one JSON object "
+                "per line; write the documents' text into a file, with blank lines between them."
+            )
 
     def _refused(self, piece: bytes, at: int, what: str) -> ConfigError:
         line = self._lines + piece.count(b"\n", 0, max(at, 0))
@@ -118,3 +125,11 @@ class _Checked(io.RawIOBase):
             f"{self._bytes + at:,} (line {line:,}) is {what}; convert it to UTF-8, or remove what "
             "is not text."
         )
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True

@@ -51,14 +51,14 @@ def collect(paths: Sequence[Path]) -> list[Comparison]:
     for path in map(Path, paths):
         if not path.is_dir():
             raise ConfigError(
-                f"{path} was given, but the folder of a run, of an ablation or of `topk-ortho "
-                "bars` was expected; check the path."
+                f"{path} was given, but the folder of a run, of an ablation or of "
+                "`make bars` was expected; check the path."
             )
         plans, runs = _search(path)
         if not plans and not runs:
             raise ConfigError(
                 f"{path} was given, but there is no run in it; give a folder that "
-                "`topk-ortho train`, `ablate` or `bars` has written."
+                "`topk-ortho train`, `ablate` or `make bars` has written."
             )
         found += [planned(plan) for plan in plans]
         of_plans |= {place for plan in plans for place in places(plan)}

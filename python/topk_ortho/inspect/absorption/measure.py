@@ -123,22 +123,16 @@ def measure(
     """
     where = choose_device(device)
     stored = formats.read(sae, allow_pickle=allow_pickle)
-    _check_origin(sae, stored, model=model, hook=hook, insist=allow_mismatch)
-    loaded = as_module(stored).to(where)
-    documents = text_documents(text)
-    documents = chain([next(documents, "")], documents)  # a missing file is reported before loading
-    lm = LanguageModel.load(model, device=where)
+    loaded = _module(sae, stored, model=model, hook=hook, insist=allow_mismatch).to(where)
+    lm, halves = _read(model, text, context=context, tokens=tokens, device=where)
     known = read_classes(classes, lm.tokenizer, d_vocab=lm.d_vocab)
-    halves = _halves(pack_contexts(lm.tokenizer, documents, context, max_tokens=tokens), lm)
     x = {half: _activations(lm, halves[half], hook, loaded) for half in HALVES}
     probed = ProbedText(halves, lm.bos, LinearProbe(x["train"], x["eval"]))
-    verdicts = judge(known, probed, draws=draws, seed=seed)
-    judged = tuple(tqdm(verdicts, total=len(known.names), desc="probes", disable=None))
-    matching = _match(loaded, x["train"], _labels(known, probed, "train"), score=match)
-    labels = _labels(known, probed, "eval")
-    measured, figures = _count(loaded, x["eval"], labels, known, judged, matching)
-    spliced = halves["eval"][:BEHAVIOUR_CONTEXTS]
-    figures |= behaviour(lm, spliced, hook, reconstructor(loaded))
+    judged = _judged(known, probed, draws=draws, seed=seed)
+    labels = {half: _labels(known, probed, half) for half in HALVES}
+    matching = _match(loaded, x["train"], labels["train"], score=match)
+    measured, figures = _count(loaded, x["eval"], labels["eval"], known, judged, matching)
+    figures |= behaviour(lm, halves["eval"][:BEHAVIOUR_CONTEXTS], hook, reconstructor(loaded))
     return TokenAbsorption(
         sae=str(sae),
         model=model,
@@ -154,10 +148,15 @@ def measure(
     )
 
 
-def _check_origin(
-    sae: Path, stored: formats.StoredSAE, *, model: str, hook: str, insist: bool
-) -> None:
-    """Refuse an SAE of another model or hook point, or of activations that were processed.
+def _judged(
+    classes: TokenClasses, text: ProbedText, *, draws: int, seed: int
+) -> tuple[ClassVerdict, ...]:
+    verdicts = judge(classes, text, draws=draws, seed=seed)
+    return tuple(tqdm(verdicts, total=len(classes.names), desc="probes", disable=None))
+
+
+def _module(sae: Path, stored: formats.StoredSAE, *, model: str, hook: str, insist: bool) -> SAE:
+    """Returns a stored SAE, unless it is of another model, hook point or kind of activations.
 
     Raises:
         ConfigError: it is such an SAE; a warning with `allow_mismatch`.
@@ -165,6 +164,17 @@ def _check_origin(
     named = {"model": stored.model, "hook": stored.hook}
     check_origin(sae=sae, named=named, given={"model": model, "hook": hook}, insist=insist)
     stored.check_unprocessed(sae, insist=insist)
+    return as_module(stored)
+
+
+def _read(
+    model: str, text: Sequence[Path], *, context: int, tokens: int, device: torch.device
+) -> tuple[LanguageModel, dict[Split, Tensor]]:
+    """The language model, and the contexts of both halves of the text."""
+    documents = text_documents(text)
+    documents = chain([next(documents, "")], documents)  # a missing file is reported before loading
+    lm = LanguageModel.load(model, device=device)
+    return lm, _halves(pack_contexts(lm.tokenizer, documents, context, max_tokens=tokens), lm)
 
 
 def _halves(contexts: Tensor, model: LanguageModel) -> dict[Split, Tensor]:

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 RUST := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name 'Cargo.toml')
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: train test setup lint rust-test py-test faults bench bench-peers gpu clean \
+.PHONY: train test setup lint rust-test py-test quick faults bench bench-peers gpu clean \
     test-integrations dist test-dist saebench fuzz soak results bars
 
 train: setup
@@ -35,15 +35,27 @@ lint: setup
 	$(BIN)/python -m mypy.stubtest topk_ortho._core
 	$(BIN)/lint-imports
 
+# Format, lint, types and the unit tests: while you work, before the whole suite.
+QUICK := architecture config commands constraint/penalty constraint/test_criteria.py \
+    constraint/test_registration.py golden metrics sae sparse statistics
+quick: setup
+	cargo fmt --all --check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --quiet $(PARALLEL) $(addprefix tests/,$(QUICK))
+
 rust-test:
 	cargo test --quiet
 
+# A process for each core, eight at most; a file's tests stay together, since they share fixtures.
+PARALLEL ?= --numprocesses=auto --maxprocesses=8 --dist=loadfile
 py-test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 # Lists and counts every injected fault by class, on the terminal and in docs/reliability.md.
 faults: setup
-	$(BIN)/python -m pytest --quiet -m "fault and not slow" --fault-table=docs/reliability.md
+	$(BIN)/python -m pytest --quiet $(PARALLEL) -m "fault and not slow" --fault-table=docs/reliability.md
 
 # The sdist, and from it one wheel for Python 3.11 and later.
 dist: $(VENV)/.dependencies

@@ -51,7 +51,7 @@ class TokenAbsorption:
     Attributes:
         sae: the folder; `model`, `hook` and `classes_file` as they were given.
         tokens: by half, tokens that are not BOS.
-        draws: random classes that each class had to beat.
+        draws, seed: number of random classes that each class has to beat, and their seed.
         classes: the gate's verdict on each class.
         features: the matched feature of each class, None for none.
         absorption: every edge, and the summary over those that are eligible.
@@ -113,7 +113,6 @@ def measure(
         tokens: of the text, half to fit probes and match features, half to measure.
         draws: random classes that each class has to beat.
         match: score by which a feature is matched to each class.
-        seed: of the random classes.
         device: where model, SAE and probes run.
         allow_pickle: open an SAE of dictionary_learning.
         allow_mismatch: measure even though the SAE names another model or hook point.

@@ -36,7 +36,7 @@ lint: setup
 	$(BIN)/lint-imports
 
 # Format, lint, types and the unit tests: while you work, before the whole suite.
-QUICK := architecture config commands constraint/penalty constraint/test_criteria.py \
+QUICK := architecture config constraint/penalty constraint/test_criteria.py \
     constraint/test_registration.py golden metrics sae sparse statistics
 quick: setup
 	cargo fmt --all --check

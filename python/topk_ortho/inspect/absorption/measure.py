@@ -111,7 +111,7 @@ def measure(
         classes: TOML or JSON file of classes and edges.
         context: tokens per context, BOS included.
         tokens: of the text, half to fit probes and match features, half to measure.
-        draws: random classes that each class has to beat.
+        draws, seed: number of random classes that each class has to beat, and their seed.
         match: score by which a feature is matched to each class.
         device: where model, SAE and probes run.
         allow_pickle: open an SAE of dictionary_learning.

@@ -19,7 +19,7 @@ import pytest
 
 import topk_ortho.train as command
 from tests.conftest import environment
-from tests.system.tiny_run import OPTIONS, assert_same, tiny, words
+from tests.system.tiny_run import OPTIONS, assert_same, over, tiny, words
 from topk_ortho import cli
 from topk_ortho.activations.buffer import ShuffleBuffer
 from topk_ortho.machine.interrupt import NAMES, Interrupted
@@ -125,7 +125,7 @@ def test_while_activations_are_computed_it_ends_at_once(step, tmp_path, undistur
 
 
 PHASES = {
-    "the threshold": ("training.evaluation.calibrate_threshold", "final evaluation"),
+    "the threshold": ("training.evaluation.calibrate", "final evaluation"),
     "the export": ("formats.saelens.export", "final evaluation"),
     "the figures": ("training.evaluation.evaluate", "final evaluation"),
     "matching": ("metrics.ground_truth.assign", "final evaluation"),
@@ -236,7 +236,7 @@ def test_a_closed_terminal_ends_a_run_with_a_checkpoint(tmp_path):
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
     process = subprocess.Popen(
-        [sys.executable, "-m", "topk_ortho.train", *OPTIONS, *long, "--out", str(folder)],
+        [sys.executable, "-m", "topk_ortho.train", *over(OPTIONS, *long), "--out", str(folder)],
         env=environment(),
         stdin=theirs,
         stdout=theirs,

@@ -189,7 +189,7 @@ def test_anyones_sae_with_model_and_text(sae, text, tmp_path, capsys):
 
 @pytest.mark.fault("an SAE of another hook point or model")
 def test_another_hook_is_measured_where_it_is_meant(sae, other_shards, tmp_path):
-    with pytest.warns(UserWarning, match="measured there all the same"):
+    with pytest.warns(UserWarning, match="measured there anyway"):
         found = evaluate(sae, "--data", other_shards, "--allow-mismatch", tmp_path=tmp_path)
     assert found["figures"]["rows"] == 200
     assert found["sae"]["hook"] == HOOK

@@ -154,7 +154,7 @@ def test_a_page_that_is_no_report_is_not_written_over(tmp_path: Path) -> None:
     out = tmp_path / "site"
     out.mkdir()
     (out / "index.html").write_text("my page")
-    with pytest.raises(ConfigError, match="is no report"):
+    with pytest.raises(ConfigError, match="is not a report"):
         write_report([tmp_path / "run"], out)
     assert (out / "index.html").read_text() == "my page"
     (tmp_path / "file").write_text("")

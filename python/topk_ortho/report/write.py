@@ -80,6 +80,6 @@ def _small_enough(found: Sequence[Section], *, title: str) -> str:
 def _refuse_foreign(page: Path) -> None:
     if page.exists() and f'content="{GENERATOR}"' not in page.read_text("utf-8", "replace")[:4000]:
         raise ConfigError(
-            f"{page} exists and is not a report, so it is not overwritten;  "
+            f"{page} exists and is not a report, so it is not overwritten; "
             "take another folder with --out."
         )

@@ -42,6 +42,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "ignore:.*hardly anything is being selected")
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Name bytes by their length: every process must collect the same names, and bytes that a
+    library made may hold the time."""
+    return f"{len(val)}-bytes" if isinstance(val, bytes) and len(val) > 8 else None
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     import torch

@@ -95,7 +95,8 @@ class When:
         if isinstance(value, bool):
             head, dot, tail = self.option.rpartition(".")
             return f"--{head}{dot}{'' if value else 'no-'}{tail}"
-        return f"--{self.option} {value}"
+        number = isinstance(value, float)
+        return f"--{self.option} {value:g}" if number else f"--{self.option} {value}"
 
 
 def when(option: str, *values: Any) -> When:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from topk_ortho.config.option import COSINE, FROM_0, STEPS_FROM_1, Range, option, when
+from topk_ortho.config.option import COSINE, FROM_0, STEPS_FROM_1, Range, option, unless, when
 from topk_ortho.config.pairs import PairsConfig
 from topk_ortho.config.registry import CRITERIA
+
+_PULLS = unless("penalty.coefficient", 0)
 
 Tau = Literal["fixed", "mean-std", "mean-std-all", "strength", "strength-threshold", "stability"]
 
@@ -18,7 +20,7 @@ class PenaltyConfig:
 
     coefficient: float | None = option(None, within=FROM_0)
     """Coefficient of the penalty; the criterion's own unless given (2 for `coactivation`)."""
-    units: Literal["variance", "absolute"] = "variance"
+    units: Literal["variance", "absolute"] = option("variance", used=_PULLS)
     """`variance`: the coefficient is in units of the data's total variance."""
     normalize_by: Literal["d-sae", "k"] = "d-sae"
     """The sum over pairs is divided by the number of features, or of pairs."""
@@ -32,10 +34,12 @@ class PenaltyConfig:
     """τ of `fixed` and `stability`, τ0 of `strength-threshold` (cosine)."""
     sign: Literal["positive", "both"] = "positive"
     """`positive`: only a positive cosine is overlap; `both`: its absolute value."""
-    gradient: Literal["child-only", "symmetric"] = "child-only"
+    gradient: Literal["child-only", "symmetric"] = option("child-only", used=_PULLS)
     """Which rows move: the rarer feature's, or both."""
     ramp: float = option(
-        0.05, within=Range(0, 1, "a share of the steps in [0, 1]", "try the default, 0.05")
+        0.05,
+        within=Range(0, 1, "a share of the steps in [0, 1]", "try the default, 0.05"),
+        used=_PULLS,
     )
     """Share of the steps over which the coefficient rises linearly from 0."""
     every_n: int = option(1, within=STEPS_FROM_1)

@@ -191,7 +191,8 @@ class _Words:
         if option is not None and not option.positional:
             return option, True
         head, dot, tail = name.rpartition(".")
-        plain = self.options.get(f"{head}{dot}{tail.removeprefix('no-')}")
+        positive = f"{head}{dot}{tail.removeprefix('no-')}"
+        plain = self.options.get(positive) or self.options.get(f"{positive}.enabled")
         if tail.startswith("no-") and plain is not None and plain.flag:
             return plain, False
         if sentence := renamed_option(name):

@@ -80,7 +80,7 @@ def test_max_rows(tmp_path: Path, limit: int) -> None:
 
 
 def test_endless_sources_need_a_limit(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="never ends: set `max_rows`"):
+    with pytest.raises(ConfigError, match=r"never ends.* give --max-rows"):
         write_cache(Endless(rows()), tmp_path / "a")
     assert not (tmp_path / "a").exists()
     assert write_cache(Endless(rows()), tmp_path / "a", max_rows=200)["rows"] == 200
@@ -101,7 +101,9 @@ def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
 def test_rows_that_do_not_fit(tmp_path: Path) -> None:
     x = rows()
     x[33, 1] = -70_000.0
-    with pytest.raises(ConfigError, match=r"row 33 reaches 70000, more than float16.*use float32"):
+    with pytest.raises(
+        ConfigError, match=r"row 33 reaches 70000, more than float16.*--dtype float32"
+    ):
         write_cache(Rows(x), tmp_path / "a", rows_per_shard=7)
     assert not (tmp_path / "a" / "source.json").exists()
     assert write_cache(Rows(x), tmp_path / "b", dtype="float32")["rows"] == 47
@@ -210,7 +212,7 @@ def test_a_cache_that_stopped_in_an_earlier_version_is_a_warning(tmp_path: Path)
 def test_rows_that_do_not_fit_leave_nothing_behind(tmp_path: Path) -> None:
     x = rows()
     x[33, 1] = 70_000.0
-    with pytest.raises(ConfigError, match="use float32"):
+    with pytest.raises(ConfigError, match="--dtype float32"):
         write_cache(Rows(x), tmp_path / "a", rows_per_shard=7)
     assert not (tmp_path / "a").exists()
     assert write_cache(Rows(x), tmp_path / "a", dtype="float32")["rows"] == 47

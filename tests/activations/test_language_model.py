@@ -14,7 +14,8 @@ import torch
 from tests import tiny_llama
 from topk_ortho.activations import language_model as lm
 from topk_ortho.activations import text
-from topk_ortho.config import ConfigError
+from topk_ortho.activations.preparation import open_language_model
+from topk_ortho.config import ConfigError, TrainConfig
 
 N, L = "contexts", "tokens"
 HOOK = "blocks.0.hook_resid_post"
@@ -230,12 +231,36 @@ def test_text_that_cannot_be_used(model: lm.LanguageModel, tmp_path: Path) -> No
     with pytest.raises(ConfigError, match=r"latin\.txt' is not UTF-8"):
         list(text.text_documents([tmp_path / "latin.txt"]))
     (tmp_path / "empty.txt").write_text("\n \n")
-    with pytest.raises(ConfigError, match="has 0 tokens; expected at least the 15"):
+    with pytest.raises(ConfigError, match="holds no text, and at least the 15 tokens"):
         text.pack_contexts(model.tokenizer, text.text_documents([tmp_path / "empty.txt"]), CONTEXT)
-    with pytest.raises(ConfigError, match="has 3 tokens; expected at least the 15"):
+    with pytest.raises(ConfigError, match=r"holds 3 tokens, and at least .*lower --context"):
         text.pack_contexts(model.tokenizer, ["abc"], CONTEXT)
-    with pytest.raises(ConfigError, match="`context` is 1"):
+    with pytest.raises(ConfigError, match="--context 1 was given"):
         text.pack_contexts(model.tokenizer, ["abc"], 1)
+
+
+@pytest.mark.fault("text that cannot be used")
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("", "holds no text"), (" \n\n\t\n", "holds no text"), ("ab", "holds 2 tokens"),
+     ("a" * 40, r"contexts of shape \[2, 16\]")],
+)  # fmt: skip
+def test_text_that_is_too_short_is_named(
+    content: str, said: str, model: lm.LanguageModel, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(lm.LanguageModel, "load", lambda *_, **__: model)
+    assert text.text_name(["a", "b", "c"]) == "--text a and 2 more"
+    path = tmp_path / "short.txt"
+    path.write_text(content)
+    config = TrainConfig(model="m", text=(path,), hook=HOOK, context=CONTEXT)
+    with pytest.raises(ConfigError, match=rf"--text \S*short\.txt was given, but it .*{said}"):
+        open_language_model(config, device="cpu")
+
+
+@pytest.mark.fault("text that cannot be used")
+def test_a_folder_is_told_that_it_is_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"it is a folder.* give those in it, such as .*/\*\.txt"):
+        list(text.text_documents([tmp_path]))
 
 
 def test_the_start_token_falls_back_to_eos() -> None:
@@ -430,7 +455,7 @@ def test_sources_that_cannot_be_built(model: lm.LanguageModel, contexts: torch.T
     with pytest.raises(ConfigError, match="at least 5 contexts"):
         lm.LanguageModelSource(model, contexts[:4], HOOK)
     long = text.pack_contexts(model.tokenizer, tiny_llama.stories(), 65)
-    with pytest.raises(ConfigError, match=r"`context` is 65.*at most 64"):
+    with pytest.raises(ConfigError, match=r"--context 65 was given.*at most 64"):
         lm.LanguageModelSource(model, long, HOOK)
     with pytest.raises(ConfigError, match="token id 63 is outside the 63"):
         lm.LanguageModelSource(model, contexts.clamp(min=63), HOOK)

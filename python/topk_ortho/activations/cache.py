@@ -62,7 +62,10 @@ def write_cache(
             "float16 or float32, and at least 1."
         )
     if source.n_blocks("train") is None and max_rows is None:
-        raise ConfigError("this source never ends: set `max_rows`.")
+        raise ConfigError(
+            "a source that never ends was given without a number of rows, but it is needed; give "
+            "--max-rows."
+        )
     said = dict(describe or {}) | {"d_in": source.d_in, "dtype": dtype, "version": VERSION}
     plan = json.loads(json.dumps(said | {"rows_per_shard": rows_per_shard, "max_rows": max_rows},
                                  default=str))  # fmt: skip
@@ -205,7 +208,7 @@ def _convert(rows: Tensor, dtype: str, *, first_row: int) -> np.ndarray:
             row = int(large.nonzero()[0])
             raise RowError(
                 f"row {first_row + row} reaches {float(rows[row].abs().max()):.6g}, more than "
-                f"float16 holds ({FLOAT16_MAX:.0f}): use float32."
+                f"float16 holds ({FLOAT16_MAX:.0f}): give --dtype float32."
             )
     return rows.to(getattr(torch, dtype)).numpy()
 

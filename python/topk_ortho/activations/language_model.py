@@ -242,6 +242,7 @@ class LanguageModelSource:
         contexts_per_block: contexts whose rows make a block.
         eval_fraction: share of the contexts kept for evaluation.
         cache_bytes: memory for computed blocks, so that a second epoch runs no model.
+        text: what messages call the text of the contexts.
 
     Raises:
         ConfigError: unusable hook, fewer than five contexts, context too long for the model.
@@ -258,8 +259,9 @@ class LanguageModelSource:
         contexts_per_block: int = CONTEXTS_PER_BLOCK,
         eval_fraction: float = 0.05,
         cache_bytes: int = 1 << 30,
+        text: str = "the text",
     ) -> None:
-        _check_contexts(model, contexts)
+        _check_contexts(model, contexts, text)
         if contexts_per_block < 1 or not 0 < eval_fraction < 1:
             raise ConfigError(
                 f"contexts_per_block is {contexts_per_block} and eval_fraction {eval_fraction}; "
@@ -332,16 +334,16 @@ class LanguageModelSource:
         return rows
 
 
-def _check_contexts(model: LanguageModel, contexts: Tensor) -> None:
+def _check_contexts(model: LanguageModel, contexts: Tensor, text: str) -> None:
     if contexts.ndim != 2 or len(contexts) < 5:
         raise ConfigError(
-            f"the text gives contexts of shape {list(contexts.shape)}; expected at least 5 "
-            "contexts: add text, or set a smaller `context`."
+            f"{text} was given, but it gives contexts of shape {list(contexts.shape)}, and at "
+            "least 5 contexts were expected; add text, or lower --context."
         )
     if contexts.shape[1] > model.max_context:
         raise ConfigError(
-            f"`context` is {contexts.shape[1]}, but {model.name!r} reads at most "
-            f"{model.max_context} tokens: set `context` to that or less."
+            f"--context {contexts.shape[1]} was given, but {model.name!r} reads at most "
+            f"{model.max_context} tokens; lower it to that or less."
         )
     if int(contexts.max()) >= model.d_vocab:
         raise ConfigError(
@@ -356,6 +358,6 @@ def _check_predictions(model: LanguageModel, held_out: Tensor) -> None:
     if not (text[:, :-1] & text[:, 1:]).any():
         raise ConfigError(
             f"contexts of {held_out.shape[1]} tokens were given, but the held-out ones have no two "
-            "tokens of one document in a row, which predicting needs; set a larger `context`, or "
-            "give longer documents."
+            "tokens of one document in a row, which predicting needs; raise --context, or give "
+            "longer documents."
         )

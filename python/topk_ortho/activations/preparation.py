@@ -133,10 +133,16 @@ def open_language_model(
     `cache_bytes` of memory keep computed blocks.
     """
     from topk_ortho.activations.language_model import LanguageModel, LanguageModelSource
-    from topk_ortho.activations.text import dataset_documents, pack_contexts, text_documents
+    from topk_ortho.activations.text import (
+        dataset_documents,
+        pack_contexts,
+        text_documents,
+        text_name,
+    )
 
     documents = text_documents(config.text) if config.text else dataset_documents(config.dataset)
     documents = chain([next(documents, "")], documents)  # a missing file is reported before loading
     model = LanguageModel.load(config.model, device=device)
-    contexts = pack_contexts(model.tokenizer, documents, config.context)
-    return LanguageModelSource(model, contexts, config.hook, cache_bytes=cache_bytes)
+    name = text_name(config.text, config.dataset)
+    contexts = pack_contexts(model.tokenizer, documents, config.context, name=name)
+    return LanguageModelSource(model, contexts, config.hook, cache_bytes=cache_bytes, text=name)

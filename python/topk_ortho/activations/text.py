@@ -41,6 +41,7 @@ def pack_contexts(
     bos: int | None = None,
     *,
     max_tokens: int | None = None,
+    name: str = "the text",
 ) -> Tensor:
     """Returns tokenised documents, concatenated, in rows of equal length, `[n, context]` int64.
 
@@ -54,12 +55,15 @@ def pack_contexts(
         context: tokens per row, BOS included.
         bos: id of the first token of a row; the tokenizer's own unless given.
         max_tokens: stop reading documents after so many tokens; None reads them all.
+        name: what messages call the text, as `text_name` returns it.
 
     Raises:
         ConfigError: `context` below 2, or less text than one row.
     """
     if context < 2:
-        raise ConfigError(f"`context` is {context}; expected at least 2, BOS and one token.")
+        raise ConfigError(
+            f"--context {context} was given, but at least BOS and a token was expected; raise it."
+        )
     bos = bos_token(tokenizer) if bos is None else bos
     special = re.compile("|".join(map(re.escape, _spelled(tokenizer))))
     stream = array("q")
@@ -73,9 +77,10 @@ def pack_contexts(
     body = torch.from_numpy(np.array(stream[:-1][:max_tokens], dtype=np.int64))
     rows = len(body) // (context - 1)
     if rows == 0:
+        held = f"{len(body)} tokens" if len(body) else "no text"
         raise ConfigError(
-            f"the text has {len(body)} tokens; expected at least the {context - 1} of one context: "
-            "add text, or set a smaller `context`."
+            f"{name} was given, but it holds {held}, and at least the {context - 1} tokens of one "
+            "context were expected; add text, or lower --context."
         )
     body = body[: rows * (context - 1)].view(rows, context - 1)
     return torch.cat([torch.full((rows, 1), bos), body], dim=1)
@@ -98,11 +103,20 @@ def _bracketed(token: str) -> bool:
     return len(token) > 2 and all(ends)
 
 
+def text_name(paths: Sequence[str | Path], dataset: str = "") -> str:
+    """Returns what messages call a text: the options that name it, as they are given."""
+    if dataset:
+        return f"--dataset {dataset}"
+    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+    return f"--text {paths[0]}{more}" if paths else "no --text"
+
+
 def text_documents(paths: Sequence[str | Path]) -> Iterator[str]:
     """Yields the documents of UTF-8 text files, one after another; blank lines separate documents.
 
     Raises:
-        ConfigError: a file that is missing or no UTF-8 text; the message names it, and where.
+        ConfigError: a file that is missing, a folder, or no UTF-8 text; the message names it, and
+            where.
     """
     for path in map(Path, paths):
         lines: list[str] = []
@@ -114,9 +128,15 @@ def text_documents(paths: Sequence[str | Path]) -> Iterator[str]:
                     elif lines:
                         yield "".join(lines).strip("\n")
                         lines = []
+        except IsADirectoryError as error:
+            raise ConfigError(
+                f"--text {path} was given, but it is a folder, and text files were expected; give "
+                f"those in it, such as {path / '*.txt'}."
+            ) from error
         except OSError as error:
             raise ConfigError(
-                f"cannot read the text file {str(path)!r} ({error.strerror}): give existing files."
+                f"--text {path} was given, but it cannot be read ({error.strerror}); give existing "
+                "files."
             ) from error
         if lines:
             yield "".join(lines).strip("\n")

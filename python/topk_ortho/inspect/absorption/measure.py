@@ -21,7 +21,7 @@ from tqdm import tqdm
 from topk_ortho import formats
 from topk_ortho.activations.language_model import CPU_TOKENS, LanguageModel
 from topk_ortho.activations.source import Split
-from topk_ortho.activations.text import pack_contexts, text_documents
+from topk_ortho.activations.text import pack_contexts, text_documents, text_name
 from topk_ortho.config import ConfigError
 from topk_ortho.formats.load import as_module
 from topk_ortho.formats.origin import check_origin
@@ -173,14 +173,17 @@ def _read(
     documents = text_documents(text)
     documents = chain([next(documents, "")], documents)  # a missing file is reported before loading
     lm = LanguageModel.load(model, device=device)
-    return lm, _halves(pack_contexts(lm.tokenizer, documents, context, max_tokens=tokens), lm)
+    name = text_name(text)
+    contexts = pack_contexts(lm.tokenizer, documents, context, max_tokens=tokens, name=name)
+    return lm, _halves(contexts, lm, name)
 
 
-def _halves(contexts: Tensor, model: LanguageModel) -> dict[Split, Tensor]:
+def _halves(contexts: Tensor, model: LanguageModel, text: str) -> dict[Split, Tensor]:
     if len(contexts) < 2 or contexts.shape[1] > model.max_context:
         raise ConfigError(
-            f"the text gives contexts of shape {list(contexts.shape)}; expected at least 2, of at "
-            f"most {model.max_context} tokens: add text, or lower --context."
+            f"{text} was given, but it gives contexts of shape {list(contexts.shape)}, and at "
+            f"least 2, of at most {model.max_context} tokens, were expected; add text, or lower "
+            "--context."
         )
     cut = len(contexts) // 2
     return {"train": contexts[:cut], "eval": contexts[cut:]}

@@ -129,10 +129,10 @@ def crowding(part: Path) -> str:
     share = torch.stack([m.rows / m.rows.sum() for m in measured]).mean(0).tolist()
     lines = [["share of the rows", *(percent(s) for s in share), percent(1.0)]]
     lines += [[name, *_means([m.explained(name) for m in measured])] for name in (*SHOWN, ORACLE)]
-    weight = _config(part, DEFAULT).coefficient()
+    coefficient = _config(part, DEFAULT).coefficient()
     head = (
         f"Explained variance by the number of true features on a row, means of {len(measured)} "
-        f"seeds; default at weight {weight:g}:"
+        f"seeds; default at coefficient {coefficient:g}:"
     )
     return f"{head}\n\n{table(['true features on', *groups(k), 'all'], lines)}"
 

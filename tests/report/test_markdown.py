@@ -80,7 +80,7 @@ def test_what_tuning_tried_with_the_one_taken_in_bold(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tried", [0, 1, 2], ids=["none of two", "one of two", "both"])
-def test_where_there_was_nothing_to_remove_the_page_says_whose_weights_they_are(
+def test_where_there_was_nothing_to_remove_the_page_says_whose_coefficients_they_are(
     tried: int, tmp_path: Path
 ) -> None:
     folder = ablation(tmp_path, values={"fixed": BETTER}, seeds=(100, 101))
@@ -95,7 +95,7 @@ def test_where_there_was_nothing_to_remove_the_page_says_whose_weights_they_are(
     (folder / "ablation.json").write_text(json.dumps(plan))
     (comparison,) = collect([folder])
     facts = {name.text: value.text for name, value in what_was_run(comparison).rows}
-    own = "On the tuning seeds there is no excess to remove: every arm keeps its own weight."
+    own = "On the tuning seeds there is no excess to remove: every arm keeps its own coefficient."
     text = comparison_markdown(comparison)
     if tried:
         assert facts["tuning"] == "3 runs on other seeds chose the coefficients"
@@ -105,7 +105,7 @@ def test_where_there_was_nothing_to_remove_the_page_says_whose_weights_they_are(
     else:
         nothing = "on other seeds there was nothing to remove: coefficients are the arms' own"
         assert facts["tuning"] == nothing
-        assert own in text and "Weights tried" not in text
+        assert own in text and "Coefficients tried" not in text
 
 
 def test_without_tuning_nothing_is_said_of_it(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def means(comparison: Comparison) -> str:
     ]
     seeds = sorted({run.seed for run in comparison.runs if run.seed is not None})
     head = f"Means over seeds {', '.join(map(str, seeds))}:"
-    return f"{head}\n\n{table(['arm', 'weight', *(LABELS[key].short for key in keys)], lines)}"
+    return f"{head}\n\n{table(['arm', 'coefficient', *(LABELS[key].short for key in keys)], lines)}"
 
 
 def against_none(rows: Sequence[Row]) -> str:
@@ -121,13 +121,15 @@ def tried(plan: dict[str, Any]) -> str:
     columns = max(map(len, lines)) - 1
     lines = [line + [""] * (columns + 1 - len(line)) for line in lines]
     if not columns:
-        return "On the tuning seeds there is no excess to remove: every arm keeps its own weight."
+        return (
+            "On the tuning seeds there is no excess to remove: every arm keeps its own coefficient."
+        )
     none = number(chosen[0].get("explained_variance_none"))
     seeds = tuning.get("seeds")
     shown = listed([str(seed) for seed in seeds]) if isinstance(seeds, list) else UNAVAILABLE
     head = (
-        f"Weights tried on seeds {shown}, each with its excess and explained variance (none: {none}"
-        "), the one taken in bold:"
+        f"Coefficients tried on seeds {shown}, each with its excess and explained variance (none: "
+        f"{none}), the one taken in bold:"
     )
     return f"{head}\n\n{table(['arm', *(f'try {n}' for n in range(1, columns + 1))], lines)}"
 

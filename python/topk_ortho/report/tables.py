@@ -198,8 +198,8 @@ def comparison_rows(rows: Sequence[Row]) -> Table | None:
 
 def _n(row: Row) -> str:
     n = _count(row.arm) if row.excess is None else f"{row.excess.n} seeds, paired"
-    weight = row.arm.finished[0].value("coefficient")
-    return f"{n}; coefficient {weight:g}" if weight else n
+    coefficient = row.arm.finished[0].value("coefficient")
+    return f"{n}; coefficient {coefficient:g}" if coefficient else n
 
 
 def _removed(row: Row) -> Cell:

@@ -267,6 +267,21 @@ def test_the_worker_says_what_it_could_not_do(sae, tmp_path):
     assert "sae_lens" in reply["reason"] or "sae_bench" in reply["reason"]
 
 
+def test_a_reply_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    reply = tmp_path / "reply.json"
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            worker.write_reply(reply, {"status": "done"})
+    assert not reply.exists()
+    worker.write_reply(reply, {"status": "done"})
+    assert json.loads(reply.read_text()) == {"status": "done"}
+    assert list(tmp_path.iterdir()) == [reply]
+
+
 @needs_saebench
 def test_the_files_here_are_in_its_schema():
     code = """

@@ -52,6 +52,7 @@ def test_the_trace_holds_the_phases(tmp_path: Path) -> None:
     profiled(tmp_path / "run")
     with gzip.open(tmp_path / "run" / "trace.json.gz") as file:
         events = json.load(file)["traceEvents"]
+    assert not list((tmp_path / "run").glob(".*"))
     names = {event.get("name") for event in events}
     for phase in ("data", "forward", "backward", "scores", "penalty", "optimiser", "history"):
         assert f"topk_ortho: {phase}" in names

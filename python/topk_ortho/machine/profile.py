@@ -11,6 +11,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -104,7 +106,10 @@ class StepProfile:
         """Write and print; also where the run ended early. Does nothing a second time."""
         if self._trace is not None:
             self._trace.__exit__(None, None, None)
-            self._trace.export_chrome_trace(str(self.folder.path / TRACE))
+            with TemporaryDirectory() as aside:  # torch compresses by the suffix of the name
+                written = Path(aside) / TRACE
+                self._trace.export_chrome_trace(str(written))
+                self.folder.write_bytes(TRACE, written.read_bytes())
             self._trace = None
         if self.times:
             summary = self.summary()

@@ -17,7 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from topk_ortho.activations.text import text_documents
-from topk_ortho.checkpoint.atomic import replace_file
+from topk_ortho.checkpoint.atomic import filling, replace_file
 from topk_ortho.config import ConfigError
 from topk_ortho.config.toml import nearest
 from topk_ortho.formats import saelens
@@ -118,7 +118,7 @@ def _dataset(suite: Suite) -> str:
         return suite.dataset or OPENWEBTEXT
     folder = suite.folder / "text"
     folder.mkdir(exist_ok=True)
-    with (folder / DOCUMENTS).open("w", encoding="utf-8") as file:
+    with filling(folder / DOCUMENTS) as whole, whole.open("w", encoding="utf-8") as file:
         for document in text_documents(suite.text):
             file.write(json.dumps({"text": document}) + "\n")
     return str(folder.resolve())

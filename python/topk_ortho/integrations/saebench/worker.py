@@ -43,7 +43,17 @@ def main(path: Path) -> None:
     except Exception as error:
         traceback.print_exc()
         reply = {"status": "failed", "reason": _first_line(error)}
-    path.with_name("reply.json").write_text(json.dumps(reply, indent=2) + "\n", encoding="utf-8")
+    write_reply(path.with_name("reply.json"), reply)
+
+
+def write_reply(path: Path, reply: dict[str, Any]) -> None:
+    """Write the reply as a whole or not at all, like `checkpoint.atomic`, which is not here."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(reply, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
 
 
 def online() -> bool:

@@ -217,6 +217,18 @@ def test_rows_come_back_to_unit_norm_and_zero_rows_stay(kind: Kind) -> None:
     assert sae.W_dec.is_leaf
 
 
+@pytest.mark.fault("a number beyond the range of its type")
+@pytest.mark.parametrize("scale", [1e-42, 1e-30, 1e-23, 1e-13, 1e13, 1e20, 1e38])
+def test_rows_of_any_norm_come_back_to_unit_norm(scale: float) -> None:
+    sae = trained(KINDS[0])
+    with torch.no_grad():
+        sae.W_dec[3] *= scale
+    rows = sae.W_dec.detach().double()
+    sae.normalise_decoder_()
+    wanted = (rows / rows.norm(dim=1, keepdim=True)).float()
+    torch.testing.assert_close(sae.W_dec.detach(), wanted)
+
+
 @every_kind
 def test_only_active_features_get_a_gradient(kind: Kind) -> None:
     sae = trained(kind, k=2)

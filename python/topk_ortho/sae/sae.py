@@ -14,6 +14,7 @@ from topk_ortho.sae.memory import passes
 from topk_ortho.sae.prefilter import Prefilter
 from topk_ortho.sparse.codes import Codes
 from topk_ortho.sparse.products import Decode, Encode
+from topk_ortho.sparse.scale import unit_rows_
 
 Inference = Literal["topk", "relu", "threshold"]
 """Rule for codes outside training: the k largest of a row, all that are positive, or all
@@ -265,5 +266,5 @@ class SAE(nn.Module):
 
     @torch.no_grad()
     def normalise_decoder_(self) -> None:
-        """Bring the decoder rows back to unit norm; a zero row stays zero."""
-        self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12))
+        """Bring decoder rows of any norm back to unit norm; a row of zeros stays."""
+        unit_rows_(self.W_dec)

@@ -70,3 +70,15 @@ def row_norms(rows: Tensor) -> Tensor:
         at = outside.nonzero().squeeze(1)
         norm[at] = torch.linalg.vector_norm(rows[at].double(), dim=1).float()
     return norm
+
+
+def unit_rows_(rows: Tensor) -> None:
+    """Divide rows `[n, width]`, float32 or float64, by their norms; a row of zeros stays."""
+    if rows.is_cuda:  # no waiting for an answer, and float64 is cheap beside the rest
+        norm = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+        rows.div_(torch.where(norm == 0, 1, norm)[:, None])
+        return
+    scaled, norm, exponent = at_safe_scale(rows)
+    if exponent is not None:
+        rows.copy_(scaled)
+    rows.div_(torch.where(norm == 0, 1, norm)[:, None])

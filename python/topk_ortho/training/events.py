@@ -12,6 +12,7 @@ import torch
 
 from topk_ortho.machine.memory import memory_in_use
 from topk_ortho.metrics.loud_rows import loud_rows, loudest, score_share
+from topk_ortho.sparse.scale import row_norms
 from topk_ortho.training.state import TrainState
 from topk_ortho.training.step import Step
 
@@ -84,7 +85,7 @@ class StepMetrics:
             "aux": float(step.aux),
             "explained_variance": 1 - l2 / variance if variance > 0 else None,
             "dead": self._dead(),
-            "zero_rows": int((state.sae.W_dec.detach().norm(dim=1) == 0).sum()),
+            "zero_rows": int((row_norms(state.sae.W_dec.detach()) == 0).sum()),
             "lr": step.lr,
             "sparsity_penalty": step.sparsity_coefficient,
             **_loud_rows(step),

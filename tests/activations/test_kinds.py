@@ -16,6 +16,7 @@ from topk_ortho.cli import main
 from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.config.rules import check
 from topk_ortho.config.sources import SOURCES
+from topk_ortho.inspect.evaluate.asked import understand
 from topk_ortho.training import resume, train
 
 
@@ -65,6 +66,18 @@ def test_a_source_from_outside_trains_resumes_and_is_evaluated(ramp, tmp_path, c
     assert manifest["loud_rows"]["variance_share"] < 0.1
     assert main(["evaluate", str(tmp_path / "run")]) == 0
     assert "ramp" in capsys.readouterr().out
+
+
+def test_a_run_on_it_is_evaluated_on_other_data_of_its_kind(ramp, tmp_path):
+    for name, size in (("size", "3"), ("other", "5")):
+        (tmp_path / name).write_text(size)
+    config = replace(tiny("--steps", "30"), activations="ramp", data=tmp_path / "size")
+    train(config, tmp_path / "run", progress=False)
+    asked = understand(tmp_path / "run", {"data": tmp_path / "other"})
+    assert (asked.config.activations, asked.config.data) == ("ramp", tmp_path / "other")
+    assert (asked.split, asked.held_out) == ("all", False)
+    asked = understand(tmp_path / "run", {"activations": "files", "data": tmp_path})
+    assert asked.config.activations == "files"
 
 
 def test_its_name_is_one_of_the_names(ramp, capsys):

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.config.paths import stored_config
 from topk_ortho.config.rules import check, check_effect
+from topk_ortho.config.sources import SOURCES
 from topk_ortho.config.toml import overlaid
 from topk_ortho.config.train import OF_A_LANGUAGE_MODEL
 
@@ -91,6 +92,9 @@ def _kind(sae: Path, given: Mapping[str, Any], first: set[str], *, own: str | No
     named = given.get("activations", "auto")
     if named != "auto":
         return named
+    of_a_source = first & {word for kind in SOURCES for word in kind.options}
+    if own is not None and of_a_source and of_a_source <= SOURCES[own].options:
+        return own  # a registered kind may share --data with the package's
     if first & {*OF_A_LANGUAGE_MODEL, "context"}:
         return "language-model"
     if "data" in first:

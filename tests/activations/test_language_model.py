@@ -16,6 +16,7 @@ from topk_ortho.activations import language_model as lm
 from topk_ortho.activations import text
 from topk_ortho.activations.preparation import open_language_model
 from topk_ortho.config import ConfigError, TrainConfig
+from topk_ortho.config.train import check_places
 
 N, L = "contexts", "tokens"
 HOOK = "blocks.0.hook_resid_post"
@@ -261,6 +262,8 @@ def test_text_that_is_too_short_is_named(
 def test_a_folder_is_told_that_it_is_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"it is a folder.* give those in it, such as .*/\*\.txt"):
         list(text.text_documents([tmp_path]))
+    with pytest.raises(ConfigError, match=r"it is a folder"):  # before many runs fail one by one
+        check_places(TrainConfig(model="m", text=(tmp_path,), hook=HOOK))
 
 
 def test_the_start_token_falls_back_to_eos() -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from topk_ortho.activations.plain_text import open_text
 from topk_ortho.config import ConfigError
+from topk_ortho.config.train import check_text_file
 
 DOCUMENTS_PER_CALL = 256
 DATASET_CHARACTERS = 100_000_000
@@ -119,6 +120,7 @@ def text_documents(paths: Sequence[str | Path]) -> Iterator[str]:
             where.
     """
     for path in map(Path, paths):
+        check_text_file(path)
         lines: list[str] = []
         try:
             with open_text(path) as file:
@@ -128,11 +130,6 @@ def text_documents(paths: Sequence[str | Path]) -> Iterator[str]:
                     elif lines:
                         yield "".join(lines).strip("\n")
                         lines = []
-        except IsADirectoryError as error:
-            raise ConfigError(
-                f"--text {path} was given, but it is a folder, and text files were expected; give "
-                f"those in it, such as {path / '*.txt'}."
-            ) from error
         except OSError as error:
             raise ConfigError(
                 f"--text {path} was given, but it cannot be read ({error.strerror}); give existing "

@@ -177,12 +177,28 @@ def check_threads(threads: int) -> None:
     )
 
 
+def check_text_file(path: Path) -> None:
+    """Refuse a folder in the place of a text file.
+
+    Raises:
+        ConfigError: it is a folder.
+    """
+    require(
+        not path.is_dir(),
+        f"--text {path} was given",
+        "it is a folder, and text files were expected",
+        f"give those in it, such as {path / '*.txt'}",
+    )
+
+
 def check_places(c: TrainConfig) -> None:
     """Refuse files and folders that do not exist, before many runs fail one by one.
 
     Raises:
-        ConfigError: one is missing; the message names the first.
+        ConfigError: one is missing, or a text is a folder; the message names the first.
     """
+    for text in c.text:
+        check_text_file(text)
     files = [("text", path) for path in c.text]
     for name, path in [*files, ("data", c.data), ("init-from", c.init_from)]:
         require(

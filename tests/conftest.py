@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -63,6 +65,21 @@ def _nothing_is_unpickled() -> Iterator[None]:
     assert not found, f"the package unpickled {found}"
 
 
+def _children() -> set[int]:
+    lists = Path("/proc/self/task").glob("*/children")
+    return {int(pid) for found in lists for pid in found.read_text().split()}
+
+
+@pytest.fixture(autouse=True)
+def _no_process_is_left() -> Iterator[None]:
+    """Kill what a test started and, where it failed on the way, did not end (Linux)."""
+    before = _children()
+    yield
+    for pid in _children() - before:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def environment() -> dict[str, str]:
     """The environment of a subprocess that finds the same package as the tests, and ends where
     that unpickles anything."""
@@ -78,7 +95,7 @@ def run(tmp_path: Path) -> Run:
     """`run(arguments)`: a Python subprocess in `tmp_path`, by default `-m topk_ortho.train`."""
 
     def call(
-        arguments: list[str], *, module: str = "topk_ortho.train", timeout: float = 120
+        arguments: list[str], *, module: str = "topk_ortho.train", timeout: float = 300
     ) -> subprocess.CompletedProcess[str]:
         start = [sys.executable, "-m", module] if module else [sys.executable]
         return subprocess.run(

@@ -245,13 +245,13 @@ def test_a_closed_terminal_ends_a_run_with_a_checkpoint(tmp_path):
     )
     os.close(theirs)
     os.set_blocking(ours, False)
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while not list(folder.glob("checkpoints/step_*")):
         assert process.poll() is None and time.monotonic() < until
         drain(ours)
         time.sleep(0.02)
     os.close(ours)
-    assert process.wait(timeout=60) == 128 + signal.SIGHUP
+    assert process.wait(timeout=300) == 128 + signal.SIGHUP
     steps = [int(p.name[5:]) for p in folder.glob("checkpoints/step_*")]
     with pytest.raises(Interrupted, match=f"stopped after step {max(steps) + 1} "):
         resume(folder, stop_after=1, progress=False)

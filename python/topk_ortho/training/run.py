@@ -18,6 +18,7 @@ from topk_ortho.config.toml import config_hash
 from topk_ortho.config.train import check_threads
 from topk_ortho.machine import hardware
 from topk_ortho.machine.interrupt import Interrupted, SignalWatch, kept
+from topk_ortho.machine.phases import shown
 from topk_ortho.training.announce import announce, cached_blocks, in_short
 from topk_ortho.training.folder import RunFolder, new_run_path
 from topk_ortho.training.loop import Loop
@@ -64,7 +65,7 @@ def train(
         NotFiniteError: a number that is not finite; the batch is in `bad_batch.safetensors`.
         OSError: the disk is full or failed; the last checkpoint is unchanged.
     """
-    with SignalWatch(at_once=True), kept(NOTHING):
+    with SignalWatch(at_once=True), kept(NOTHING), shown(progress):
         # a digest means that the SAE has been looked up before, and k settled
         given = {"sae.k"} if config.init_sha256 else set()
         config = absolute(check(fine_tuning(config, given=given)))
@@ -89,7 +90,8 @@ def resume(
 
     The arguments are those of `train`.
     """
-    with SignalWatch(at_once=True), kept(_as_it_was(RunFolder(Path(folder)))):
+    stopped = kept(_as_it_was(RunFolder(Path(folder))))
+    with SignalWatch(at_once=True), stopped, shown(progress):
         run, config = RunFolder.open(Path(folder))
         device = hardware.choose_device(config.device)
         data = data or prepare(config, device=str(device))

@@ -14,6 +14,7 @@ import torch
 from tests import tiny_llama
 from topk_ortho.activations import language_model as lm
 from topk_ortho.activations import text
+from topk_ortho.activations.hub import Dataset
 from topk_ortho.activations.preparation import open_language_model
 from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.config.train import check_places
@@ -286,26 +287,29 @@ def fake_datasets(monkeypatch: pytest.MonkeyPatch, rows: list[dict] | Exception)
     return asked
 
 
+def texts(name: str) -> list[str]:
+    return [document.text for group, _ in Dataset(name).read() for document in group]
+
+
 def test_datasets_are_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = fake_datasets(monkeypatch, [{"id": "x", "text": "one"}, {"id": "y", "text": "two"}])
-    assert list(text.dataset_documents("some/set:small")) == ["one", "two"]
-    assert list(text.dataset_documents("some/set", max_characters=3)) == ["one"]
+    assert texts("some/set:small") == ["one", "two"]
     assert asked[:1] == [(("some/set", "small"), {"split": "train", "streaming": True})]
 
 
 @pytest.mark.fault("a dataset that cannot be used")
 def test_datasets_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_datasets(monkeypatch, [{"story": "one", "n": 1}])
-    assert list(text.dataset_documents("a")) == ["one"]
+    assert texts("a") == ["one"]
     fake_datasets(monkeypatch, [{"question": "q", "answer": "a"}])
     with pytest.raises(ConfigError, match=r"\['answer', 'question'\]"):
-        list(text.dataset_documents("a"))
+        texts("a")
     fake_datasets(monkeypatch, OSError("offline"))
     with pytest.raises(ConfigError, match=r"'a' cannot be read \(offline\)"):
-        list(text.dataset_documents("a"))
+        texts("a")
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ConfigError, match="pip install"):
-        list(text.dataset_documents("a"))
+        texts("a")
 
 
 @pytest.mark.fault("a dataset that cannot be used")
@@ -324,7 +328,7 @@ def test_advice_fits_why_a_dataset_cannot_be_read(
 ) -> None:
     fake_datasets(monkeypatch, error)
     with pytest.raises(ConfigError) as found:
-        list(text.dataset_documents("a"))
+        texts("a")
     said = str(found.value)
     assert str(error) in said and advice in said
     assert ("network" in said) == isinstance(error, ConnectionError)
@@ -476,10 +480,11 @@ def test_stories260k_hidden_states(stories260k: lm.LanguageModel) -> None:
     source = lm.LanguageModelSource(stories260k, rows, "blocks.3.hook_resid_post")
     assert source.d_in == 64
     tokens = source.contexts("eval")
+    per_block = len(source.contexts_by_block.block(0, "eval").tokens)
     states = hidden_states(DATA / "stories260k", tokens)
     torch.testing.assert_close(
         source.block(0, "eval").x,
-        states[4][: source._per_block][tokens[: source._per_block] != 1],
+        states[4][:per_block][tokens[:per_block] != 1],
         atol=2e-4,
         rtol=1e-4,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import itertools
 import json
 from pathlib import Path
@@ -21,10 +22,24 @@ def documents(folder: Path, content: bytes, name: str = "a.txt") -> list[str]:
     return list(text_documents([folder / name]))
 
 
+def naive(text: str) -> list[str]:
+    """The documents of a text: what stands between blank lines."""
+    found: list[list[str]] = [[]]
+    for line in io.StringIO(text):
+        if line.strip():
+            found[-1].append(line)
+        else:
+            found.append([])
+    return ["".join(lines).strip("\n") for lines in found if lines]
+
+
 @pytest.mark.parametrize(
     "text",
     [
         STORY,
+        "a\rb\r\rc",  # line ends of old
+        "a\n\u3000\nb\n\xa0\n\nc",  # blank to Unicode
+        " a\n\n\n b\n \n",
         "שלום עולם\n\nمرحبا بالعالم\n",  # right to left
         "日本語。\x0c\n\t表\n",
         "é" * 70_000,  # a character across the end of a piece
@@ -35,8 +50,7 @@ def documents(folder: Path, content: bytes, name: str = "a.txt") -> list[str]:
 def test_text_is_read_as_python_reads_it(text: str, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(text.encode())
     expected = (tmp_path / "a.txt").read_text(encoding="utf-8")
-    with plain_text.open_text(tmp_path / "a.txt") as file:
-        assert file.read() == expected
+    assert list(text_documents([tmp_path / "a.txt"])) == naive(expected)
 
 
 def test_a_mark_of_utf_8_is_no_text(tmp_path: Path) -> None:
@@ -84,17 +98,17 @@ def test_what_is_not_text_is_refused_where_it_begins(
 
 
 @pytest.mark.fault("a file that is not text")
-@pytest.mark.parametrize("suffix", [*plain_text.RECORDS, ".JSONL"])
+@pytest.mark.parametrize("suffix", [*plain_text.RECORDS, ".JSON"])
 def test_files_of_records_are_refused_with_what_to_do(suffix: str, tmp_path: Path) -> None:
     record = json.dumps({"text": STORY}).encode()
-    with pytest.raises(ConfigError, match=r"holds records; write their texts alone to a \.txt"):
+    with pytest.raises(ConfigError, match=r"holds records; write each text as one line .* \.jsonl"):
         documents(tmp_path, record, f"a{suffix}")
 
 
 @pytest.mark.fault("a file that is not text")
 def test_json_lines_are_refused_whatever_the_file_is_called(tmp_path: Path) -> None:
     lines = b"\n".join(json.dumps({"text": text}).encode() for text in ("once", "upon"))
-    with pytest.raises(ConfigError, match=r"not plain text.* one JSON object per line"):
+    with pytest.raises(ConfigError, match=r"not plain text.* JSON object per line.*\.jsonl"):
         documents(tmp_path, lines)
     assert list(documents(tmp_path, b'{"quoted" at the start}\nof a story'))
 

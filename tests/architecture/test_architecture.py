@@ -22,7 +22,8 @@ RUST_CORE = ROOT / "rust" / "core"
 CONFINED = {
     "transformer_lens": {"activations/language_model.py", "integrations/saebench/worker.py"},
     "transformers": {"activations/language_model.py", "integrations/saebench/worker.py"},
-    "datasets": {"activations/text.py", "integrations/saebench/worker.py"},
+    "pyarrow": {"activations/records.py"},
+    "datasets": {"activations/hub.py", "integrations/saebench/worker.py"},
     "matplotlib": {"report/plots.py", "report/canvas.py", "report/charts.py"},
     "jinja2": {"report/page.py"},
     "scipy": {"metrics/matching.py", "statistics/differences.py"},
@@ -42,6 +43,7 @@ LAZY = {
     "transformer_lens",
     "transformers",
     "datasets",
+    "pyarrow",
     "matplotlib",
     "submitit",
     "jinja2",

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from topk_ortho.activations.hierarchy import stream_seed
-from topk_ortho.activations.source import Source
+from topk_ortho.activations.source import Source, innermost
 from topk_ortho.config import ConfigError
+from topk_ortho.machine.phases import phase
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,12 @@ class Cursor:
     epoch: int = 0
     block: int = 0
     row: int = 0
+
+
+def stream_of(source: Source) -> Any:
+    """Returns the streamed text behind a source, which has a `state` and `load_state`; or None."""
+    blocks = getattr(innermost(source), "contexts_by_block", None)
+    return blocks if hasattr(blocks, "load_state") else None
 
 
 class ShuffleBuffer:
@@ -70,8 +77,10 @@ class ShuffleBuffer:
         return other
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the cursor as plain numbers."""
-        return {"epoch": self.cursor.epoch, "block": self.cursor.block, "row": self.cursor.row}
+        """Returns the cursor as plain numbers, and where a text that is streamed has its place."""
+        state = {"epoch": self.cursor.epoch, "block": self.cursor.block, "row": self.cursor.row}
+        stream = stream_of(self.source)
+        return state if stream is None else state | {"stream": stream.state(self.cursor.block)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a stored position.
@@ -85,6 +94,9 @@ class ShuffleBuffer:
         whole = all(type(n) is int and n >= 0 for n in numbers)
         if not whole or (limit is not None and cursor.block >= limit):
             raise ValueError(f"{cursor} is not a position in {limit or 'endless'} blocks")
+        stream = stream_of(self.source)
+        if stream is not None and "stream" in state:
+            stream.load_state(state["stream"])
         self.cursor = cursor
         self._filling = None
 
@@ -105,9 +117,11 @@ class ShuffleBuffer:
         if self._filling is None:
             parts: list[Tensor] = []
             index, limit = self.cursor.block, self.source.n_blocks("train")
-            while sum(map(len, parts)) < self.rows and (limit is None or index < limit):
-                parts.append(self.source.block(self._block_at(index, limit), "train").x)
-                index += 1
+            with phase("filling the buffer", total=self.rows) as work:
+                while work.done < self.rows and (limit is None or index < limit):
+                    parts.append(self.source.block(self._block_at(index, limit), "train").x)
+                    work.advance(len(parts[-1]))
+                    index += 1
             x = torch.cat(parts)
             self._filling = x[self._shuffled(len(x))], index
         return self._filling

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from topk_ortho.activations.buffer import stream_of
 from topk_ortho.activations.files import DESCRIPTION, UNFINISHED, VERSION
 from topk_ortho.activations.source import Source, Split
 from topk_ortho.checkpoint import atomic
@@ -61,7 +62,8 @@ def write_cache(
             f"dtype is {dtype!r}, rows_per_shard {rows_per_shard}, max_rows {max_rows}; expected "
             "float16 or float32, and at least 1."
         )
-    if source.n_blocks("train") is None and max_rows is None:
+    endless = source.n_blocks("train") is None and stream_of(source) is None
+    if endless and max_rows is None:
         raise ConfigError(
             "a source that never ends was given without a number of rows, but it is needed; give "
             "--max-rows."
@@ -160,6 +162,8 @@ def _blocks(source: Source, *, skip: int) -> Iterator[Tensor]:
     """
     n_train, n_eval = source.n_blocks("train"), source.n_blocks("eval") or 0
     train: Iterator[int] = itertools.count() if n_train is None else iter(range(n_train))
+    if (stream := stream_of(source)) is not None:
+        train = itertools.takewhile(lambda index: not stream.over(index), train)
     places: Iterator[tuple[int, Split]] = itertools.chain(
         ((index, "train") for index in train), ((index, "eval") for index in range(n_eval))
     )

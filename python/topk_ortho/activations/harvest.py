@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,12 +29,16 @@ from topk_ortho.config import ConfigError, TrainConfig
 VERSION = 1
 DESCRIPTION = "harvest.json"
 SPLITS: tuple[Split, ...] = ("train", "eval")
+LEFT_OUT = ("tokens", "leave_out", "skip_positions", "chat_roles")
+"""Further options that the blocks depend on."""
 
 
 def harvest_folder(root: Path, config: TrainConfig) -> Path:
     """Returns the folder below `root` that holds the blocks of a `language-model` configuration."""
     text = [str(path.absolute()) for path in config.text]
-    parts = [config.model, text, config.dataset, config.hook, config.context]
+    parts: list[Any] = [config.model, text, config.dataset, config.hook, config.context]
+    others = {name: value for name in LEFT_OUT if (value := getattr(config, name)) is not None}
+    parts += [others] if others else []
     return root / hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
@@ -62,20 +67,43 @@ class HarvestedSource:
         described = _read(folder / DESCRIPTION)
         self.d_in: int = described["d_in"]
         self.hook: str = described["hook"]
-        self._n_blocks: dict[str, int] = described["n_blocks"]
-        self._contexts = {split: self._load(f"contexts-{split}.npy") for split in SPLITS}
+        self._n_blocks: dict[str, int | None] = described["n_blocks"]
+        self._read: dict[str, Tensor] = {}
+        for split in SPLITS:
+            if self._n_blocks[split] is not None:
+                self._file(f"contexts-{split}.npy")
 
     @property
     def model(self) -> LanguageModel:
         """Returns the language model, loaded when it is first asked for."""
         return self._opened().model
 
-    def contexts(self, split: Split) -> Tensor:
-        """Returns the contexts of a split, `[n, context]` int64, in the order of its blocks."""
-        return self._contexts[split]
+    def contexts(self, split: Split, *, rows: int | None = None) -> Tensor:
+        """Returns the contexts of a split, `[n, context]` int64, in the order of its blocks: all,
+        or just enough for so many rows."""
+        if self._n_blocks[split] is None:
+            return self._opened().contexts(split, rows=rows)
+        enough = slice(None) if rows is None else _enough(self.kept(split), rows)
+        return self._file(f"contexts-{split}.npy")[enough]
 
-    def n_blocks(self, split: Split) -> int:
-        """Returns the number of blocks in a split."""
+    def kept(self, split: Split, *, rows: int | None = None) -> Tensor:
+        """Returns `[n, context]` bool, which positions of `contexts` are rows."""
+        if self._n_blocks[split] is None:
+            return self._opened().kept(split, rows=rows)
+        if not (self._folder / f"kept-{split}.npy").exists():  # of an earlier version: all but BOS
+            tokens = self._file(f"contexts-{split}.npy")
+            kept = tokens != tokens[:, :1]
+        else:
+            kept = self._file(f"kept-{split}.npy")
+        return kept if rows is None else kept[_enough(kept, rows)]
+
+    def _file(self, name: str) -> Tensor:
+        if name not in self._read:
+            self._read[name] = self._load(name)
+        return self._read[name]
+
+    def n_blocks(self, split: Split) -> int | None:
+        """Returns the number of blocks in a split; None for those of a stream."""
         return self._n_blocks[split]
 
     def block(self, index: int, split: Split) -> Block:
@@ -85,8 +113,9 @@ class HarvestedSource:
             IndexError: no such block.
             ConfigError: an activation is not finite, or the block cannot be written.
         """
-        if not 0 <= index < self._n_blocks[split]:
-            raise IndexError(f"block {index} of {split}: there are {self._n_blocks[split]}")
+        limit = self._n_blocks[split]
+        if index < 0 or (limit is not None and index >= limit):
+            raise IndexError(f"block {index} of {split}: there are {limit}")
         name = _name(index, split)
         if not (self._folder / name).exists():
             with locked(self._folder / ".lock"):
@@ -105,7 +134,9 @@ class HarvestedSource:
     def _describe(self) -> None:
         source = self._opened()
         for split in SPLITS:
-            self._write(f"contexts-{split}.npy", source.contexts(split))
+            if source.n_blocks(split) is not None:
+                self._write(f"contexts-{split}.npy", source.contexts(split))
+                self._write(f"kept-{split}.npy", source.kept(split))
         said = {
             "version": VERSION,
             "d_in": source.d_in,
@@ -123,6 +154,11 @@ class HarvestedSource:
             return torch.from_numpy(np.load(self._folder / name, allow_pickle=False))
         except (OSError, ValueError, EOFError) as error:
             raise _damaged(self._folder / name, error) from None
+
+
+def _enough(kept: Tensor, rows: int) -> slice:
+    """Returns the first contexts that have so many rows."""
+    return slice(int((kept.sum(1).cumsum(0) < rows).sum()) + 1)
 
 
 def _name(index: int, split: Split) -> str:

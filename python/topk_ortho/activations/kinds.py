@@ -120,7 +120,10 @@ register_source(
         "language-model",
         _open_language_model,
         files=_text_and_model,
-        options=frozenset({"model", "text", "dataset", "hook", "context"}),
+        options=frozenset(
+            {"model", "text", "dataset", "hook", "context"}
+            | {"tokens", "leave_out", "skip_positions", "chat_roles"}
+        ),
     )
 )
 register_source(SourceKind("files", _open_files, files=_shards, options=frozenset({"data"})))

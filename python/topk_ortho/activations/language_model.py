@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from topk_ortho.activations.contexts import CONTEXTS_PER_BLOCK, ContextBlocks, WholeText
+from topk_ortho.activations.leaving_out import LeaveOut, counted
 from topk_ortho.activations.source import Block, GroundTruth, Split
 from topk_ortho.activations.text import bos_token
 from topk_ortho.config import ConfigError
 
-CONTEXTS_PER_BLOCK = 32
 # Tokens per forward pass on CPU: at 128 per context the fastest of 512 ... 32,768.
 CPU_TOKENS = 2048
 BETWEEN_TOKENS = ("hook_pattern", "hook_attn_scores")
@@ -232,16 +233,17 @@ def other_names(model: str) -> set[str]:
 class LanguageModelSource:
     """A `Source` of the activations of packed contexts, without BOS positions.
 
-    The eval split is the last twentieth (`eval_fraction`) of the contexts: at least one block, at
-    most a fifth. With fewer than five blocks of contexts, blocks are made smaller.
+    Of contexts in memory, the eval split is the last twentieth (`eval_fraction`): at least one
+    block, at most a fifth. With fewer than five blocks of contexts, blocks are made smaller.
 
     Args:
         model: the language model.
-        contexts: `[n, context]` int64 from `pack_contexts`.
+        contexts: `[n, context]` int64 from `pack_contexts`, or contexts by block.
         hook: hook point.
-        contexts_per_block: contexts whose rows make a block.
-        eval_fraction: share of the contexts kept for evaluation.
+        contexts_per_block: contexts whose rows make a block; of contexts in memory.
+        eval_fraction: share of the contexts kept for evaluation; of contexts in memory.
         cache_bytes: memory for computed blocks, so that a second epoch runs no model.
+        leave_out: positions that are no rows; BOS alone unless given.
         text: what messages call the text of the contexts.
 
     Raises:
@@ -253,56 +255,73 @@ class LanguageModelSource:
     def __init__(
         self,
         model: LanguageModel,
-        contexts: Tensor,
+        contexts: Tensor | ContextBlocks,
         hook: str,
         *,
         contexts_per_block: int = CONTEXTS_PER_BLOCK,
         eval_fraction: float = 0.05,
         cache_bytes: int = 1 << 30,
+        leave_out: LeaveOut | None = None,
         text: str = "the text",
     ) -> None:
-        _check_contexts(model, contexts, text)
-        if contexts_per_block < 1 or not 0 < eval_fraction < 1:
+        self.leave_out = leave_out or LeaveOut(model.bos)
+        if isinstance(contexts, Tensor):
+            check_contexts(model, contexts, text)
+            contexts = self._in_memory(contexts, contexts_per_block, eval_fraction)
+        self.contexts_by_block: ContextBlocks = contexts
+        first = contexts.block(0, "eval").tokens
+        check_contexts(model, first, text, least=1)
+        self.model, self.hook = model, hook
+        self.d_in = model.width(hook, first)
+        _check_predictions(model, contexts.read("eval").tokens)
+        self._kept: dict[tuple[Split, int], Tensor] = {}
+        self.cache_bytes = self._room = cache_bytes
+
+    def _in_memory(self, contexts: Tensor, per_block: int, eval_fraction: float) -> WholeText:
+        if per_block < 1 or not 0 < eval_fraction < 1:
             raise ConfigError(
-                f"contexts_per_block is {contexts_per_block} and eval_fraction {eval_fraction}; "
+                f"contexts_per_block is {per_block} and eval_fraction {eval_fraction}; "
                 "expected at least 1, and a share between 0 and 1."
             )
-        self.model, self.hook = model, hook
-        self.d_in = model.width(hook, contexts)
-        self._per_block = min(contexts_per_block, len(contexts) // 5)
-        blocks = len(contexts) // self._per_block
-        held_out = max(1, min(round(blocks * eval_fraction), blocks // 5))
-        self._n_blocks = {"train": blocks - held_out, "eval": held_out}
-        used = contexts[: blocks * self._per_block]
-        cut = (blocks - held_out) * self._per_block
-        self._contexts = {"train": used[:cut], "eval": used[cut:]}
-        _check_predictions(model, self._contexts["eval"])
-        self._kept: dict[tuple[Split, int], Tensor] = {}
-        self._room = cache_bytes
+        return WholeText(
+            contexts,
+            leave_out=self.leave_out,
+            per_block=per_block,
+            eval_fraction=eval_fraction,
+        )
 
-    def contexts(self, split: Split) -> Tensor:
-        """Returns the contexts of a split, `[n, context]` int64, in the order of its blocks."""
-        return self._contexts[split]
+    def contexts(self, split: Split, *, rows: int | None = None) -> Tensor:
+        """Returns the contexts of a split, `[n, context]` int64, in the order of its blocks: all,
+        or just enough for so many rows."""
+        return self.contexts_by_block.read(split, rows=rows).tokens
 
-    def n_blocks(self, split: Split) -> int:
-        """Returns the number of blocks in a split."""
-        return self._n_blocks[split]
+    def kept(self, split: Split, *, rows: int | None = None) -> Tensor:
+        """Returns `[n, context]` bool, which positions of `contexts` are rows."""
+        return self.contexts_by_block.read(split, rows=rows).kept
+
+    def left_out(self, blocks: Iterable[int]) -> dict[str, int]:
+        """Returns how many positions of some training blocks are no rows, by reason."""
+        found = [self.contexts_by_block.block(index, "train") for index in blocks]
+        return counted([self.leave_out.reasons(c.tokens, c.spoken) for c in found])
+
+    def n_blocks(self, split: Split) -> int | None:
+        """Returns the number of blocks in a split; None for those of a stream."""
+        return self.contexts_by_block.n_blocks(split)
 
     def rows_of(self, index: int, split: Split) -> int:
         """Returns the number of rows of a block, without running the model."""
-        start = index * self._per_block
-        contexts = self._contexts[split][start : start + self._per_block]
-        return int((contexts != self.model.bos).sum())
+        return int(self.contexts_by_block.block(index, split).kept.sum())
 
     def block(self, index: int, split: Split) -> Block:
-        """Returns a block's rows: `[contexts_per_block * (context - 1) - BOS separators, d_in]`.
+        """Returns a block's rows: `[contexts_per_block * (context - 1) - left out, d_in]`.
 
         Raises:
             IndexError: no such block.
             ConfigError: an activation is not finite.
         """
-        if not 0 <= index < self._n_blocks[split]:
-            raise IndexError(f"block {index} of {split}: there are {self._n_blocks[split]}")
+        limit = self.n_blocks(split)
+        if index < 0 or (limit is not None and index >= limit):
+            raise IndexError(f"block {index} of {split}: there are {limit}")
         kept = self._kept.get((split, index))
         if kept is None:
             kept = self._compute(index, split)
@@ -316,14 +335,16 @@ class LanguageModelSource:
         return f"row {row} of {split} block {index} of {self.hook} in {self.model.name!r}"
 
     def _compute(self, index: int, split: Split) -> Tensor:
-        start = index * self._per_block
         parts = []
-        contexts = self._contexts[split][start : start + self._per_block]
+        contexts = self.contexts_by_block.block(index, split)
         on_cpu = self.model.device.type == "cpu"
-        together = max(1, CPU_TOKENS // contexts.shape[1]) if on_cpu else len(contexts)
-        for tokens in contexts.split(together):
+        context = contexts.tokens.shape[1]
+        together = max(1, CPU_TOKENS // context) if on_cpu else len(contexts.tokens)
+        for tokens, kept in zip(
+            contexts.tokens.split(together), contexts.kept.split(together), strict=True
+        ):
             x = self.model.activations(tokens, self.hook).cpu()
-            parts.append(x[tokens != self.model.bos])
+            parts.append(x[kept])
         rows = torch.cat(parts)
         finite = rows.isfinite().all(dim=1)
         if not finite.all():
@@ -334,11 +355,16 @@ class LanguageModelSource:
         return rows
 
 
-def _check_contexts(model: LanguageModel, contexts: Tensor, text: str) -> None:
-    if contexts.ndim != 2 or len(contexts) < 5:
+def check_contexts(model: LanguageModel, contexts: Tensor, text: str, *, least: int = 5) -> None:
+    """Refuse contexts that are too few, too long for a model, or of another tokenizer.
+
+    Raises:
+        ConfigError: they are.
+    """
+    if contexts.ndim != 2 or len(contexts) < least:
         raise ConfigError(
             f"{text} was given, but it gives contexts of shape {list(contexts.shape)}, and at "
-            "least 5 contexts were expected; add text, or lower --context."
+            f"least {least} contexts were expected; add text, or lower --context."
         )
     if contexts.shape[1] > model.max_context:
         raise ConfigError(
@@ -358,6 +384,6 @@ def _check_predictions(model: LanguageModel, held_out: Tensor) -> None:
     if not (text[:, :-1] & text[:, 1:]).any():
         raise ConfigError(
             f"contexts of {held_out.shape[1]} tokens were given, but the held-out ones have no two "
-            "tokens of one document in a row, which predicting needs; raise --context, or give "
-            "longer documents."
+            "tokens of one document in a row, which predicting needs; raise --context, or "
+            "give longer documents."
         )

@@ -23,5 +23,9 @@ class LanguageSource(Source, Protocol):
     def model(self) -> LanguageModel:
         """The language model."""
 
-    def contexts(self, split: Split) -> Tensor:
-        """The contexts of a split, `[n, context]` int64, in the order of its blocks."""
+    def contexts(self, split: Split, *, rows: int | None = None) -> Tensor:
+        """The contexts of a split, `[n, context]` int64, in the order of its blocks: all, or just
+        enough for so many rows."""
+
+    def kept(self, split: Split, *, rows: int | None = None) -> Tensor:
+        """`[n, context]` bool, which positions of `contexts` are rows of the blocks."""

@@ -1,8 +1,8 @@
-"""Lines of a file that has to be plain UTF-8 text, read as a stream.
+"""Lines of a file that has to be plain UTF-8 text, read as a stream from any of them on.
 
 Refused, with the position of the first offending byte: other encodings, control characters,
-compressed and binary files. Refused by suffix: files of records, such as JSON lines, whose braces
-and keys would be trained on. A byte-order mark of UTF-8 is no text and is skipped.
+compressed and binary files. Refused by suffix: tables and JSON documents, whose commas and braces
+would be trained on. A byte-order mark of UTF-8 is no text and is skipped.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import io
 import json
 import re
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 from topk_ortho.config import ConfigError
 
 PIECE = 1 << 16
-RECORDS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
+RECORDS = (".json", ".csv", ".tsv")
 MAGIC = {
     b"\x1f\x8b": "gzip",
     b"PK\x03\x04": "zip",
@@ -48,8 +48,14 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
 """All but tab, line feed, vertical tab, form feed and carriage return."""
 
 
-def open_text(path: Path) -> IO[str]:
-    """Returns the file as a stream of text that checks what it reads; the caller closes it.
+def open_lines(path: Path, *, offset: int = 0, line: int = 1, records: bool = False) -> BinaryIO:
+    """Returns the file as a stream of bytes that checks what it reads; the caller closes it.
+
+    Args:
+        path: the file.
+        offset: bytes before the first that is read, a place where a character begins.
+        line: its line, for messages.
+        records: whether lines may be JSON objects.
 
     Raises:
         ConfigError: the file is not plain UTF-8 text; also raised while it is read.
@@ -58,19 +64,28 @@ def open_text(path: Path) -> IO[str]:
     if path.suffix.lower() in RECORDS:
         raise ConfigError(
             f"{str(path)!r} was given, but plain text was expected, and by its suffix it holds "
-            "records; write their texts alone to a .txt file, with a blank line between two."
+            'records; write each text as one line {"text": ...} of a .jsonl file, or the texts '
+            "alone to a .txt file, with a blank line between two."
         )
-    return io.TextIOWrapper(io.BufferedReader(_Checked(path), PIECE), encoding="utf-8-sig")
+    checked = _Checked(path, offset=offset, line=line, records=records)
+    return io.BufferedReader(checked, PIECE)
+
+
+def without_mark(line: bytes, *, offset: int) -> bytes:
+    """Returns the line at `offset` of a file without the byte-order mark of its first."""
+    return line if offset else line.removeprefix(codecs.BOM_UTF8)
 
 
 class _Checked(io.RawIOBase):
     """The bytes of a file, which are refused where they are no UTF-8 text."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, offset: int, line: int, records: bool) -> None:
         self._path = path
+        self._records = records
         self._file = path.open("rb", buffering=0)
+        self._file.seek(offset)
         self._decoder = codecs.getincrementaldecoder("utf-8")()
-        self._bytes, self._lines = 0, 1
+        self._bytes, self._lines = offset, line
 
     def readable(self) -> bool:
         return True
@@ -112,10 +127,10 @@ class _Checked(io.RawIOBase):
                 "first bytes; unpack or convert it to UTF-8 text first."
             )
         first, whole, _ = piece.partition(b"\n")
-        if whole and first.startswith(b"{") and _is_json(first):
+        if not self._records and whole and first.startswith(b"{") and _is_json(first):
             raise ConfigError(
                 f"{str(self._path)!r} is not plain text, which was expected, but one JSON object "
-                "per line; write the documents' text into a file, with blank lines between them."
+                "per line; give it a name that ends with .jsonl."
             )
 
     def _refused(self, piece: bytes, at: int, what: str) -> ConfigError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +13,9 @@ from torch import Tensor
 from topk_ortho.activations.kinds import of_language
 from topk_ortho.activations.language_source import LanguageSource
 from topk_ortho.activations.plant import PlantedSource
+from topk_ortho.activations.quiet import QuietSource
 from topk_ortho.activations.scaling import (
+    ESTIMATION_ROWS,
     TARGET_VARIANCE,
     Sample,
     ScaledSource,
@@ -25,7 +26,8 @@ from topk_ortho.activations.scaling import (
 from topk_ortho.activations.source import Source
 from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.config.sources import SOURCES
-from topk_ortho.metrics.loud_rows import TAKEN_OVER, LoudRows, loud_rows
+from topk_ortho.machine.phases import phase
+from topk_ortho.metrics.loud_rows import TAKEN_OVER, LoudRows, loud_rows, norms
 
 if TYPE_CHECKING:
     from topk_ortho.activations.language_model import LanguageModelSource
@@ -36,6 +38,8 @@ LEAST_LOUD_ROWS = 200
 """Of fewer rows, one percent is a row or none."""
 ROWS_AT_ONCE = 4096
 """Held in float64 beside the first rows."""
+STREAMED_CACHE = 256 << 20
+"""Bytes of activations that are kept of a streamed text: the first rows, which are read again."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,9 @@ class Activations:
         language: where the activations come from a language model, its source of blocks.
         origin: `model`, `hook` and `context` of real activations, as far as they are known.
         loud: shares of the loudest rows of the unscaled data, None where not measured.
+        norm_limit: norm in the unscaled data above which rows are left out, None for no limit.
+        left_out: of the first rows, how many positions were kept, and how many left out for each
+            reason.
     """
 
     source: Source
@@ -59,10 +66,16 @@ class Activations:
     language: LanguageSource | None = None
     origin: Mapping[str, Any] = field(default_factory=dict)
     loud: LoudRows | None = None
+    norm_limit: float | None = None
+    left_out: Mapping[str, Any] = field(default_factory=dict)
 
 
 def prepare(
-    config: TrainConfig, *, device: str = "cpu", language: LanguageSource | None = None
+    config: TrainConfig,
+    *,
+    device: str = "cpu",
+    language: LanguageSource | None = None,
+    norm_limit: float | None = None,
 ) -> Activations:
     """Build, scale (unless synthetic) and plant the source that `config` asks for.
 
@@ -71,6 +84,7 @@ def prepare(
         device: where a language model runs.
         language: the source of an earlier call with the same model, text and hook point, so that
             the model does not run again.
+        norm_limit: the limit that a run with `max_norm` found; of the data itself unless given.
 
     Raises:
         ConfigError: data, model or hook point cannot be used; the message says why.
@@ -78,7 +92,18 @@ def prepare(
     kind = SOURCES[config.activations]
     opened = of_language(config, language) if language else kind.open(config, device)
     source: Source = opened.source
-    sample, x = sampled(source)
+    with phase("reading the first rows", total=ESTIMATION_ROWS) as work:
+        sample, x = sampled(source, progress=work.advance)
+    loud, everything = loud_rows(x), len(x)
+    left_out = _left_out(opened.language, sample)
+    limit = norm_limit
+    if config.max_norm is not None:
+        limit = config.max_norm * loud.norm_median if limit is None else limit
+        left_out |= {"norm": int((norms(x) > limit).sum()), "norm_limit": limit}
+        source = QuietSource(source, limit=limit)
+        sample, x = sampled(source)
+        _check_any(x, limit)
+    left_out |= {"kept": everything - left_out.get("norm", 0)} if left_out else {}
     variance = total_variance(x)
     if not variance > 0:
         raise ConfigError(
@@ -86,8 +111,7 @@ def prepare(
             f"variance of {variance}, but data that varies was expected; check the hook point or "
             "the shards."
         )
-    loud = loud_rows(x)
-    _warn_of_loud_rows(source, sample, x, variance, loud)
+    _warn_of_loud_rows(source, sample, x, variance, loud_rows(x))
     warn_of_parts(source, sample, x)
     scale = 1.0
     if kind.scaled:
@@ -100,7 +124,23 @@ def prepare(
     else:
         x = x * scale
     mean = x.double().mean(0).float()
-    return Activations(source, scale, variance, mean, opened.language, opened.origin, loud)
+    return Activations(
+        source, scale, variance, mean, opened.language, opened.origin, loud, limit, left_out
+    )
+
+
+def _left_out(language: LanguageSource | None, sample: Sample) -> dict[str, Any]:
+    """The positions of the sampled blocks that are no rows, by reason."""
+    count = getattr(language, "left_out", None)
+    return {} if count is None else dict(count(sample.blocks))
+
+
+def _check_any(x: Tensor, limit: float) -> None:
+    if len(x) == 0:
+        raise ConfigError(
+            f"--max-norm leaves out all of the first activations, those of norm above {limit:.4g}; "
+            "raise it, or leave it out."
+        )
 
 
 def _warn_of_loud_rows(
@@ -133,16 +173,21 @@ def open_language_model(
     `cache_bytes` of memory keep computed blocks.
     """
     from topk_ortho.activations.language_model import LanguageModel, LanguageModelSource
-    from topk_ortho.activations.text import (
-        dataset_documents,
-        pack_contexts,
-        text_documents,
-        text_name,
-    )
+    from topk_ortho.activations.reading import contexts_of, documents_of, left_out
+    from topk_ortho.activations.text import text_name
 
-    documents = text_documents(config.text) if config.text else dataset_documents(config.dataset)
-    documents = chain([next(documents, "")], documents)  # a missing file is reported before loading
-    model = LanguageModel.load(config.model, device=device)
-    name = text_name(config.text, config.dataset)
-    contexts = pack_contexts(model.tokenizer, documents, config.context, name=name)
-    return LanguageModelSource(model, contexts, config.hook, cache_bytes=cache_bytes, text=name)
+    documents, streamed = documents_of(config)  # a missing file is reported before loading
+    with phase("loading the model"):
+        model = LanguageModel.load(config.model, device=device)
+    leave_out = left_out(config, model)
+    contexts = contexts_of(config, documents, model, leave_out, streamed=streamed)
+    if streamed:  # what comes later is read once; the first rows are read again
+        cache_bytes = min(cache_bytes, STREAMED_CACHE)
+    return LanguageModelSource(
+        model,
+        contexts,
+        config.hook,
+        cache_bytes=cache_bytes,
+        leave_out=leave_out,
+        text=text_name(config.text, config.dataset),
+    )

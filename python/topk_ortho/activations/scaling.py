@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from topk_ortho.activations.source import Block, Source, Split
+from topk_ortho.activations.source import Block, Source, Split, innermost
 from topk_ortho.metrics.loud_rows import norms
 
 TARGET_VARIANCE = 5.0
@@ -43,12 +45,16 @@ class Sample:
         return source.where(self.blocks[at], "train", row)
 
 
-def sampled(source: Source, rows: int = ESTIMATION_ROWS) -> tuple[Sample, Tensor]:
+def sampled(
+    source: Source,
+    rows: int = ESTIMATION_ROWS,
+    *,
+    progress: Callable[[int], object] = lambda rows: None,
+) -> tuple[Sample, Tensor]:
     """Returns about `rows` rows and where they are from: the first training blocks, or, in a folder
-    of several shards, the beginnings of blocks from all over it."""
-    inner = source
-    while hasattr(inner, "source"):  # what is wrapped around it has the same blocks
-        inner = inner.source
+    of several shards, the beginnings of blocks from all over it. `progress` is called with the
+    rows of each block."""
+    inner: Any = innermost(source)  # what is wrapped around it has the same blocks
     spread = inner.spread_blocks(rows) if hasattr(inner, "spread_blocks") else None
     limit = source.n_blocks("train")
     each = rows if spread is None else -(-rows // len(spread))
@@ -60,6 +66,7 @@ def sampled(source: Source, rows: int = ESTIMATION_ROWS) -> tuple[Sample, Tensor
         x = source.block(index, "train").x
         blocks.append(index)
         parts.append(x if spread is None else x[:each])
+        progress(len(parts[-1]))
     return Sample(tuple(blocks), tuple(map(len, parts))), torch.cat(parts)
 
 

@@ -7,7 +7,7 @@ same rows, so that the position in the data is a number and resuming is exact.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -58,3 +58,10 @@ class Source(Protocol):
 
     def where(self, index: int, split: Split, row: int) -> str:
         """Returns where a row of a block comes from, in words for the user."""
+
+
+def innermost(source: Any) -> Any:
+    """Returns the source that others are wrapped around, each of which has it as `source`."""
+    while hasattr(source, "source"):
+        source = source.source
+    return source

@@ -1,7 +1,6 @@
-"""Text in, packed contexts out: files or a dataset, tokenised and cut into rows of equal length.
+"""Text in, tokens out: documents tokenised one after another and cut into rows of equal length.
 
-Refused: files that are missing or no plain text, datasets without a text column, less text than one
-context.
+Refused: less text than one context.
 """
 
 from __future__ import annotations
@@ -9,21 +8,81 @@ from __future__ import annotations
 import re
 import unicodedata
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from topk_ortho.activations.plain_text import open_text
+from topk_ortho.activations.chats import Chats
+from topk_ortho.activations.documents import Document, Files
 from topk_ortho.config import ConfigError
-from topk_ortho.config.train import check_text_file
 
 DOCUMENTS_PER_CALL = 256
-DATASET_CHARACTERS = 100_000_000
+
+
+class Tokens(NamedTuple):
+    """A stretch of a stream of tokens.
+
+    Attributes:
+        ids: `[n]` int64.
+        spoken: `[n]` bool, whether a token was said by one of the roles that are trained on; None
+            where all are.
+    """
+
+    ids: np.ndarray
+    spoken: np.ndarray | None = None
+
+    def part(self, start: int, stop: int) -> Tokens:
+        """Returns tokens `start` to `stop`."""
+        spoken = None if self.spoken is None else self.spoken[start:stop]
+        return Tokens(self.ids[start:stop], spoken)
+
+
+def joined(parts: Sequence[Tokens]) -> Tokens:
+    """Returns stretches, at least one, put together."""
+    spoken = [part.spoken for part in parts if part.spoken is not None]
+    ids = np.concatenate([part.ids for part in parts])
+    return Tokens(ids, np.concatenate(spoken) if spoken else None)
+
+
+class Tokeniser:
+    """Documents to tokens, with BOS behind each of them.
+
+    Special tokens spelled out in a text (`<unk>` of WikiText) become a space before.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        bos: id of the separator; the tokenizer's own unless given.
+        roles: of chats, the roles that are trained on.
+    """
+
+    def __init__(
+        self, tokenizer: Any, *, bos: int | None = None, roles: Sequence[str] = ()
+    ) -> None:
+        self._tokenizer = tokenizer
+        self.bos = bos_token(tokenizer) if bos is None else bos
+        self._special = re.compile("|".join(map(re.escape, _spelled(tokenizer))))
+        self._chats = Chats(tokenizer, roles, clean=self._clean) if roles else None
+
+    def __call__(self, documents: Sequence[Document]) -> Tokens:
+        """Returns the tokens of some documents."""
+        if self._chats is not None:
+            ids, spoken = self._chats.tokens([d.messages or [] for d in documents], self.bos)
+            return Tokens(np.array(ids, dtype=np.int64), np.array(spoken, dtype=bool))
+        stream = array("q")
+        if documents:
+            texts = [self._clean(document.text) for document in documents]
+            found = self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+            for document, ids in zip(documents, found, strict=True):
+                stream.extend([*ids, self.bos] if document.ends else ids)
+        return Tokens(np.array(stream, dtype=np.int64))
+
+    def _clean(self, text: str) -> str:
+        return self._special.sub(" ", text)
 
 
 def bos_token(tokenizer: Any) -> int:
@@ -61,30 +120,72 @@ def pack_contexts(
     Raises:
         ConfigError: `context` below 2, or less text than one row.
     """
+    tokenise = Tokeniser(tokenizer, bos=bos)
+    texts = map(Document, documents)
+    return pack(tokenise, texts, context, max_tokens=max_tokens, name=name)[0]
+
+
+def pack(
+    tokenise: Tokeniser,
+    documents: Iterable[Document],
+    context: int,
+    *,
+    max_tokens: int | None = None,
+    name: str = "the text",
+    progress: Callable[[int], object] = lambda size: None,
+) -> tuple[Tensor, Tensor | None]:
+    """Returns `pack_contexts` of documents, and `[n, context]` bool, which tokens were said by the
+    roles that are trained on; None where all are.
+
+    Args:
+        tokenise: documents to tokens.
+        documents: read as they are needed.
+        context: tokens per row, BOS included.
+        max_tokens: stop reading documents after so many tokens; None reads them all.
+        name: what messages call the text, as `text_name` returns it.
+        progress: called with the bytes of text that were tokenised.
+
+    Raises:
+        ConfigError: `context` below 2, or less text than one row.
+    """
     if context < 2:
         raise ConfigError(
             f"--context {context} was given, but at least BOS and a token was expected; raise it."
         )
-    bos = bos_token(tokenizer) if bos is None else bos
-    special = re.compile("|".join(map(re.escape, _spelled(tokenizer))))
-    stream = array("q")
-    texts = (special.sub(" ", text) for text in documents)
-    while max_tokens is None or len(stream) < max_tokens:
-        some = list(islice(texts, DOCUMENTS_PER_CALL))
+    documents, parts, length = iter(documents), [tokenise(())], 0
+    while max_tokens is None or length < max_tokens:
+        some = list(islice(documents, DOCUMENTS_PER_CALL))
         if not some:
             break
-        for ids in tokenizer(some, add_special_tokens=False, verbose=False)["input_ids"]:
-            stream.extend([*ids, bos])
-    body = torch.from_numpy(np.array(stream[:-1][:max_tokens], dtype=np.int64))
-    rows = len(body) // (context - 1)
+        parts.append(tokenise(some))
+        length += len(parts[-1].ids)
+        progress(sum(len(document.text.encode()) for document in some))
+    stream = joined(parts)
+    body = stream.part(0, len(stream.ids) - 1).part(0, max_tokens or length)
+    rows = len(body.ids) // (context - 1)
     if rows == 0:
-        held = f"{len(body)} tokens" if len(body) else "no text"
+        held = f"{len(body.ids)} tokens" if len(body.ids) else "no text"
         raise ConfigError(
             f"{name} was given, but it holds {held}, and at least the {context - 1} tokens of one "
             "context were expected; add text, or lower --context."
         )
-    body = body[: rows * (context - 1)].view(rows, context - 1)
-    return torch.cat([torch.full((rows, 1), bos), body], dim=1)
+    return cut(body.part(0, rows * (context - 1)), context, bos=tokenise.bos)
+
+
+def cut(tokens: Tokens, context: int, *, bos: int) -> tuple[Tensor, Tensor | None]:
+    """Returns rows `[n, context]` that start with BOS, and which of their tokens were spoken.
+
+    Args:
+        tokens: `n * (context - 1)` of them.
+        context: tokens per row, BOS included.
+        bos: the first token of each row.
+    """
+    body = torch.from_numpy(tokens.ids).view(-1, context - 1)
+    rows = torch.cat([torch.full((len(body), 1), bos), body], dim=1)
+    if tokens.spoken is None:
+        return rows, None
+    spoken = torch.from_numpy(tokens.spoken).view(-1, context - 1)
+    return rows, torch.cat([torch.zeros(len(body), 1, dtype=torch.bool), spoken], dim=1)
 
 
 def _spelled(tokenizer: Any) -> list[str]:
@@ -113,90 +214,11 @@ def text_name(paths: Sequence[str | Path], dataset: str = "") -> str:
 
 
 def text_documents(paths: Sequence[str | Path]) -> Iterator[str]:
-    """Yields the documents of UTF-8 text files, one after another; blank lines separate documents.
+    """Yields the documents of files, one after another: of plain text, where blank lines separate
+    them, of JSON lines, Parquet and Arrow.
 
     Raises:
-        ConfigError: a file that is missing, a folder, or no UTF-8 text; the message names it, and
-            where.
+        ConfigError: a file that is missing or cannot be used; the message names it, and where.
     """
-    for path in map(Path, paths):
-        check_text_file(path)
-        lines: list[str] = []
-        try:
-            with open_text(path) as file:
-                for line in file:
-                    if line.strip():
-                        lines.append(line)
-                    elif lines:
-                        yield "".join(lines).strip("\n")
-                        lines = []
-        except OSError as error:
-            raise ConfigError(
-                f"--text {path} was given, but it cannot be read ({error.strerror}); give existing "
-                "files."
-            ) from error
-        if lines:
-            yield "".join(lines).strip("\n")
-
-
-def dataset_documents(
-    name: str, *, split: str = "train", max_characters: int = DATASET_CHARACTERS
-) -> Iterator[str]:
-    """Yields the documents of a Hugging Face dataset, `name` or `name:configuration`, streamed.
-
-    No more are read after `max_characters` (the default is about 25 million tokens of English).
-
-    Raises:
-        ConfigError: `datasets` is not installed, the dataset cannot be read, or has no text column.
-    """
-    try:
-        from datasets import load_dataset
-    except ImportError as error:
-        raise ConfigError(
-            "a dataset by name needs the package `datasets`: pip install 'topk-ortho[datasets]', "
-            "or give text files."
-        ) from error
-    path, _, configuration = name.partition(":")
-    try:
-        rows = load_dataset(path, configuration or None, split=split, streaming=True)
-        for row in rows:
-            text = row["text"] if isinstance(row.get("text"), str) else _only_text(row, name)
-            yield text
-            max_characters -= len(text)
-            if max_characters <= 0:
-                return
-    except ConfigError:
-        raise
-    except Exception as error:
-        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigError(
-            f"the dataset {name!r} cannot be read ({cause}); {_advice(error, cause, split)}."
-        ) from error
-
-
-def _advice(error: Exception, cause: str, split: str) -> str:
-    """Returns what to do about a dataset that cannot be read, by the reason."""
-    if isinstance(error, (ConnectionError, TimeoutError)) or "offline" in cause.lower():
-        return "check the network connection, or give text files with --text"
-    if isinstance(error, ValueError) and "split" in cause.lower():
-        return (
-            f"a dataset with a split {split!r} was expected; take another dataset or "
-            "configuration (`name:configuration`), or give text files with --text"
-        )
-    if isinstance(error, ValueError) and "config" in cause.lower():
-        return "give one of its configurations as `name:configuration`"
-    if isinstance(error, FileNotFoundError) or "exist" in cause.lower():
-        return (
-            "check the name: `name` or `name:configuration` of a Hugging Face dataset was expected"
-        )
-    return "expected a Hugging Face dataset as `name` or `name:configuration`"
-
-
-def _only_text(row: dict[str, Any], name: str) -> str:
-    texts = [value for value in row.values() if isinstance(value, str)]
-    if len(texts) != 1:
-        raise ConfigError(
-            f"the dataset {name!r} has the columns {sorted(row)}; expected one named `text`, or a "
-            "single column of strings."
-        )
-    return texts[0]
+    for documents, _ in Files(paths, longest=None).read():
+        yield from (document.text for document in documents)

@@ -11,7 +11,7 @@ from topk_ortho.commands.reader import build, read
 from topk_ortho.config import TrainConfig
 from topk_ortho.config.option import ROWS, option, whole
 from topk_ortho.config.rules import check
-from topk_ortho.config.train import CONTEXT
+from topk_ortho.config.train import CONTEXT, TOKENS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +25,19 @@ class Options:
     hook: str
     """Hook point, such as `blocks.3.hook_resid_post`."""
     text: tuple[Path, ...] = ()
-    """Text files; blank lines separate documents."""
+    """Text files, where blank lines separate documents, or .jsonl, .parquet and .arrow files."""
     dataset: str = ""
     """Name of a Hugging Face dataset instead of text files."""
     context: int = option(128, within=CONTEXT)
     """Tokens per context, BOS included."""
+    tokens: int | None = option(None, within=TOKENS)
+    """Training tokens that are read of the text; all of it unless given."""
+    leave_out: Literal["special"] | None = None
+    """`special` leaves out the tokenizer's special tokens; BOS is always left out."""
+    skip_positions: int | None = option(None, within=whole(1, 2**20))
+    """Positions at the beginning of every context that are left out, BOS among them."""
+    chat_roles: tuple[str, ...] | None = None
+    """Roles whose tokens are kept, of chats in a column `messages`."""
     rows_per_shard: int = option(65_536, within=whole(1, 2**24))
     """Activations per shard."""
     max_rows: int | None = option(None, within=ROWS)
@@ -51,6 +59,10 @@ def run(arguments: Sequence[str], *, prog: str) -> int:
             text=o.text,
             dataset=o.dataset,
             context=o.context,
+            tokens=o.tokens,
+            leave_out=o.leave_out,
+            skip_positions=o.skip_positions,
+            chat_roles=o.chat_roles,
             device=o.device,
         )
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from topk_ortho.config.data import PlantConfig, SyntheticConfig
 from topk_ortho.config.errors import require
@@ -50,6 +50,7 @@ Source = Annotated[str, OneOf(SOURCES, besides=("auto",))]
 OF_A_LANGUAGE_MODEL = ("model", "text", "dataset", "hook")
 """Options that say that activations come from a language model."""
 CONTEXT = whole(3, 2**20, "3 (BOS and two tokens) to 1048576")
+TOKENS = whole(1, 10**15)
 PER_CORE = 4
 """Most threads or processes for each core that are of any use."""
 CORES = os.cpu_count() or 1
@@ -120,13 +121,31 @@ class TrainConfig:
     model: str = option("", used=_sources_with("model"))
     """`language-model`: a model name or a local folder."""
     text: tuple[Path, ...] = option((), used=_sources_with("text"))
-    """`language-model`: text files; blank lines separate documents."""
+    """`language-model`: text files, where blank lines separate documents, or .jsonl, .parquet and
+    .arrow files with a column `text`. Above 32 MiB they are read as they are needed."""
     dataset: str = option("", used=_sources_with("dataset"))
     """`language-model`: name of a Hugging Face dataset instead of text files."""
     hook: str = option("", used=_sources_with("hook"))
     """`language-model`: hook point, such as `blocks.3.hook_resid_post`."""
     context: int = option(128, within=CONTEXT, used=_sources_with("context"))
     """`language-model`: tokens per context, BOS included."""
+    tokens: int | None = option(None, within=TOKENS, used=_sources_with("tokens"))
+    """`language-model`: training tokens that are read of the text, which then begins again; all of
+    it unless given."""
+    leave_out: Literal["special"] | None = option(None, used=_sources_with("leave_out"))
+    """`language-model`: `special` leaves out the tokenizer's special tokens, padding among them;
+    BOS is always left out."""
+    skip_positions: int | None = option(
+        None, within=whole(1, 2**20), used=_sources_with("skip_positions")
+    )
+    """`language-model`: positions at the beginning of every context that are left out, BOS among
+    them."""
+    chat_roles: tuple[str, ...] | None = option(None, used=_sources_with("chat_roles"))
+    """`language-model`: roles whose tokens are trained on, such as `assistant`; the text is then
+    records with a column `messages`, rendered with the tokenizer's chat template."""
+    max_norm: float | None = option(None, within=ABOVE_0, used=unless("activations", "synthetic"))
+    """Leave out activations with a norm above so many times the median, such as attention sinks;
+    10 is usual."""
     data: Path | None = option(None, used=_sources_with("data"))
     """`files`: folder of `.npy` or `.safetensors` shards."""
     buffer_rows: int = option(131_072, within=ROWS_IN_MEMORY)

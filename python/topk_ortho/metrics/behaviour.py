@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from topk_ortho.metrics.losses import cross_entropy, kl_divergence
+from topk_ortho.metrics.loud_rows import norms
 from topk_ortho.metrics.saelens import RunEvalsLosses
 
 
@@ -39,6 +40,8 @@ def behaviour(
     hook: str,
     reconstruct: Callable[[Tensor], Tensor],
     *,
+    kept: Tensor | None = None,
+    norm_limit: float | None = None,
     batch: int = 16,
     beside: RunEvalsLosses | None = None,
     progress: Callable[[int], object] = lambda contexts: None,
@@ -54,6 +57,8 @@ def behaviour(
         contexts: `[n, context]` int64; the first column is BOS throughout.
         hook: hook point to splice at.
         reconstruct: `[rows, d_in]` float32 in the model's own units -> the same shape.
+        kept: `[n, context]` bool, positions that are spliced and counted; all but BOS unless given.
+        norm_limit: activations above are never spliced, in the model's units.
         batch: contexts per forward pass.
         beside: takes in the same predictions as SAELens counts them.
         progress: called after each batch with the number of contexts done.
@@ -68,7 +73,8 @@ def behaviour(
             shape, or a loss that is not finite.
     """
     bos = _bos(contexts)
-    mean = _mean_activation(model, contexts, hook, bos=bos, batch=batch)
+    kept = contexts != bos if kept is None else kept
+    mean = _mean_activation(model, contexts, hook, kept=kept, limit=norm_limit, batch=batch)
     arms: dict[str, Callable[[Tensor], Tensor]] = {
         "reconstructed": reconstruct,
         "zero": torch.zeros_like,
@@ -76,11 +82,11 @@ def behaviour(
     }
     sums = dict.fromkeys(["ce_original", *(f"{m}_{a}" for a in arms for m in ("ce", "kl"))], 0.0)
     predictions = positions = 0
-    for tokens in contexts.split(batch):
-        keep = tokens != bos
-        predictions += int((keep[:, :-1] & keep[:, 1:]).sum())
+    quiet = {name: _quiet(replace, norm_limit) for name, replace in arms.items()}
+    for tokens, keep in zip(contexts.split(batch), kept.split(batch), strict=True):
+        predictions += int(_counted(tokens, keep, bos).sum())
         positions += int(keep.sum())
-        _add(sums, model, tokens, keep, hook=hook, arms=arms, beside=beside)
+        _add(sums, model, tokens, keep, hook=hook, arms=quiet, beside=beside, bos=bos)
         progress(len(tokens))
     broken = [name for name, value in sums.items() if not math.isfinite(value)]
     if broken:
@@ -100,10 +106,11 @@ def _add(
     hook: str,
     arms: Mapping[str, Callable[[Tensor], Tensor]],
     beside: RunEvalsLosses | None,
+    bos: int,
 ) -> None:
     """Add what a batch of contexts loses to each of the arms; only positions `keep` count."""
     original = model.run_with_hooks(tokens)
-    counted = keep[:, :-1] & keep[:, 1:]
+    counted = _counted(tokens, keep, bos)
     sums["ce_original"] += cross_entropy(original, tokens, counted)
     for arm, replace in arms.items():
         spliced = model.run_with_hooks(tokens, hook, _splice(replace, keep))
@@ -144,15 +151,38 @@ def _bos(contexts: Tensor) -> int:
 
 
 def _mean_activation(
-    model: SpliceModel, contexts: Tensor, hook: str, *, bos: int, batch: int
+    model: SpliceModel,
+    contexts: Tensor,
+    hook: str,
+    *,
+    kept: Tensor,
+    limit: float | None,
+    batch: int,
 ) -> Tensor:
     total, rows = torch.zeros((), dtype=torch.float64), 0
-    for tokens in contexts.split(batch):
+    for tokens, keep in zip(contexts.split(batch), kept.split(batch), strict=True):
         x = model.activations(tokens, hook)
-        x = x[(tokens != bos).to(x.device)]
+        x = x[keep.to(x.device)]
+        x = x if limit is None else x[norms(x) <= limit]
         total = total.to(x.device) + x.sum(dim=0, dtype=torch.float64)
         rows += len(x)
     return (total / max(rows, 1)).float()
+
+
+def _counted(tokens: Tensor, keep: Tensor, bos: int) -> Tensor:
+    """Returns the predictions that count: from a kept position, of a token that is not BOS."""
+    return keep[:, :-1] & (tokens[:, 1:] != bos)
+
+
+def _quiet(replace: Callable[[Tensor], Tensor], limit: float | None) -> Callable[[Tensor], Tensor]:
+    """Returns a replacement of `[rows, d_in]` that leaves rows of a norm above a limit alone."""
+    if limit is None:
+        return replace
+
+    def quiet(x: Tensor) -> Tensor:
+        return torch.where((norms(x) > limit)[:, None], x, replace(x))
+
+    return quiet
 
 
 def _splice(replace: Callable[[Tensor], Tensor], keep: Tensor) -> Callable[[Tensor], Tensor]:

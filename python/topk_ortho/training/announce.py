@@ -53,6 +53,8 @@ def cached_blocks(language: LanguageSource | None) -> int:
     """Returns the bytes that a language model's source will keep of its activations at most."""
     if not isinstance(language, LanguageModelSource):
         return 0
+    if language.n_blocks("train") is None:
+        return language.cache_bytes
     tokens = language.contexts("train").numel() + language.contexts("eval").numel()
     return min(CACHED_BLOCKS, 4 * language.d_in * tokens)
 

@@ -123,7 +123,7 @@ def evaluate(sae: SAE, data: Activations, *, samples: int) -> Evaluation:
         meters.add(block.x, block.fired)
     figures, measured = meters.result()
     if data.language is not None and truth is None:
-        figures |= _behaviour(sae, data.language, data.scale)
+        figures |= _behaviour(sae, data.language, data)
     return Evaluation(figures, measured)
 
 
@@ -153,9 +153,15 @@ def eval_blocks(
         index += 1
 
 
-def _behaviour(sae: SAE, language: LanguageSource, scale: float) -> dict[str, float | None]:
-    contexts = language.contexts("eval")[:BEHAVIOUR_CONTEXTS]
-    return behaviour(language.model, contexts, language.hook, reconstructor(sae, scale))
+def _behaviour(sae: SAE, language: LanguageSource, data: Activations) -> dict[str, float | None]:
+    return behaviour(
+        language.model,
+        language.contexts("eval")[:BEHAVIOUR_CONTEXTS],
+        language.hook,
+        reconstructor(sae, data.scale),
+        kept=language.kept("eval")[:BEHAVIOUR_CONTEXTS],
+        norm_limit=data.norm_limit,
+    )
 
 
 def reconstructor(sae: SAE, scale: float = 1.0) -> Callable[[Tensor], Tensor]:

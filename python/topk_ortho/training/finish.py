@@ -52,6 +52,7 @@ def finish(
             "variance": state.data.variance,
             "scale": state.data.scale,
         }
+        | ({"left_out": dict(state.data.left_out)} if state.data.left_out else {})
         | {name: selected[name] for name in OF_SELECTION if selected.get(name) is not None}
         | figures
     )

@@ -16,7 +16,9 @@ from topk_ortho.config.train import OF_A_LANGUAGE_MODEL
 
 OF_A_RUN = ("seed", "eval_samples", "activations", "model", "text", "dataset", "hook", "context",
             "data", "synthetic", "plant")  # fmt: skip
-"""Settings of a run that define its data."""
+"""Settings of a run that define its data, beside what is left out of it."""
+LEFT_OUT = ("tokens", "leave_out", "skip_positions", "chat_roles", "max_norm")
+"""Settings of what is left out, None where nothing is."""
 OTHER_DATA = {"text", "dataset", "data"}
 """Those that put other data in the place of a run's own, of which a part was held out."""
 Split = Literal["eval", "all"]
@@ -82,9 +84,10 @@ def understand(
 
 def _data_of(run: TrainConfig, kind: str) -> TrainConfig:
     """The data of a run and nothing else of it, as far as a source of this kind has it."""
-    kept = {name: getattr(run, name) for name in OF_A_RUN}
+    kept = {name: getattr(run, name) for name in (*OF_A_RUN, *LEFT_OUT)}
     if kind != run.activations:
         kept |= {"data": None, **{n: type(kept[n])() for n in OF_A_LANGUAGE_MODEL}}
+        kept |= dict.fromkeys(LEFT_OUT)
     return TrainConfig(**{**kept, "activations": kind})
 
 

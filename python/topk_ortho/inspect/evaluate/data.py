@@ -12,9 +12,11 @@ from torch import Tensor
 from topk_ortho.activations import Block, Source, prepare
 from topk_ortho.activations.language_source import LanguageSource
 from topk_ortho.activations.preparation import open_language_model
-from topk_ortho.activations.scaling import ScaledSource
+from topk_ortho.activations.quiet import QuietSource
+from topk_ortho.activations.scaling import ScaledSource, first_rows
 from topk_ortho.activations.source import Split
 from topk_ortho.config import TrainConfig
+from topk_ortho.metrics.loud_rows import loud_rows
 from topk_ortho.training.evaluation import eval_blocks
 
 
@@ -26,12 +28,14 @@ class Measurable:
         source: activations in the units of the model.
         language: the model and its contexts, where nothing was planted in its activations.
         splits: which parts of the data, in the order of the data.
+        norm_limit: norm above which activations are left out, None for no limit.
         origin: `model` and `hook` as the source itself names them, {} where it does not.
     """
 
     source: Source
     language: LanguageSource | None
     splits: tuple[Split, ...]
+    norm_limit: float | None = None
     origin: Mapping[str, str] = field(default_factory=dict)
 
     def blocks(self, samples: int, *, rows: int) -> Iterator[Block]:
@@ -41,18 +45,34 @@ class Measurable:
                 samples -= len(block.x)
                 yield block
 
-    def contexts(self, samples: int) -> Tensor:
-        """Returns `[n, context]` int64, just enough for `samples` tokens without BOS, or all."""
+    def contexts(self, samples: int) -> tuple[Tensor, Tensor]:
+        """Returns `[n, context]` int64, just enough for `samples` rows, or all; and `[n, context]`
+        bool, which positions are rows."""
         assert self.language is not None
-        contexts = torch.cat([self.language.contexts(split) for split in self.splits])
-        rows = (contexts != self.language.model.bos).sum(1).cumsum(0)
-        return contexts[: int((rows < samples).sum()) + 1]
+        tokens: list[Tensor] = []
+        kept: list[Tensor] = []
+        for split in self.splits:
+            if samples > 0:
+                tokens.append(self.language.contexts(split, rows=samples))
+                kept.append(self.language.kept(split, rows=samples))
+                samples -= int(kept[-1].sum())
+        return torch.cat(tokens), torch.cat(kept)
 
 
 def measurable(
-    config: TrainConfig, *, split: Literal["eval", "all"], device: str = "cpu"
+    config: TrainConfig,
+    *,
+    split: Literal["eval", "all"],
+    device: str = "cpu",
+    norm_limit: float | None = None,
 ) -> Measurable:
     """Returns the data of a checked configuration.
+
+    Args:
+        config: the data.
+        split: the part that is measured on.
+        device: where a language model runs.
+        norm_limit: as the run found it that `max_norm` is of; of the data itself unless given.
 
     Raises:
         ConfigError: data, model or hook point cannot be used.
@@ -60,8 +80,12 @@ def measurable(
     splits: tuple[Split, ...] = ("train", "eval") if split == "all" else ("eval",)
     if config.activations == "language-model" and not config.plant.enabled:
         language = open_language_model(config, device=device)
-        return Measurable(language, language, splits)
-    prepared = prepare(config, device=device)
+        if config.max_norm is None:
+            return Measurable(language, language, splits)
+        if norm_limit is None:
+            norm_limit = config.max_norm * loud_rows(first_rows(language)).norm_median
+        return Measurable(QuietSource(language, limit=norm_limit), language, splits, norm_limit)
+    prepared = prepare(config, device=device, norm_limit=norm_limit)
     source: Source = prepared.source
     if isinstance(source, ScaledSource):
         source = source.source  # exactly as it was, without a rounding there and back
@@ -69,4 +93,4 @@ def measurable(
         source = ScaledSource(source, 1 / prepared.scale)
     said = prepared.origin
     named = {k: said[k] for k in ("model", "hook") if isinstance(said.get(k), str)}
-    return Measurable(source, None, splits, named)
+    return Measurable(source, None, splits, prepared.norm_limit, named)

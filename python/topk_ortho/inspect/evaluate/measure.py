@@ -13,6 +13,7 @@ from topk_ortho.config import ConfigError
 from topk_ortho.inspect.evaluate.data import Measurable
 from topk_ortho.metrics.behaviour import behaviour
 from topk_ortho.metrics.edges import GroundTruthResult
+from topk_ortho.metrics.loud_rows import norms
 from topk_ortho.metrics.reconstruction import frequency_histogram
 from topk_ortho.metrics.saelens import PROMPTS, RunEvalsLosses, RunEvalsRows
 from topk_ortho.sae import SAE
@@ -57,9 +58,9 @@ def measure(sae: SAE, data: Measurable, *, samples: int, progress: bool = True) 
     if data.language is None:
         _over_blocks(meters, data, samples=samples, shown=progress)
     else:
-        contexts = data.contexts(samples)
-        rows = _over_contexts(meters, data, contexts, shown=progress)
-        losses, theirs = _losses(sae, data, contexts, shown=progress)
+        contexts, kept = data.contexts(samples)
+        rows = _over_contexts(meters, data, contexts, kept, shown=progress)
+        losses, theirs = _losses(sae, data, contexts, kept, shown=progress)
         saelens = {**theirs, **rows.result(meters.reconstruction.result())}
     found = meters.result()
     counts = found.figures.pop("counts")
@@ -81,15 +82,17 @@ def _over_blocks(meters: Meters, data: Measurable, *, samples: int, shown: bool)
 
 
 def _over_contexts(
-    meters: Meters, data: Measurable, contexts: Tensor, *, shown: bool
+    meters: Meters, data: Measurable, contexts: Tensor, kept: Tensor, *, shown: bool
 ) -> RunEvalsRows:
-    """Reconstruction of the tokens that are not BOS, and what SAELens takes batch by batch."""
+    """Reconstruction of the tokens that are not left out, and what SAELens takes batch by batch."""
     language, theirs = data.language, RunEvalsRows()
     assert language is not None
     with bar("reconstruction", len(contexts), unit="context", shown=shown) as progress:
-        for tokens in contexts.split(PROMPTS):
+        for tokens, keep in zip(contexts.split(PROMPTS), kept.split(PROMPTS), strict=True):
             x = language.model.activations(tokens, language.hook)
-            x = x[(tokens != language.model.bos).to(x.device)]
+            x = x[keep.to(x.device)]
+            if data.norm_limit is not None:
+                x = x[norms(x) <= data.norm_limit]
             pieces = x.split(rows_at_once(meters.sae.d_sae))
             x_hat = torch.cat([meters.add(piece) for piece in pieces])
             theirs.update(x, x_hat.to(x.device))
@@ -98,7 +101,7 @@ def _over_contexts(
 
 
 def _losses(
-    sae: SAE, data: Measurable, contexts: Tensor, *, shown: bool
+    sae: SAE, data: Measurable, contexts: Tensor, kept: Tensor, *, shown: bool
 ) -> tuple[dict[str, float | None], dict[str, dict[str, float | None]]]:
     """Our losses and scores, and those of SAELens."""
     language, theirs = data.language, RunEvalsLosses()
@@ -109,6 +112,8 @@ def _losses(
             contexts,
             language.hook,
             reconstructor(sae),
+            kept=kept,
+            norm_limit=data.norm_limit,
             batch=PROMPTS,
             beside=theirs,
             progress=progress.update,

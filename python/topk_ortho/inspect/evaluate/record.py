@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -59,7 +60,8 @@ def evaluate(
     if asked.config.activations == "language-model":
         stored.check_unprocessed(sae, insist=allow_mismatch)
     where = hardware.choose_device(device)
-    data = measurable(asked.config, split=asked.split, device=str(where))
+    limit = None if "max-norm" in given else _norm_limit(sae)
+    data = measurable(asked.config, split=asked.split, device=str(where), norm_limit=limit)
     check_origin(sae=sae, named=named, given=data.origin, insist=allow_mismatch)
     try:
         measured = measure(module.to(where), data, samples=asked.config.eval_samples)
@@ -70,6 +72,16 @@ def evaluate(
     record = as_json(asked, module, measured, where)
     record["sae"] |= named
     return record
+
+
+def _norm_limit(sae: Path) -> float | None:
+    """The norm above which a finished run left activations out, None where there is none."""
+    try:
+        result = json.loads((sae / "result.json").read_text(encoding="utf-8"))
+        limit = result["left_out"]["norm_limit"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return limit if isinstance(limit, float) else None
 
 
 def _given(config: TrainConfig) -> dict[str, str]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from topk_ortho.activations import Activations, prepare
+from topk_ortho.activations.quiet import quiet_source
 from topk_ortho.checkpoint import store
 from topk_ortho.config import ConfigError
 from topk_ortho.constraint.history import PairHistory
@@ -208,7 +209,8 @@ def _evidence(run: FinishedRun, features: list[int], *, contexts: int, samples: 
     identities: dict[int, Identity] = {}
     if data is not None:
         seen = observe(sae, data, features, samples=samples)
-        tokens = None if data.language is None else TokenRows(data.language)
+        if data.language is not None:
+            tokens = TokenRows(data.language, quiet_source(data.source))
         if data.source.truth is not None:
             identities = identify(sae.W_dec.detach(), data.source.truth, features)
     rates, rates_from = _rates(run, seen, features)

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from topk_ortho.activations.language_source import LanguageSource
+from topk_ortho.activations.quiet import QuietSource
 
 BEFORE, AFTER = 12, 6
 """Tokens shown on either side."""
@@ -34,13 +35,18 @@ class Excerpt:
 class TokenRows:
     """The tokens behind the held-out rows of a language model.
 
-    A row of a block is a position that is not BOS, in the order of the contexts.
+    A row of a block is a position that is not left out, in the order of the contexts.
+
+    Args:
+        language: model and contexts.
+        quiet: the source that leaves out loud rows, if there is one.
     """
 
-    def __init__(self, language: LanguageSource):
+    def __init__(self, language: LanguageSource, quiet: QuietSource | None = None):
         self._tokenizer: Any = language.model.tokenizer
         self._contexts = language.contexts("eval")  # [n, context]
-        self._places = (self._contexts != language.model.bos).nonzero()  # [rows, 2]
+        places = language.kept("eval").nonzero()
+        self._places = places if quiet is None else places[quiet.kept("eval")]  # [rows, 2]
 
     def excerpts(self, acts: Tensor, *, n: int) -> tuple[Excerpt, ...]:
         """Returns the `n` tokens of largest positive `acts` `[rows]`, one per context."""

@@ -160,7 +160,8 @@ def _warn_of_loud_rows(
     elif len(x) >= LEAST_LOUD_ROWS and loud.variance_share > TAKEN_OVER:
         warnings.warn(
             f"{loud}, so they decide the scale, the explained variance and the selected pairs; "
-            "take another hook point, or leave out such rows (often those of the first token).",
+            "take another hook point, or leave out such rows, often those of the first token: "
+            "--max-norm 10, or --skip-positions 4.",
             stacklevel=3,
         )
 

@@ -112,7 +112,7 @@ def _disk(config: TrainConfig, d_in: int, out: Path) -> tuple[int, int]:
 
 def _taken_over(loud: LoudRows) -> Iterator[str]:
     if loud.variance_share > TAKEN_OVER:
-        yield f"{loud}; take another hook point, or leave out such rows."
+        yield f"{loud}; take another hook point, or leave out such rows (--max-norm 10)."
 
 
 def _full_disk(needed: int, free: int) -> Iterator[str]:

@@ -62,16 +62,19 @@ class ProbedText:
     Attributes:
         contexts: by half, `[n, context]` int64; probes are fit on `train` and scored on `eval`.
         bos: the token that no row of the probe belongs to.
+        kept: by half, `[n, context]` bool, the positions that are rows; all but BOS where None.
     """
 
     contexts: dict[Split, Tensor]
     bos: int
     probe: LinearProbe
+    kept: dict[Split, Tensor] | None = None
 
     def on(self, members: frozenset[Member], split: Split) -> Tensor:
-        """Returns `[rows]` bool: whether a class is on, at the positions that are not BOS."""
+        """Returns `[rows]` bool: whether a class is on, at the positions that are rows."""
         contexts = self.contexts[split]
-        return on(contexts, members)[contexts != self.bos]
+        kept = contexts != self.bos if self.kept is None else self.kept[split]
+        return on(contexts, members)[kept]
 
 
 def judge(

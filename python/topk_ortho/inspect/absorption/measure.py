@@ -27,6 +27,7 @@ from topk_ortho.formats.load import as_module
 from topk_ortho.formats.origin import check_origin
 from topk_ortho.inspect.absorption.classes import TokenClasses, read_classes
 from topk_ortho.inspect.absorption.gate import HALVES, ClassVerdict, ProbedText, judge
+from topk_ortho.inspect.left_out import LeftOut, left_out_by
 from topk_ortho.machine.hardware import choose_device
 from topk_ortho.metrics.absorption import (
     AbsorptionMeter,
@@ -36,6 +37,7 @@ from topk_ortho.metrics.absorption import (
 )
 from topk_ortho.metrics.behaviour import behaviour
 from topk_ortho.metrics.health import health
+from topk_ortho.metrics.loud_rows import norms
 from topk_ortho.metrics.probe import LinearProbe
 from topk_ortho.metrics.reconstruction import Reconstruction
 from topk_ortho.sae import SAE
@@ -125,13 +127,24 @@ def measure(
     loaded = _module(sae, stored, model=model, hook=hook, insist=allow_mismatch).to(where)
     lm, halves = _read(model, text, context=context, tokens=tokens, device=where)
     known = read_classes(classes, lm.tokenizer, d_vocab=lm.d_vocab)
-    x = {half: _activations(lm, halves[half], hook, loaded) for half in HALVES}
-    probed = ProbedText(halves, lm.bos, LinearProbe(x["train"], x["eval"]))
+    read = {
+        half: _activations(lm, halves[half], hook, loaded, left_out=left_out_by(sae, lm))
+        for half in HALVES
+    }
+    x: dict[Split, Tensor] = {half: read[half][0] for half in HALVES}
+    kept: dict[Split, Tensor] = {half: read[half][1] for half in HALVES}
+    probed = ProbedText(halves, lm.bos, LinearProbe(x["train"], x["eval"]), kept)
     judged = _judged(known, probed, draws=draws, seed=seed)
     labels = {half: _labels(known, probed, half) for half in HALVES}
     matching = _match(loaded, x["train"], labels["train"], score=match)
     measured, figures = _count(loaded, x["eval"], labels["eval"], known, judged, matching)
-    figures |= behaviour(lm, halves["eval"][:BEHAVIOUR_CONTEXTS], hook, reconstructor(loaded))
+    figures |= behaviour(
+        lm,
+        halves["eval"][:BEHAVIOUR_CONTEXTS],
+        hook,
+        reconstructor(loaded),
+        kept=kept["eval"][:BEHAVIOUR_CONTEXTS],
+    )
     return TokenAbsorption(
         sae=str(sae),
         model=model,
@@ -190,18 +203,25 @@ def _halves(contexts: Tensor, model: LanguageModel, text: str) -> dict[Split, Te
 
 
 @torch.no_grad()
-def _activations(model: LanguageModel, contexts: Tensor, hook: str, sae: SAE) -> Tensor:
-    """`[rows, d_in]` float32 at the positions that are not BOS, on the model's device."""
+def _activations(
+    model: LanguageModel, contexts: Tensor, hook: str, sae: SAE, *, left_out: LeftOut
+) -> tuple[Tensor, Tensor]:
+    """`[rows, d_in]` float32 at the positions that are not left out, on the model's device, and
+    `[n, context]` bool, which these are."""
     if (width := model.width(hook, contexts)) != sae.d_in:
         raise ConfigError(
             f"--hook {hook} of {model.name!r} has width {width}, but the SAE has "
             f"d_in {sae.d_in}; give the model and hook point that it was trained on."
         )
-    parts = []
+    parts, kept = [], []
     for tokens in contexts.split(max(1, CPU_TOKENS // contexts.shape[1])):
         x = model.activations(tokens, hook)
-        parts.append(x[(tokens != model.bos).to(x.device)])
-    return torch.cat(parts)
+        keep = left_out.positions.kept(tokens)
+        if left_out.norm_limit is not None:
+            keep &= (norms(x.flatten(0, 1)).view(tokens.shape) <= left_out.norm_limit).cpu()
+        kept.append(keep)
+        parts.append(x[keep.to(x.device)])
+    return torch.cat(parts), torch.cat(kept)
 
 
 def _labels(classes: TokenClasses, text: ProbedText, half: Split) -> Tensor:

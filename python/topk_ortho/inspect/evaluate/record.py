@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from topk_ortho.inspect.evaluate.asked import Asked, run_config, understand
 from topk_ortho.inspect.evaluate.data import measurable
 from topk_ortho.inspect.evaluate.measure import Measured, measure
 from topk_ortho.inspect.evaluate.text import metrics_text
+from topk_ortho.inspect.left_out import norm_limit
 from topk_ortho.machine import hardware
 from topk_ortho.metrics.health import gate
 from topk_ortho.sae import SAE
@@ -60,7 +60,7 @@ def evaluate(
     if asked.config.activations == "language-model":
         stored.check_unprocessed(sae, insist=allow_mismatch)
     where = hardware.choose_device(device)
-    limit = None if "max-norm" in given else _norm_limit(sae)
+    limit = None if "max-norm" in given else norm_limit(sae)
     data = measurable(asked.config, split=asked.split, device=str(where), norm_limit=limit)
     check_origin(sae=sae, named=named, given=data.origin, insist=allow_mismatch)
     try:
@@ -72,16 +72,6 @@ def evaluate(
     record = as_json(asked, module, measured, where)
     record["sae"] |= named
     return record
-
-
-def _norm_limit(sae: Path) -> float | None:
-    """The norm above which a finished run left activations out, None where there is none."""
-    try:
-        result = json.loads((sae / "result.json").read_text(encoding="utf-8"))
-        limit = result["left_out"]["norm_limit"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return limit if isinstance(limit, float) else None
 
 
 def _given(config: TrainConfig) -> dict[str, str]:

@@ -1,0 +1,84 @@
+"""A run on a text that is streamed: stopped and resumed, evaluated, and its memory."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests import tiny_llama
+from tests.system.tiny_run import assert_same, tiny
+from topk_ortho.activations import reading
+from topk_ortho.activations.preparation import open_language_model
+from topk_ortho.config import TrainConfig
+from topk_ortho.inspect.evaluate.record import evaluate
+from topk_ortho.machine.interrupt import Interrupted
+from topk_ortho.training.run import resume, train
+
+
+@pytest.fixture(autouse=True)
+def _streamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "WHOLE_BYTES", 0)
+    monkeypatch.setattr(reading, "HELD_OUT_ROWS", 400)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> TrainConfig:
+    text = tmp_path / "a.txt"
+    text.write_text("\n\n".join(tiny_llama.stories(400)))
+    return tiny(
+        "--model", str(tiny_llama.shared()), "--text", str(text), "--context", "16",
+        "--hook", "blocks.0.hook_resid_post", "--buffer-rows", "600", "--skip-positions", "2",
+        "--steps", "60", "--sae.d-sae", "48", "--max-norm", "1.2",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("stop", "tokens"), [(3, None), (37, None), (53, 900)])
+def test_a_stopped_run_ends_bit_for_bit_the_same(
+    settings, tmp_path: Path, stop: int, tokens: int | None
+) -> None:
+    settings = replace(settings, tokens=tokens)
+    train(settings, tmp_path / "whole", progress=False)
+    with pytest.raises(Interrupted):
+        train(settings, tmp_path / "stopped", stop_after=stop, progress=False)
+    resume(tmp_path / "stopped", progress=False)
+    assert_same(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_evaluate_leaves_out_the_same_rows(settings, tmp_path: Path) -> None:
+    result = train(settings, tmp_path / "run", progress=False)
+    left_out = result["left_out"]
+    assert {"bos", "positions", "norm", "norm_limit", "kept"} == set(left_out)
+    assert left_out["norm"] > 0
+    found = json.loads(json.dumps(evaluate(tmp_path / "run", {})))
+    metrics = found["figures"]
+    for name in ("explained_variance", "l0"):
+        assert metrics[name] == pytest.approx(result[name], rel=0.02), name
+
+
+def test_all_of_a_stream_can_be_measured_on(settings, tmp_path: Path) -> None:
+    train(settings, tmp_path / "run", progress=False)
+    found = evaluate(tmp_path / "run", {"eval-samples": 900}, split="all")
+    assert found["figures"]["rows"] >= 700
+
+
+def test_memory_does_not_follow_the_length_of_the_text(tmp_path: Path) -> None:
+    import tracemalloc
+
+    peaks = []
+    for times in (1, 10):
+        text = tmp_path / f"{times}.txt"
+        text.write_text("\n\n".join(tiny_llama.stories(2000) * times))
+        config = TrainConfig(
+            activations="language-model", model=str(tiny_llama.shared()), text=(text,),
+            hook="blocks.0.hook_resid_post", context=16,
+        )  # fmt: skip
+        source = open_language_model(config, device="cpu", cache_bytes=0)
+        tracemalloc.start()
+        for index in range(50):
+            source.contexts_by_block.block(index, "train")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] <= 1.05 * peaks[0] + 100_000

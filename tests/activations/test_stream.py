@@ -106,6 +106,16 @@ def test_no_more_is_tokenised_than_is_needed(text: Path, tokenizer) -> None:
     assert len(seen) <= 2
 
 
+def test_a_block_that_is_asked_for_again_is_not_read_again(text: Path, tokenizer) -> None:
+    stream = opened(text, tokenizer)
+    begun: list[int] = []
+    begin = stream._begin
+    stream._begin = lambda number: (begun.append(number), begin(number))[1]
+    for index in (0, 0, 1, 1, 1, 2):
+        stream.block(index)
+    assert begun == [0]
+
+
 @pytest.mark.fault("a file that is not text")
 def test_an_error_of_the_thread_reaches_the_reader(text: Path, tokenizer) -> None:
     with text.open("ab") as file:

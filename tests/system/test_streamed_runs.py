@@ -11,6 +11,7 @@ import pytest
 from tests import tiny_llama
 from tests.system.tiny_run import assert_same, tiny
 from topk_ortho.activations import reading
+from topk_ortho.activations.cache import write_cache
 from topk_ortho.activations.preparation import open_language_model
 from topk_ortho.config import TrainConfig
 from topk_ortho.inspect.evaluate.record import evaluate
@@ -82,3 +83,13 @@ def test_memory_does_not_follow_the_length_of_the_text(tmp_path: Path) -> None:
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] <= 1.05 * peaks[0] + 100_000
+
+
+def test_a_cache_of_a_stream_is_one_pass(settings, tmp_path: Path) -> None:
+    source = open_language_model(settings, device="cpu")
+    said = write_cache(source, tmp_path / "cache", rows_per_shard=5000, dtype="float32")
+    blocks = source.contexts_by_block
+    length = next(i for i in range(1000) if blocks.over(i))
+    train_rows = sum(source.rows_of(i, "train") for i in range(length))
+    held_out = int(source.kept("eval").sum())
+    assert said["rows"] == train_rows + held_out

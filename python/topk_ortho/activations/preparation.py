@@ -38,8 +38,9 @@ LEAST_LOUD_ROWS = 200
 """Of fewer rows, one percent is a row or none."""
 ROWS_AT_ONCE = 4096
 """Held in float64 beside the first rows."""
-STREAMED_CACHE = 256 << 20
-"""Bytes of activations that are kept of a streamed text: the first rows, which are read again."""
+STREAMED_CACHE = 512 << 20
+"""Bytes of activations that are kept of a streamed text: the first rows, which are read again, up
+to a width of 4,096."""
 
 
 @dataclass(frozen=True)

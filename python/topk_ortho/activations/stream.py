@@ -50,10 +50,13 @@ class TokenStream:
         self.length: int | None = None
         self._kept = {0: Position(None, 0)}
         self._reading: tuple[int, _Reading] | None = None  # and the block that comes next
+        self._latest: tuple[int, Tokens] | None = None  # asked for more than once in a row
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tokenise")
 
     def block(self, index: int) -> Tokens | None:
         """Returns the tokens of a block, None beyond the end."""
+        if self._latest is not None and self._latest[0] == index:
+            return self._latest[1]
         if self.length is not None and index >= self.length:
             return None
         near = self._nearest(index)
@@ -71,6 +74,7 @@ class TokenStream:
                 return None
             self._reading = number + 1, reading
             if number == index:
+                self._latest = index, tokens
                 return tokens
 
     def state(self, index: int) -> dict[str, Any]:

@@ -127,24 +127,13 @@ def measure(
     loaded = _module(sae, stored, model=model, hook=hook, insist=allow_mismatch).to(where)
     lm, halves = _read(model, text, context=context, tokens=tokens, device=where)
     known = read_classes(classes, lm.tokenizer, d_vocab=lm.d_vocab)
-    read = {
-        half: _activations(lm, halves[half], hook, loaded, left_out=left_out_by(sae, lm))
-        for half in HALVES
-    }
-    x: dict[Split, Tensor] = {half: read[half][0] for half in HALVES}
-    kept: dict[Split, Tensor] = {half: read[half][1] for half in HALVES}
+    x, kept = _rows(lm, halves, hook, loaded, left_out=left_out_by(sae, lm))
     probed = ProbedText(halves, lm.bos, LinearProbe(x["train"], x["eval"]), kept)
     judged = _judged(known, probed, draws=draws, seed=seed)
     labels = {half: _labels(known, probed, half) for half in HALVES}
     matching = _match(loaded, x["train"], labels["train"], score=match)
     measured, figures = _count(loaded, x["eval"], labels["eval"], known, judged, matching)
-    figures |= behaviour(
-        lm,
-        halves["eval"][:BEHAVIOUR_CONTEXTS],
-        hook,
-        reconstructor(loaded),
-        kept=kept["eval"][:BEHAVIOUR_CONTEXTS],
-    )
+    figures |= _behaviour(lm, halves["eval"], kept["eval"], hook, loaded)
     return TokenAbsorption(
         sae=str(sae),
         model=model,
@@ -200,6 +189,24 @@ def _halves(contexts: Tensor, model: LanguageModel, text: str) -> dict[Split, Te
         )
     cut = len(contexts) // 2
     return {"train": contexts[:cut], "eval": contexts[cut:]}
+
+
+def _behaviour(
+    model: LanguageModel, contexts: Tensor, kept: Tensor, hook: str, sae: SAE
+) -> dict[str, float | None]:
+    some = slice(BEHAVIOUR_CONTEXTS)
+    return behaviour(model, contexts[some], hook, reconstructor(sae), kept=kept[some])
+
+
+def _rows(
+    model: LanguageModel, halves: dict[Split, Tensor], hook: str, sae: SAE, *, left_out: LeftOut
+) -> tuple[dict[Split, Tensor], dict[Split, Tensor]]:
+    """By half, the activations, and which positions they are of."""
+    x: dict[Split, Tensor] = {}
+    kept: dict[Split, Tensor] = {}
+    for half, contexts in halves.items():
+        x[half], kept[half] = _activations(model, contexts, hook, sae, left_out=left_out)
+    return x, kept
 
 
 @torch.no_grad()

@@ -32,11 +32,11 @@ def settings(tmp_path: Path) -> TrainConfig:
     return tiny(
         "--model", str(tiny_llama.shared()), "--text", str(text), "--context", "16",
         "--hook", "blocks.0.hook_resid_post", "--buffer-rows", "600", "--skip-positions", "2",
-        "--steps", "60", "--sae.d-sae", "48", "--max-norm", "1.2",
+        "--steps", "30", "--sae.d-sae", "48", "--max-norm", "1.2",
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("stop", "tokens"), [(3, None), (37, None), (53, 900)])
+@pytest.mark.parametrize(("stop", "tokens"), [(3, None), (23, 6000)])
 def test_a_stopped_run_ends_bit_for_bit_the_same(
     settings, tmp_path: Path, stop: int, tokens: int | None
 ) -> None:
@@ -76,13 +76,14 @@ def test_memory_does_not_follow_the_length_of_the_text(tmp_path: Path) -> None:
             activations="language-model", model=str(tiny_llama.shared()), text=(text,),
             hook="blocks.0.hook_resid_post", context=16,
         )  # fmt: skip
-        source = open_language_model(config, device="cpu", cache_bytes=0)
+        blocks = open_language_model(config, device="cpu", cache_bytes=0).contexts_by_block
+        blocks.block(0, "train")
         tracemalloc.start()
-        for index in range(50):
-            source.contexts_by_block.block(index, "train")
+        for index in range(1, 150):
+            blocks.block(index, "train")
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] <= 1.05 * peaks[0] + 100_000
+    assert peaks[1] <= 1.05 * peaks[0], peaks
 
 
 def test_a_cache_of_a_stream_is_one_pass(settings, tmp_path: Path) -> None:

@@ -262,7 +262,7 @@ def _value(hint: Any, value: Any, where: str, shown: str) -> Any:
             return _build(typing.cast(type, hint), value, where, f"{shown}.")
         raise _mismatch(where, shown, value, "a table")
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is types.UnionType:
+    if origin in (types.UnionType, typing.Union):
         return _value(next(a for a in args if a is not type(None)), value, where, shown)
     if (renamed := renamed_value(shown, value)) is not None:
         raise _mismatch(where, shown, value, f"{renamed}, as it is called now,")

@@ -88,7 +88,7 @@ def parse_axis(text: str) -> Axis:
 def _read(word: str, kind: Any, text: str) -> Any:
     """A value of an option's type from its word."""
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
-    if origin is types.UnionType:
+    if origin in (types.UnionType, typing.Union):
         rest = next(part for part in parts if part is not type(None))
         return None if word == "None" else _read(word, rest, text)
     if listed := [str(name) for name in choices(kind)]:

@@ -107,7 +107,7 @@ def options_of(cls: type, prefix: str = "") -> dict[str, Option]:
             inner = prefix if f.metadata.get("flat") else f"{name}."
             found |= options_of(typing.cast(type, kind), inner)
             continue
-        optional = typing.get_origin(kind) is types.UnionType
+        optional = typing.get_origin(kind) in (types.UnionType, typing.Union)
         if optional:
             kind = next(a for a in typing.get_args(kind) if a is not type(None))
         found[name] = Option(

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from topk_ortho.activations.language_model import LanguageModel
+from topk_ortho.activations.models import LanguageModel
 from topk_ortho.activations.source import Source, Split
 
 

@@ -132,7 +132,8 @@ def open_language_model(
 
     `cache_bytes` of memory keep computed blocks.
     """
-    from topk_ortho.activations.language_model import LanguageModel, LanguageModelSource
+    from topk_ortho.activations.language_model import LanguageModelSource
+    from topk_ortho.activations.models import LanguageModel
     from topk_ortho.activations.text import (
         dataset_documents,
         pack_contexts,

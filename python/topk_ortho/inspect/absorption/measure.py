@@ -19,7 +19,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from topk_ortho import formats
-from topk_ortho.activations.language_model import CPU_TOKENS, LanguageModel
+from topk_ortho.activations.language_model import CPU_TOKENS
+from topk_ortho.activations.models import LanguageModel
 from topk_ortho.activations.source import Split
 from topk_ortho.activations.text import pack_contexts, text_documents, text_name
 from topk_ortho.config import ConfigError

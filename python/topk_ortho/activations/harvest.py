@@ -35,6 +35,7 @@ def harvest_folder(root: Path, config: TrainConfig) -> Path:
     """Returns the folder below `root` that holds the blocks of a `language-model` configuration."""
     text = [str(path.absolute()) for path in config.text]
     parts = [config.model, text, config.dataset, config.hook, config.context]
+    parts += [config.backend, config.dtype, config.attn]  # the last digits depend on them
     return root / hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
@@ -47,6 +48,7 @@ class HarvestedSource:
 
     Attributes:
         hook: the hook point.
+        loaded: backend, type and device of the model that began the folder.
 
     Raises:
         ConfigError: a damaged folder, or one of another version.
@@ -63,6 +65,7 @@ class HarvestedSource:
         described = _read(folder / DESCRIPTION)
         self.d_in: int = described["d_in"]
         self.hook: str = described["hook"]
+        self.loaded: dict[str, str] = described.get("loaded", {})
         self._n_blocks: dict[str, int] = described["n_blocks"]
         self._contexts = {split: self._load(f"contexts-{split}.npy") for split in SPLITS}
 
@@ -111,6 +114,7 @@ class HarvestedSource:
             "version": VERSION,
             "d_in": source.d_in,
             "hook": source.hook,
+            "loaded": dict(source.loaded),
             "n_blocks": {split: source.n_blocks(split) for split in SPLITS},
         }
         text = json.dumps(said, indent=2).encode()

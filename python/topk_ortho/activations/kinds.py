@@ -104,6 +104,8 @@ def _shards(config: TrainConfig) -> Sequence[Path]:
 
 def _text_and_model(config: TrainConfig) -> Sequence[Path]:
     model = Path(config.model).expanduser()
+    if model.suffix == ".gguf" and model.is_file():
+        return [*config.text, model]
     parts = _inside(model, lambda p: p.suffix in (".safetensors", ".json", ".model"))
     return [*config.text, *parts]
 
@@ -120,7 +122,20 @@ register_source(
         "language-model",
         _open_language_model,
         files=_text_and_model,
-        options=frozenset({"model", "text", "dataset", "hook", "context"}),
+        options=frozenset(
+            {
+                "model",
+                "text",
+                "dataset",
+                "hook",
+                "context",
+                "backend",
+                "dtype",
+                "attn",
+                "model_device",
+                "device_map",
+            }
+        ),
     )
 )
 register_source(SourceKind("files", _open_files, files=_shards, options=frozenset({"data"})))

@@ -6,6 +6,8 @@ budget. Refused: text too short for five contexts, activations that are not fini
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -68,6 +70,11 @@ class LanguageModelSource:
         _check_predictions(model, self._contexts["eval"])
         self._kept: dict[tuple[Split, int], Tensor] = {}
         self._room = cache_bytes
+
+    @property
+    def loaded(self) -> Mapping[str, str]:
+        """Returns backend, type and device of the model."""
+        return self.model.described
 
     def contexts(self, split: Split) -> Tensor:
         """Returns the contexts of a split, `[n, context]` int64, in the order of its blocks."""

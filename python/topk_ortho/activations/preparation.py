@@ -25,10 +25,12 @@ from topk_ortho.activations.scaling import (
 from topk_ortho.activations.source import Source
 from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.config.sources import SOURCES
+from topk_ortho.machine.hardware import choose_device
 from topk_ortho.metrics.loud_rows import TAKEN_OVER, LoudRows, loud_rows
 
 if TYPE_CHECKING:
     from topk_ortho.activations.language_model import LanguageModelSource
+    from topk_ortho.activations.models import LanguageModel
 
 LEAST_ROWS = 20
 """Of fewer rows, one may well have most of the variance."""
@@ -125,6 +127,22 @@ def _warn_of_loud_rows(
         )
 
 
+def load_model(config: TrainConfig, *, device: str) -> LanguageModel:
+    """Returns the model of a `language-model` configuration, on `device` unless that says where."""
+    from topk_ortho.activations.models import LanguageModel
+
+    own = config.model_device
+    return LanguageModel.load(
+        config.model,
+        device=choose_device(own, "model-device") if own else device,
+        hooks=[config.hook],
+        backend=config.backend,
+        dtype=config.dtype,
+        attn=config.attn,
+        device_map=config.device_map,
+    )
+
+
 def open_language_model(
     config: TrainConfig, *, device: str, cache_bytes: int = 1 << 30
 ) -> LanguageModelSource:
@@ -133,7 +151,6 @@ def open_language_model(
     `cache_bytes` of memory keep computed blocks.
     """
     from topk_ortho.activations.language_model import LanguageModelSource
-    from topk_ortho.activations.models import LanguageModel
     from topk_ortho.activations.text import (
         dataset_documents,
         pack_contexts,
@@ -143,7 +160,7 @@ def open_language_model(
 
     documents = text_documents(config.text) if config.text else dataset_documents(config.dataset)
     documents = chain([next(documents, "")], documents)  # a missing file is reported before loading
-    model = LanguageModel.load(config.model, device=device)
+    model = load_model(config, device=device)
     name = text_name(config.text, config.dataset)
     contexts = pack_contexts(model.tokenizer, documents, config.context, name=name)
     return LanguageModelSource(model, contexts, config.hook, cache_bytes=cache_bytes, text=name)

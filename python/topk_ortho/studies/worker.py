@@ -31,7 +31,8 @@ from topk_ortho.studies.outcome import failed_path
 from topk_ortho.training import resume, train
 from topk_ortho.training.folder import RunFolder
 
-DATA = ("activations", "model", "text", "dataset", "hook", "context", "data", "synthetic", "plant",
+DATA = ("activations", "model", "text", "dataset", "hook", "context", "backend",
+        "dtype", "attn", "model_device", "device_map", "data", "synthetic", "plant",
         "seed", "device")  # fmt: skip
 """Settings that `prepare` uses; runs that agree in them share their data."""
 PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of <linux/prctl.h>

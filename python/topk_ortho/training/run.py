@@ -11,6 +11,7 @@ import torch
 
 from topk_ortho.activations import Activations, prepare
 from topk_ortho.activations.fingerprint import fingerprint
+from topk_ortho.activations.language_source import in_words
 from topk_ortho.config import TrainConfig
 from topk_ortho.config.paths import absolute
 from topk_ortho.config.rules import check
@@ -155,10 +156,13 @@ def _arm(
     cached = cached_blocks(data.language)
     expected = announce(config, d_in=data.source.d_in, device=device, cached=cached)
     if how.progress:
+        if data.language is not None and data.language.loaded:
+            print(in_words(data.language.loaded), file=sys.stderr, flush=True)
         print(in_short(expected, device), file=sys.stderr, flush=True)
     described = hardware.describe(config, device, threads)
     described |= {"config_hash": config_hash(config), "data": fingerprint(config)}
     described |= {"memory_forecast": expected.as_json()}
+    described |= {"language_model": dict(data.language.loaded) if data.language else None}
     described |= {"loud_rows": None if data.loud is None else data.loud.as_json()}
     folder.write_json("manifest.json", described)
     name = config.pairs.criterion if config.constrained else "none"

@@ -30,7 +30,8 @@ class LanguageModel:
         d_vocab: number of token ids.
         hooks: names of all hook points, sorted.
         device: where it runs; tokens may come from anywhere.
-        described: backend, type of the weights and device, as a manifest has them.
+        described: backend, type of the weights, device, and why it is that backend, as a manifest
+            has them.
     """
 
     def __init__(self, backend: Backend, *, name: str, why: str = "") -> None:
@@ -48,7 +49,9 @@ class LanguageModel:
             "dtype": str(backend.dtype).removeprefix("torch."),
             "device": str(backend.device),
         }
-        self._backend, self._why = backend, why
+        if why:
+            self.described["why"] = why
+        self._backend = backend
 
     @classmethod
     def load(
@@ -75,10 +78,6 @@ class LanguageModel:
 
         name, backend, why = load(name_or_dir, device=device, hooks=hooks, **how)
         return cls(backend, name=name, why=why)
-
-    def __str__(self) -> str:
-        said = "{backend}, {dtype} on {device}".format_map(self.described)
-        return f"language model: {said}" + (f" ({self._why})" if self._why else "")
 
     def activations(self, tokens: Tensor, hook: str) -> Tensor:
         """Returns activations at `hook`, `[batch, position, d_in]` float32 on the model's device.

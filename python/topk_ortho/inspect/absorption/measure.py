@@ -8,7 +8,7 @@ probes take them: `8 * tokens * d_in` bytes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -99,6 +99,8 @@ def measure(
     match: Score = "f1",
     seed: int = 0,
     device: str = "auto",
+    model_device: str = "",
+    loading: Mapping[str, str] | None = None,
     allow_pickle: bool = False,
     allow_mismatch: bool = False,
 ) -> TokenAbsorption:
@@ -115,6 +117,8 @@ def measure(
         draws, seed: number of random classes that each class has to beat, and their seed.
         match: score by which a feature is matched to each class.
         device: where model, SAE and probes run.
+        model_device: where the model runs, if not there.
+        loading: arguments of `LanguageModel.load`, such as `dtype`.
         allow_pickle: open an SAE of dictionary_learning.
         allow_mismatch: measure even though the SAE names another model or hook point.
 
@@ -124,7 +128,9 @@ def measure(
     where = choose_device(device)
     stored = formats.read(sae, allow_pickle=allow_pickle)
     loaded = _module(sae, stored, model=model, hook=hook, insist=allow_mismatch).to(where)
-    lm, halves = _read(model, text, context=context, tokens=tokens, device=where)
+    lm_on = choose_device(model_device, "model-device") if model_device else where
+    how = {"device": lm_on, "hooks": [hook], **(loading or {})}
+    lm, halves = _read(model, text, context=context, tokens=tokens, how=how)
     known = read_classes(classes, lm.tokenizer, d_vocab=lm.d_vocab)
     x = {half: _activations(lm, halves[half], hook, loaded) for half in HALVES}
     probed = ProbedText(halves, lm.bos, LinearProbe(x["train"], x["eval"]))
@@ -168,12 +174,12 @@ def _module(sae: Path, stored: formats.StoredSAE, *, model: str, hook: str, insi
 
 
 def _read(
-    model: str, text: Sequence[Path], *, context: int, tokens: int, device: torch.device
+    model: str, text: Sequence[Path], *, context: int, tokens: int, how: dict[str, Any]
 ) -> tuple[LanguageModel, dict[Split, Tensor]]:
     """The language model, and the contexts of both halves of the text."""
     documents = text_documents(text)
     documents = chain([next(documents, "")], documents)  # a missing file is reported before loading
-    lm = LanguageModel.load(model, device=device)
+    lm = LanguageModel.load(model, **how)
     name = text_name(text)
     contexts = pack_contexts(lm.tokenizer, documents, context, max_tokens=tokens, name=name)
     return lm, _halves(contexts, lm, name)
@@ -192,7 +198,7 @@ def _halves(contexts: Tensor, model: LanguageModel, text: str) -> dict[Split, Te
 
 @torch.no_grad()
 def _activations(model: LanguageModel, contexts: Tensor, hook: str, sae: SAE) -> Tensor:
-    """`[rows, d_in]` float32 at the positions that are not BOS, on the model's device."""
+    """`[rows, d_in]` float32 at the positions that are not BOS, on the SAE's device."""
     if (width := model.width(hook, contexts)) != sae.d_in:
         raise ConfigError(
             f"--hook {hook} of {model.name!r} has width {width}, but the SAE has "
@@ -201,7 +207,7 @@ def _activations(model: LanguageModel, contexts: Tensor, hook: str, sae: SAE) ->
     parts = []
     for tokens in contexts.split(max(1, CPU_TOKENS // contexts.shape[1])):
         x = model.activations(tokens, hook)
-        parts.append(x[(tokens != model.bos).to(x.device)])
+        parts.append(x[(tokens != model.bos).to(x.device)].to(sae.device))
     return torch.cat(parts)
 
 

@@ -15,7 +15,7 @@ from topk_ortho.config.toml import overlaid
 from topk_ortho.config.train import OF_A_LANGUAGE_MODEL
 
 OF_A_RUN = ("seed", "eval_samples", "activations", "model", "text", "dataset", "hook", "context",
-            "data", "synthetic", "plant")  # fmt: skip
+            "backend", "dtype", "attn", "data", "synthetic", "plant")  # fmt: skip
 """Settings of a run that define its data."""
 OTHER_DATA = {"text", "dataset", "data"}
 """Those that put other data in the place of a run's own, of which a part was held out."""

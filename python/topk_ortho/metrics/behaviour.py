@@ -17,6 +17,9 @@ from torch import Tensor
 from topk_ortho.metrics.losses import cross_entropy, kl_divergence
 from topk_ortho.metrics.saelens import RunEvalsLosses
 
+CONTEXTS_AT_ONCE = 16
+"""Contexts of a pass that computes logits."""
+
 
 class SpliceModel(Protocol):
     """A language model whose activations at one hook point can be read and replaced."""
@@ -39,7 +42,7 @@ def behaviour(
     hook: str,
     reconstruct: Callable[[Tensor], Tensor],
     *,
-    batch: int = 16,
+    batch: int = CONTEXTS_AT_ONCE,
     beside: RunEvalsLosses | None = None,
     progress: Callable[[int], object] = lambda contexts: None,
 ) -> dict[str, float | None]:

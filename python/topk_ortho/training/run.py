@@ -19,7 +19,7 @@ from topk_ortho.config.toml import config_hash
 from topk_ortho.config.train import check_threads
 from topk_ortho.machine import hardware
 from topk_ortho.machine.interrupt import Interrupted, SignalWatch, kept
-from topk_ortho.training.announce import announce, cached_blocks, in_short
+from topk_ortho.training.announce import announce, in_short
 from topk_ortho.training.folder import RunFolder, new_run_path
 from topk_ortho.training.loop import Loop
 from topk_ortho.training.state import TrainState
@@ -153,8 +153,8 @@ def _arm(
     threads_before = torch.get_num_threads()
     threads = hardware.choose_threads(config, data.source.d_in)
     torch.set_num_threads(threads)
-    cached = cached_blocks(data.language)
-    expected = announce(config, d_in=data.source.d_in, device=device, cached=cached)
+    d_in = data.source.d_in
+    expected = announce(config, d_in=d_in, device=device, language=data.language)
     if how.progress:
         if data.language is not None and data.language.loaded:
             print(in_words(data.language.loaded), file=sys.stderr, flush=True)

@@ -21,6 +21,8 @@ class Backend(Protocol):
         tokenizer: its Hugging Face tokenizer, None where there is none.
         max_context: longest context in tokens.
         d_vocab: number of token ids.
+        d_model: width of the residual stream.
+        d_mlp: width inside an MLP.
         device: where its tokens go.
         dtype: type of its weights.
     """
@@ -30,6 +32,8 @@ class Backend(Protocol):
     tokenizer: Any
     max_context: int
     d_vocab: int
+    d_model: int
+    d_mlp: int
     device: torch.device
     dtype: torch.dtype
 

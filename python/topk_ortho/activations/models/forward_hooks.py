@@ -44,6 +44,8 @@ class Transformers:
         embedding = model.get_input_embeddings().weight
         self.device, self.dtype = embedding.device, embedding.dtype
         self.d_vocab = int(model.config.vocab_size)
+        self.d_model = int(model.config.hidden_size)
+        self.d_mlp = int(getattr(model.config, "intermediate_size", None) or 4 * self.d_model)
         self.max_context = _max_context(model.config)
 
     def capture(self, tokens: Tensor, hooks: Sequence[str]) -> dict[str, Tensor]:

@@ -29,6 +29,8 @@ class TransformerLens:
         self.tokenizer = bridge.tokenizer
         self.max_context = int(bridge.cfg.n_ctx)
         self.d_vocab = int(bridge.cfg.d_vocab)
+        self.d_model = int(bridge.cfg.d_model)
+        self.d_mlp = int(bridge.cfg.d_mlp or 4 * self.d_model)
         embedding = bridge.original_model.get_input_embeddings().weight
         self.device, self.dtype = embedding.device, embedding.dtype
 

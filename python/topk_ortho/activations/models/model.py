@@ -15,8 +15,10 @@ from torch import Tensor
 
 from topk_ortho.activations.models.backend import Backend
 from topk_ortho.activations.models.hooks import near, rows
+from topk_ortho.activations.models.memory import ModelSizes
 from topk_ortho.activations.text import bos_token
 from topk_ortho.config import ConfigError
+from topk_ortho.machine.forecast import Place
 
 
 class LanguageModel:
@@ -78,6 +80,12 @@ class LanguageModel:
 
         name, backend, why = load(name_or_dir, device=device, hooks=hooks, **how)
         return cls(backend, name=name, why=why)
+
+    def sizes(self, device: torch.device) -> ModelSizes:
+        """Returns the sizes that its memory is forecast from, in a run that trains on `device`."""
+        b, on = self._backend, self.device
+        place: Place | None = "host" if on.type == "cpu" else "device" if on == device else None
+        return ModelSizes(b.d_model, b.d_mlp, b.d_vocab, b.dtype.itemsize, place)
 
     def activations(self, tokens: Tensor, hook: str) -> Tensor:
         """Returns activations at `hook`, `[batch, position, d_in]` float32 on the model's device.

@@ -79,20 +79,18 @@ def run(arguments: Sequence[str], *, prog: str) -> int:
     check_loading(o)
     from topk_ortho.inspect.absorption.measure import measure
     from topk_ortho.inspect.absorption.text import as_text
+    from topk_ortho.machine.hardware import choose_device
 
+    loading = {name: getattr(o, name) for name in ("backend", "dtype", "attn", "device_map")}
+    if o.model_device:
+        loading["device"] = str(choose_device(o.model_device, "model-device"))
     found = measure(
         o.sae,
         model=o.model,
         text=o.text,
         hook=o.hook,
         classes=o.classes,
-        loading={
-            "backend": o.backend,
-            "dtype": o.dtype,
-            "attn": o.attn,
-            "device_map": o.device_map,
-        },
-        model_device=o.model_device,
+        loading=loading,
         context=o.context,
         tokens=o.tokens,
         draws=o.draws,

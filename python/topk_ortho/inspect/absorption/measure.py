@@ -99,7 +99,6 @@ def measure(
     match: Score = "f1",
     seed: int = 0,
     device: str = "auto",
-    model_device: str = "",
     loading: Mapping[str, str] | None = None,
     allow_pickle: bool = False,
     allow_mismatch: bool = False,
@@ -108,19 +107,15 @@ def measure(
 
     Args:
         sae: a run folder, or a folder with an SAE.
-        model: model name or local folder.
-        text: text files.
-        hook: hook point that the SAE was trained on.
+        model, loading: name or folder, and arguments of `LanguageModel.load`, such as `dtype`.
+        text, hook: text files, and the hook point that the SAE was trained on.
         classes: TOML or JSON file of classes and edges.
         context: tokens per context, BOS included.
         tokens: of the text, half to fit probes and match features, half to measure.
         draws, seed: number of random classes that each class has to beat, and their seed.
         match: score by which a feature is matched to each class.
         device: where model, SAE and probes run.
-        model_device: where the model runs, if not there.
-        loading: arguments of `LanguageModel.load`, such as `dtype`.
-        allow_pickle: open an SAE of dictionary_learning.
-        allow_mismatch: measure even though the SAE names another model or hook point.
+        allow_pickle, allow_mismatch: open an SAE of dictionary_learning, of another model or hook.
 
     Raises:
         ConfigError: a file, model or SAE that cannot be used.
@@ -128,8 +123,7 @@ def measure(
     where = choose_device(device)
     stored = formats.read(sae, allow_pickle=allow_pickle)
     loaded = _module(sae, stored, model=model, hook=hook, insist=allow_mismatch).to(where)
-    lm_on = choose_device(model_device, "model-device") if model_device else where
-    how = {"device": lm_on, "hooks": [hook], **(loading or {})}
+    how = {"device": where, "hooks": [hook], **(loading or {})}
     lm, halves = _read(model, text, context=context, tokens=tokens, how=how)
     known = read_classes(classes, lm.tokenizer, d_vocab=lm.d_vocab)
     x = {half: _activations(lm, halves[half], hook, loaded) for half in HALVES}
@@ -207,7 +201,7 @@ def _activations(model: LanguageModel, contexts: Tensor, hook: str, sae: SAE) ->
     parts = []
     for tokens in contexts.split(max(1, CPU_TOKENS // contexts.shape[1])):
         x = model.activations(tokens, hook)
-        parts.append(x[(tokens != model.bos).to(x.device)].to(sae.device))
+        parts.append(x[(tokens != model.bos).to(x.device)].to(sae.W_dec.device))
     return torch.cat(parts)
 
 

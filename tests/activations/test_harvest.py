@@ -22,7 +22,7 @@ class Model:
     """Stands in for a language model's source, and counts what it is asked for."""
 
     d_in, hook, truth = 5, "blocks.0.hook_resid_post", None
-    model = object()
+    model, loaded = object(), {"backend": "transformers"}
 
     def __init__(self):
         self.opened, self.asked = 0, []
@@ -49,7 +49,7 @@ class Model:
 def test_blocks_are_those_of_the_model_and_are_computed_once(tmp_path: Path):
     model, plain = Model(), Model()
     first = HarvestedSource(tmp_path / "a", model.open)
-    assert (first.d_in, first.hook) == (5, Model.hook)
+    assert (first.d_in, first.hook, first.loaded) == (5, Model.hook, Model.loaded)
     for split in SPLITS:
         assert first.n_blocks(split) == plain.n_blocks(split)
         assert torch.equal(first.contexts(split), plain.contexts(split))

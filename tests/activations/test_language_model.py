@@ -79,9 +79,10 @@ def test_only_the_layers_up_to_the_hook_run(
     model: lm.LanguageModel, contexts: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    run = model._bridge.run_with_hooks
+    bridge = model._backend._bridge
+    run = bridge.run_with_hooks
     monkeypatch.setattr(
-        model._bridge,
+        bridge,
         "run_with_hooks",
         lambda *a, **k: (asked.append(k["stop_at_layer"]), run(*a, **k))[1],
     )
@@ -160,17 +161,17 @@ def test_what_a_hook_gives_is_told_from_two_lengths(
 ) -> None:
     """Contexts of 4 tokens, where a single shape looks like one row for each of them."""
 
-    def fire(tokens: torch.Tensor, hook: str, act, **how: object) -> None:
+    def fire(tokens: torch.Tensor, hooks: tuple[str, ...]) -> dict[str, torch.Tensor]:
         lengths = {N: tokens.shape[0], L: tokens.shape[1]}
-        act(torch.zeros([lengths.get(n, n) for n in shape]), None)
+        return {hook: torch.zeros([lengths.get(n, n) for n in shape]) for hook in hooks}
 
-    monkeypatch.setattr(model, "_run", fire)
+    monkeypatch.setattr(model._backend, "capture", fire)
     tokens = torch.ones(5, 4, dtype=torch.int64)
     if said is None:
-        assert model.width("blocks.0.odd", tokens) == 6
+        assert model.width(HOOK, tokens) == 6
         return
     with pytest.raises(ConfigError, match=said):
-        model.width("blocks.0.odd", tokens)
+        model.width(HOOK, tokens)
 
 
 @pytest.mark.fault("a folder that is no model")

@@ -20,8 +20,8 @@ RUST_CORE = ROOT / "rust" / "core"
 
 # Third-party packages that take long to import or are optional, and the files that may name them.
 CONFINED = {
-    "transformer_lens": {"activations/language_model.py", "integrations/saebench/worker.py"},
-    "transformers": {"activations/language_model.py", "integrations/saebench/worker.py"},
+    "transformer_lens": {"activations/models/lens.py", "integrations/saebench/worker.py"},
+    "transformers": {"activations/models/loading.py", "integrations/saebench/worker.py"},
     "pyarrow": {"activations/records.py"},
     "datasets": {"activations/hub.py", "integrations/saebench/worker.py"},
     "matplotlib": {"report/plots.py", "report/canvas.py", "report/charts.py"},
@@ -172,8 +172,11 @@ def test_the_one_pickle_is_refused_by_default():
 
 
 def test_models_are_loaded_without_remote_code_on_purpose():
-    text = (PACKAGE / "activations" / "language_model.py").read_text(encoding="utf-8")
-    assert "trust_remote_code=False" in text
+    models = PACKAGE / "activations" / "models"
+    assert "trust_remote_code=False" in (models / "lens.py").read_text(encoding="utf-8")
+    loading = (models / "loading.py").read_text(encoding="utf-8")
+    assert '"trust_remote_code": False' in loading
+    assert loading.count("from_pretrained(") == loading.count("from_pretrained(**place.files")
 
 
 def test_the_rust_core_knows_no_python():

@@ -9,12 +9,16 @@ import pytest
 from topk_ortho.config import ConfigError, PairsConfig, PenaltyConfig, SAEConfig, TrainConfig
 from topk_ortho.config.renamed import RENAMED, RENAMED_VALUES
 from topk_ortho.config.toml import (
+    ADDED,
     as_written,
     choices,
     config_hash,
+    config_text,
+    from_table,
     option_types,
     read_config,
     read_stored_config,
+    to_table,
 )
 
 # As a run of these settings wrote them, and the hash in its manifest.
@@ -75,8 +79,26 @@ def test_a_value_of_another_type_is_translated_too(products, now, hash_then, tmp
 def test_data_that_a_stored_run_named_and_never_read_is_left_out(named, kind, tmp_path):
     path = tmp_path / "config.toml"
     path.write_text(f'activations = "{kind}"\n{named}\n')
-    assert read_stored_config(path) == TrainConfig(activations=kind)
+    backend = "transformer-lens" if kind == "language-model" else "auto"
+    assert read_stored_config(path) == TrainConfig(activations=kind, backend=backend)
     assert as_written(path) == read_config(path) != TrainConfig(activations=kind)
+
+
+def test_a_run_from_before_there_were_backends_keeps_the_one_it_had(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text('activations = "language-model"\nmodel = "m"\n')
+    assert read_stored_config(path).backend == "transformer-lens"
+    path.write_text(config_text(TrainConfig(model="m")))
+    assert read_stored_config(path).backend == "auto"
+
+
+@pytest.mark.parametrize("name", ADDED)
+def test_an_option_that_was_added_counts_only_where_it_is_not_at_its_default(name):
+    before = to_table(TrainConfig(model="m"))
+    old = {key: value for key, value in before.items() if key not in ADDED}
+    assert config_hash(from_table(old)) == config_hash(from_table(before))
+    other = {"backend": "transformers", "dtype": "auto", "attn": "eager"}.get(name, "cuda")
+    assert config_hash(from_table({**before, name: other})) != config_hash(from_table(before))
 
 
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())

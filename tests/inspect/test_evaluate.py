@@ -196,7 +196,7 @@ def test_another_hook_is_measured_where_it_is_meant(sae, other_shards, tmp_path)
 
 
 def test_every_row_of_a_text_is_measured_once(sae, text, tmp_path):
-    from topk_ortho.activations.language_model import LanguageModel
+    from topk_ortho.activations.models import LanguageModel
     from topk_ortho.activations.text import pack_contexts, text_documents
 
     model = LanguageModel.load(tiny_llama.shared())

@@ -11,7 +11,7 @@ import torch
 from tests import tiny_llama
 from tests.system.tiny_run import over
 from topk_ortho import cli
-from topk_ortho.activations.language_model import LanguageModel
+from topk_ortho.activations.models import LanguageModel
 from topk_ortho.activations.text import pack_contexts, text_documents
 from topk_ortho.config import ConfigError
 from topk_ortho.formats import saelens

@@ -145,7 +145,7 @@ def check_ends(model, contexts: Tensor, hook: str, *, batch: int = 16) -> dict[s
 
 @pytest.mark.parametrize("hook", [HOOK, "blocks.1.attn.hook_z"])
 def test_identity_scores_one_and_zero_scores_zero(hook: str) -> None:
-    from topk_ortho.activations.language_model import LanguageModel
+    from topk_ortho.activations.models import LanguageModel
     from topk_ortho.activations.text import pack_contexts
 
     model = LanguageModel.load(tiny_llama.shared())
@@ -155,7 +155,7 @@ def test_identity_scores_one_and_zero_scores_zero(hook: str) -> None:
 
 @needs_data
 def test_stories260k_on_its_own_stories() -> None:
-    from topk_ortho.activations.language_model import LanguageModel
+    from topk_ortho.activations.models import LanguageModel
     from topk_ortho.activations.text import pack_contexts, text_documents
 
     model = LanguageModel.load(DATA / "stories260k")

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from topk_ortho.activations.cache import write_whole
-from topk_ortho.activations.language_model import LanguageModel, LanguageModelSource
+from topk_ortho.activations.language_model import LanguageModelSource
+from topk_ortho.activations.models import LanguageModel
 from topk_ortho.activations.source import Block, GroundTruth, Split
 from topk_ortho.checkpoint.locks import locked
 from topk_ortho.config import ConfigError, TrainConfig
@@ -37,6 +38,7 @@ def harvest_folder(root: Path, config: TrainConfig) -> Path:
     """Returns the folder below `root` that holds the blocks of a `language-model` configuration."""
     text = [str(path.absolute()) for path in config.text]
     parts: list[Any] = [config.model, text, config.dataset, config.hook, config.context]
+    parts += [config.backend, config.dtype, config.attn]  # the last digits depend on them
     others = {name: value for name in LEFT_OUT if (value := getattr(config, name)) is not None}
     parts += [others] if others else []
     return root / hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
@@ -51,6 +53,7 @@ class HarvestedSource:
 
     Attributes:
         hook: the hook point.
+        loaded: backend, type and device of the model that began the folder.
 
     Raises:
         ConfigError: a damaged folder, or one of another version.
@@ -67,6 +70,7 @@ class HarvestedSource:
         described = _read(folder / DESCRIPTION)
         self.d_in: int = described["d_in"]
         self.hook: str = described["hook"]
+        self.loaded: dict[str, str] = described.get("loaded", {})
         self._n_blocks: dict[str, int | None] = described["n_blocks"]
         self._read: dict[str, Tensor] = {}
         for split in SPLITS:
@@ -141,6 +145,7 @@ class HarvestedSource:
             "version": VERSION,
             "d_in": source.d_in,
             "hook": source.hook,
+            "loaded": dict(source.loaded),
             "n_blocks": {split: source.n_blocks(split) for split in SPLITS},
         }
         text = json.dumps(said, indent=2).encode()

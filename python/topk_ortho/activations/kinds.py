@@ -104,6 +104,8 @@ def _shards(config: TrainConfig) -> Sequence[Path]:
 
 def _text_and_model(config: TrainConfig) -> Sequence[Path]:
     model = Path(config.model).expanduser()
+    if model.suffix == ".gguf" and model.is_file():
+        return [*config.text, model]
     parts = _inside(model, lambda p: p.suffix in (".safetensors", ".json", ".model"))
     return [*config.text, *parts]
 
@@ -123,6 +125,7 @@ register_source(
         options=frozenset(
             {"model", "text", "dataset", "hook", "context"}
             | {"tokens", "leave_out", "skip_positions", "chat_roles"}
+            | {"backend", "dtype", "attn", "model_device", "device_map"}
         ),
     )
 )

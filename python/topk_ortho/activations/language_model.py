@@ -1,233 +1,24 @@
-"""Activations of a language model at one hook point, through the bridge of transformer_lens.
+"""Activations of a language model at one hook point, a block of contexts at a time.
 
-Importing transformer_lens takes seconds, so it happens in `LanguageModel.load`. A block costs one
-forward pass up to the hook's layer; computed blocks stay in memory up to a byte budget. Refused:
-models that need remote code or pickled weights, hooks that do not exist or do not fire, text too
-short for five contexts, activations that are not finite.
+A block costs one forward pass up to the hook's layer; computed blocks stay in memory up to a byte
+budget. Refused: text too short for five contexts, activations that are not finite.
 """
 
 from __future__ import annotations
 
-import difflib
-import re
-from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
 from topk_ortho.activations.contexts import CONTEXTS_PER_BLOCK, ContextBlocks, WholeText
 from topk_ortho.activations.leaving_out import LeaveOut, counted
+from topk_ortho.activations.models import LanguageModel
 from topk_ortho.activations.source import Block, GroundTruth, Split
-from topk_ortho.activations.text import bos_token
 from topk_ortho.config import ConfigError
 
 # Tokens per forward pass on CPU: at 128 per context the fastest of 512 ... 32,768.
 CPU_TOKENS = 2048
-BETWEEN_TOKENS = ("hook_pattern", "hook_attn_scores")
-"""Ends of the names of hook points that hold one number for two tokens."""
-SCALE = "hook_scale"
-"""End of the names of hook points that hold the one number a normalisation divides by."""
-
-
-class LanguageModel:
-    """A causal language model with named hook points.
-
-    Attributes:
-        name: the name or folder it was loaded from.
-        tokenizer: its Hugging Face tokenizer.
-        bos: id of the token that every context starts with and that separates documents.
-        max_context: longest context in tokens.
-        d_vocab: number of token ids.
-        hooks: names of all hook points, sorted.
-        device: where it runs; tokens may come from anywhere.
-    """
-
-    def __init__(self, bridge: Any, *, name: str) -> None:
-        if bridge.tokenizer is None:
-            raise ConfigError(f"{name!r} has no tokenizer: add its tokenizer files to the folder.")
-        self.name = name
-        self.tokenizer = bridge.tokenizer
-        self.bos = bos_token(bridge.tokenizer)
-        self.max_context = int(bridge.cfg.n_ctx)
-        self.d_vocab = int(bridge.cfg.d_vocab)
-        self.hooks = tuple(sorted(bridge.hook_dict))
-        self._bridge = bridge
-        self.device = next(bridge.original_model.parameters()).device
-
-    @classmethod
-    def load(cls, name_or_dir: str | Path, *, device: str | torch.device = "cpu") -> LanguageModel:
-        """Loads float32 weights; a local folder needs no network, remote code is never run.
-
-        Raises:
-            ConfigError: the folder or model cannot be loaded.
-        """
-        name = str(name_or_dir)
-        folder = Path(name).expanduser()
-        if folder.is_dir():
-            if not any(folder.glob("*.safetensors")):
-                raise ConfigError(
-                    f"{name!r} holds no .safetensors weights; expected a Hugging Face model folder "
-                    "(config.json, *.safetensors, tokenizer.json)."
-                )
-            name = str(folder)
-        elif folder.exists() or name.startswith((".", "/", "~")) or not name:
-            raise ConfigError(
-                f"no model folder {name!r}: give an existing folder or a Hugging Face model name."
-            )
-        from transformer_lens.model_bridge import TransformerBridge
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
-        try:
-            bridge = TransformerBridge.boot_transformers(
-                name, device=str(device), trust_remote_code=False
-            )
-        except Exception as error:
-            cause = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ConfigError(
-                f"the language model {name!r} cannot be loaded ({cause}); expected a folder in "
-                "Hugging Face layout, or a model name and a network connection."
-            ) from error
-        return cls(bridge, name=name)
-
-    def activations(self, tokens: Tensor, hook: str) -> Tensor:
-        """Returns activations at `hook`, `[batch, position, d_in]` float32 on the model's device.
-
-        A hook with a head dimension is flattened, `d_in = head * d_head`. The model runs only up
-        to the hook's layer.
-
-        Args:
-            tokens: `[batch, position]` int64.
-            hook: name of a hook point, such as `blocks.3.hook_resid_post`.
-
-        Raises:
-            ConfigError: the hook does not exist, does not fire, or is not one row per token.
-        """
-        seen: list[Tensor] = []
-
-        def keep(x: Tensor, hook: Any) -> None:
-            seen.append(x)
-
-        layer = re.match(r"blocks\.(\d+)\.", hook)
-        stop = int(layer[1]) + 1 if layer else None
-        self._run(tokens, hook, keep, return_type=None, stop_at_layer=stop)
-        if not seen:
-            raise ConfigError(
-                f"hook {hook!r} never fires in {self.name!r}; choose one that does, such as "
-                f"{self._like('blocks.0.hook_resid_post')}."
-            )
-        return self._rows(seen[0], tokens, hook).float()
-
-    def width(self, hook: str, tokens: Tensor) -> int:
-        """Returns `d_in` at a hook, after checking its output for contexts of two lengths.
-
-        The second axis has to be that of positions and the rest a width that does not follow them:
-        a single shape is not enough, where an attention pattern has as many heads as the context
-        has tokens.
-
-        Args:
-            hook: name of a hook point.
-            tokens: `[n, position]` int64, at least one context of two tokens; only the first is
-                read.
-
-        Raises:
-            ConfigError: the hook gives no activations, one row for each token.
-        """
-        widths = {
-            self.activations(tokens[:1, :length].expand(batch, -1), hook).shape[-1]
-            for batch, length in ((2, tokens.shape[1]), (3, tokens.shape[1] - 1))
-        }
-        if len(widths) > 1:
-            raise ConfigError(
-                f"hook {hook!r} was given, but its width follows the number of tokens "
-                f"({sorted(widths)}), and one row of fixed width per token was expected; take "
-                f"a hook such as {self._like('blocks.0.hook_resid_post')}."
-            )
-        return int(widths.pop())
-
-    def run_with_hooks(
-        self,
-        tokens: Tensor,
-        hook: str | None = None,
-        replace: Callable[[Tensor], Tensor] | None = None,
-    ) -> Tensor:
-        """Returns logits `[batch, position, d_vocab]`, the activations at `hook` replaced if given.
-
-        Args:
-            tokens: `[batch, position]` int64.
-            hook: hook point to replace at; None runs the model unchanged.
-            replace: `[batch, position, d_in]` float32 -> the same shape.
-        """
-        if hook is None or replace is None:
-            with torch.no_grad():
-                return self._bridge(tokens.to(self.device), return_type="logits")
-
-        name = hook
-
-        def splice(x: Tensor, hook: Any) -> Tensor:
-            new = replace(self._rows(x, tokens, name).float())
-            return new.reshape(x.shape).to(x.dtype)
-
-        return self._run(tokens, hook, splice, return_type="logits", stop_at_layer=None)
-
-    def _run(self, tokens: Tensor, hook: str, act: Callable[..., Any], **how: Any) -> Any:
-        if hook not in self.hooks:
-            raise ConfigError(
-                f"{self.name!r} has no hook point {hook!r}: perhaps {self._like(hook)}. "
-                "A hook point looks like `blocks.3.hook_resid_post`."
-            )
-        try:
-            with torch.no_grad():
-                return self._bridge.run_with_hooks(
-                    tokens.to(self.device), fwd_hooks=[(hook, act)], **how
-                )
-        except ValueError as error:
-            if "Cannot add hook" not in str(error):
-                raise
-            raise ConfigError(
-                f"hook {hook!r} is switched off in {self.name!r}; choose one that fires, such as "
-                f"{self._like('blocks.0.hook_resid_post')}."
-            ) from error
-
-    def _like(self, hook: str) -> str:
-        near = difflib.get_close_matches(hook, self.hooks, n=3, cutoff=0.5)
-        return ", ".join(near or [name for name in self.hooks if name.endswith("resid_post")][:3])
-
-    def _rows(self, x: Tensor, tokens: Tensor, hook: str) -> Tensor:
-        if hook.endswith(BETWEEN_TOKENS):
-            raise ConfigError(
-                f"hook {hook!r} was given, but it holds attention between tokens, and one row per "
-                "token was expected; take an output such as "
-                f"{self._like(hook.rpartition('.')[0] + '.hook_z')}."
-            )
-        if hook.endswith(SCALE):
-            raise ConfigError(
-                f"hook {hook!r} was given, but it holds the one number that a normalisation "
-                "divides by, and the activations of a token were expected; take "
-                f"{self._like(hook.rpartition('.')[0] + '.hook_normalized')}."
-            )
-        if x.shape[:2] != tokens.shape or x.ndim not in (3, 4) or not x.is_floating_point():
-            raise ConfigError(
-                f"hook {hook!r} gives {x.dtype} of shape {list(x.shape)}; expected one row per "
-                f"token, {[*tokens.shape, 'd_in']}, with or without a head dimension."
-            )
-        return x.flatten(2)
-
-
-def other_names(model: str) -> set[str]:
-    """Returns the names, in lower case and without owners, of the model that TransformerLens knows
-    under `model` (likewise); none where it knows no such model."""
-    try:
-        from transformer_lens.supported_models import MODEL_ALIASES
-    except ImportError:
-        return set()
-    for official, others in MODEL_ALIASES.items():
-        names = {name.rpartition("/")[2].lower() for name in (official, *others)}
-        if model in names:
-            return names
-    return set()
 
 
 class LanguageModelSource:
@@ -289,6 +80,11 @@ class LanguageModelSource:
             per_block=per_block,
             eval_fraction=eval_fraction,
         )
+
+    @property
+    def loaded(self) -> Mapping[str, str]:
+        """Returns backend, type and device of the model."""
+        return self.model.described
 
     def contexts(self, split: Split, *, rows: int | None = None) -> Tensor:
         """Returns the contexts of a split, `[n, context]` int64, in the order of its blocks: all,

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from torch import Tensor
 
-from topk_ortho.activations.language_model import LanguageModel
+from topk_ortho.activations.models import LanguageModel
 from topk_ortho.activations.source import Source, Split
+
+
+def in_words(loaded: Mapping[str, str]) -> str:
+    """Returns one line on a model: what runs it and where, and the reason if there is one."""
+    why = f" ({loaded['why']})" if "why" in loaded else ""
+    return "language model: {backend}, {dtype} on {device}".format_map(loaded) + why
 
 
 class LanguageSource(Source, Protocol):
@@ -18,6 +25,10 @@ class LanguageSource(Source, Protocol):
     """
 
     hook: str
+
+    @property
+    def loaded(self) -> Mapping[str, str]:
+        """Backend, type and device of the model that computed the activations, as in a manifest."""
 
     @property
     def model(self) -> LanguageModel:

@@ -26,11 +26,13 @@ from topk_ortho.activations.scaling import (
 from topk_ortho.activations.source import Source
 from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.config.sources import SOURCES
+from topk_ortho.machine.hardware import choose_device
 from topk_ortho.machine.phases import phase
 from topk_ortho.metrics.loud_rows import TAKEN_OVER, LoudRows, loud_rows, norms
 
 if TYPE_CHECKING:
     from topk_ortho.activations.language_model import LanguageModelSource
+    from topk_ortho.activations.models import LanguageModel
 
 LEAST_ROWS = 20
 """Of fewer rows, one may well have most of the variance."""
@@ -167,6 +169,22 @@ def _warn_of_loud_rows(
         )
 
 
+def load_model(config: TrainConfig, *, device: str) -> LanguageModel:
+    """Returns the model of a `language-model` configuration, on `device` unless that says where."""
+    from topk_ortho.activations.models import LanguageModel
+
+    own = config.model_device
+    return LanguageModel.load(
+        config.model,
+        device=choose_device(own, "model-device") if own else device,
+        hooks=[config.hook],
+        backend=config.backend,
+        dtype=config.dtype,
+        attn=config.attn,
+        device_map=config.device_map,
+    )
+
+
 def open_language_model(
     config: TrainConfig, *, device: str, cache_bytes: int = 1 << 30
 ) -> LanguageModelSource:
@@ -174,13 +192,13 @@ def open_language_model(
 
     `cache_bytes` of memory keep computed blocks.
     """
-    from topk_ortho.activations.language_model import LanguageModel, LanguageModelSource
+    from topk_ortho.activations.language_model import LanguageModelSource
     from topk_ortho.activations.reading import contexts_of, documents_of, left_out
     from topk_ortho.activations.text import text_name
 
     documents, streamed = documents_of(config)  # a missing file is reported before loading
     with phase("loading the model"):
-        model = LanguageModel.load(config.model, device=device)
+        model = load_model(config, device=device)
     leave_out = left_out(config, model)
     contexts = contexts_of(config, documents, model, leave_out, streamed=streamed)
     if streamed:  # what comes later is read once; the first rows are read again

@@ -11,7 +11,13 @@ from typing import Literal
 from topk_ortho.commands.reader import build, read
 from topk_ortho.commands.reader.output import check_out, say, write_json
 from topk_ortho.config.option import ROWS_IN_MEMORY, SEED, option, whole
-from topk_ortho.config.train import CONTEXT
+from topk_ortho.config.train import (
+    CONTEXT,
+    Attention,
+    ModelBackend,
+    ModelType,
+    check_loading,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +32,7 @@ class Options:
     sae: Path = option(positional=True)
     """A run folder, or a folder with an SAE."""
     model: str
-    """Model name or local folder."""
+    """Model name, local folder or GGUF file."""
     text: tuple[Path, ...]
     """Text files; blank lines separate documents."""
     hook: str
@@ -45,6 +51,17 @@ class Options:
     """Seed of the random classes."""
     device: str = "auto"
     """Where model, SAE and probes run."""
+    backend: ModelBackend = "auto"
+    """What runs the model; `auto` takes transformers where it has the hook point, and else
+    transformer-lens."""
+    dtype: ModelType = "float32"
+    """Type of the model's weights, `auto` for the stored one."""
+    attn: Attention = "auto"
+    """Implementation of attention, with the backend transformers."""
+    model_device: str = ""
+    """Where the model runs, if not on --device."""
+    device_map: str = ""
+    """Spread the model over several devices, such as `auto`."""
     out: Path | None = None
     """Write the JSON to this file as well."""
     allow_pickle: bool = False
@@ -59,15 +76,21 @@ def run(arguments: Sequence[str], *, prog: str) -> int:
     """Run the command; returns the exit code."""
     o = build(Options, read(Options, arguments, prog=prog))
     check_out(o.out)
+    check_loading(o)
     from topk_ortho.inspect.absorption.measure import measure
     from topk_ortho.inspect.absorption.text import as_text
+    from topk_ortho.machine.hardware import choose_device
 
+    loading = {name: getattr(o, name) for name in ("backend", "dtype", "attn", "device_map")}
+    if o.model_device:
+        loading["device"] = str(choose_device(o.model_device, "model-device"))
     found = measure(
         o.sae,
         model=o.model,
         text=o.text,
         hook=o.hook,
         classes=o.classes,
+        loading=loading,
         context=o.context,
         tokens=o.tokens,
         draws=o.draws,

@@ -11,7 +11,7 @@ from topk_ortho.commands.reader import build, read
 from topk_ortho.config import TrainConfig
 from topk_ortho.config.option import ROWS, option, whole
 from topk_ortho.config.rules import check
-from topk_ortho.config.train import CONTEXT, TOKENS
+from topk_ortho.config.train import CONTEXT, TOKENS, Attention, ModelBackend, ModelType
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class Options:
     out: Path
     """Folder of the shards; it must not exist, or be empty."""
     model: str
-    """Model name or local folder."""
+    """Model name, local folder or GGUF file."""
     hook: str
     """Hook point, such as `blocks.3.hook_resid_post`."""
     text: tuple[Path, ...] = ()
@@ -46,6 +46,15 @@ class Options:
     """Type of the stored activations."""
     device: str = "auto"
     """Where the model runs."""
+    device_map: str = ""
+    """Spread the model over several devices, such as `auto`; needs the package accelerate."""
+    backend: ModelBackend = "auto"
+    """What runs the model; `auto` takes transformers where it has the hook point, and else
+    transformer-lens."""
+    model_dtype: ModelType = "float32"
+    """Type of the model's weights, `auto` for the stored one."""
+    attn: Attention = "auto"
+    """Implementation of attention, with the backend transformers."""
 
 
 def run(arguments: Sequence[str], *, prog: str) -> int:
@@ -64,6 +73,10 @@ def run(arguments: Sequence[str], *, prog: str) -> int:
             skip_positions=o.skip_positions,
             chat_roles=o.chat_roles,
             device=o.device,
+            backend=o.backend,
+            dtype=o.model_dtype,
+            attn=o.attn,
+            device_map=o.device_map,
         )
     )
     from topk_ortho.activations.cache import write_cache

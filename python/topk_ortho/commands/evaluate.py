@@ -13,7 +13,7 @@ from topk_ortho.commands.reader.options import options_of
 from topk_ortho.commands.reader.output import check_out, say, write_json
 from topk_ortho.config import ConfigError, PlantConfig, SyntheticConfig, TrainConfig
 from topk_ortho.config.option import ROWS, SEED, option, table, when, whole
-from topk_ortho.config.train import CONTEXT, Source
+from topk_ortho.config.train import CONTEXT, Attention, ModelBackend, ModelType, Source
 
 NOT_DATA = {"device", "allow-pickle"}
 """Options that `train` has as well, and that do not describe the data."""
@@ -59,6 +59,17 @@ class Options:
     """`language-model`: hook point; the one the SAE names unless given."""
     context: int = option(128, within=CONTEXT)
     """`language-model`: tokens per context, BOS included."""
+    backend: ModelBackend = option("auto", used=_OWN)
+    """`language-model`: what runs it; `auto` takes transformers where it has the hook point, and
+    else transformer-lens."""
+    dtype: ModelType = option("float32", used=_OWN)
+    """`language-model`: type of its weights, `auto` for the stored one."""
+    attn: Attention = option("auto", used=_OWN)
+    """`language-model`: implementation of attention, with the backend transformers."""
+    model_device: str = option("", used=_OWN)
+    """`language-model`: where it runs, if not on --device."""
+    device_map: str = option("", used=_OWN)
+    """`language-model`: spread it over several devices, such as `auto`."""
     data: Path | None = option(None, used=_OWN)
     """`files`: folder of `.npy` or `.safetensors` shards."""
     seed: int = option(0, within=SEED, used=_OWN)

@@ -17,7 +17,8 @@ from topk_ortho.config.toml import read_stored_config
 
 
 def absolute(config: TrainConfig) -> TrainConfig:
-    """Returns the configuration with absolute paths; a model that is no folder is a name."""
+    """Returns the configuration with absolute paths; a model that is no folder or file of its own
+    is a name."""
     return _each_path(config, lambda path, _: path.expanduser().absolute())
 
 
@@ -58,5 +59,9 @@ def _each_path(config: TrainConfig, change: Callable[[Path, str], Path]) -> Trai
         data=None if config.data is None else change(config.data, "data"),
         text=tuple(change(path, "text") for path in config.text),
         init_from=None if config.init_from is None else change(config.init_from, "init-from"),
-        model=str(model) if model is not None and model.is_dir() else config.model,
+        model=str(model) if model is not None and _holds_a_model(model) else config.model,
     )
+
+
+def _holds_a_model(path: Path) -> bool:
+    return path.is_dir() or (path.suffix == ".gguf" and path.is_file())

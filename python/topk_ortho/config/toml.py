@@ -51,6 +51,10 @@ NOT_HASHED = frozenset(
 )
 
 
+# Options that earlier versions did not have; one that is at its default leaves the hash as it was.
+ADDED = ("backend", "dtype", "attn", "model_device", "device_map")
+
+
 def read_config(path: Path) -> TrainConfig:
     """Returns the configuration in a TOML file.
 
@@ -66,7 +70,10 @@ def read_stored_config(path: Path) -> TrainConfig:
     Raises:
         ConfigError: no such file, not TOML, an unknown key, or a value of the wrong type.
     """
-    return _as_it_ran(as_written(path))
+    config = _as_it_ran(as_written(path))
+    if config.activations == "language-model" and "backend" not in read_table(path):
+        return dataclasses.replace(config, backend="transformer-lens")  # all there was
+    return config
 
 
 def as_written(path: Path) -> TrainConfig:
@@ -196,6 +203,10 @@ def config_hash(config: TrainConfig) -> str:
     is the same one after they have been moved.
     """
     table = {k: v for k, v in to_table(config).items() if k not in NOT_HASHED}
+    plain = TrainConfig()
+    for key in ADDED:
+        if table[key] == getattr(plain, key):
+            del table[key]
     for key in {"model", "data"} & table.keys():
         table[key] = Path(table[key]).name
     if "text" in table:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 from topk_ortho.config.data import PlantConfig, SyntheticConfig
 from topk_ortho.config.errors import require
@@ -47,6 +47,9 @@ _FROM_AN_SAE = unless("init-from", None)
 
 DEFAULT_STEPS = 2000
 Source = Annotated[str, OneOf(SOURCES, besides=("auto",))]
+ModelBackend = Literal["auto", "transformers", "transformer-lens"]
+ModelType = Literal["float32", "bfloat16", "float16", "auto"]
+Attention = Literal["auto", "sdpa", "eager", "flash-attention-2"]
 OF_A_LANGUAGE_MODEL = ("model", "text", "dataset", "hook")
 """Options that say that activations come from a language model."""
 CONTEXT = whole(3, 2**20, "3 (BOS and two tokens) to 1048576")
@@ -119,7 +122,7 @@ class TrainConfig:
     --text, --dataset or --hook, files by --data, and else synthetic data. A stored
     configuration never says `auto`."""
     model: str = option("", used=_sources_with("model"))
-    """`language-model`: a model name or a local folder."""
+    """`language-model`: a model name, a local folder or a GGUF file."""
     text: tuple[Path, ...] = option((), used=_sources_with("text"))
     """`language-model`: text files, where blank lines separate documents, or .jsonl, .parquet and
     .arrow files with a column `text`. Above 32 MiB they are read as they are needed."""
@@ -127,6 +130,19 @@ class TrainConfig:
     """`language-model`: name of a Hugging Face dataset instead of text files."""
     hook: str = option("", used=_sources_with("hook"))
     """`language-model`: hook point, such as `blocks.3.hook_resid_post`."""
+    backend: ModelBackend = option("auto", used=_sources_with("backend"))
+    """`language-model`: what runs it; `auto` takes transformers, which is faster, where it has the
+    hook point (residual stream, attention and MLP outputs), and else transformer-lens."""
+    dtype: ModelType = option("float32", used=_sources_with("dtype"))
+    """`language-model`: type of its weights, `auto` for the stored one; activations come out in
+    float32 all the same."""
+    attn: Attention = option("auto", used=_sources_with("attn"))
+    """`language-model`: implementation of attention, with the backend transformers."""
+    model_device: str = option("", used=_sources_with("model_device"))
+    """`language-model`: where it runs, if not on --device."""
+    device_map: str = option("", used=_sources_with("device_map"))
+    """`language-model`: spread it over several devices, such as `auto`; as transformers takes it.
+    Needs the package accelerate."""
     context: int = option(128, within=CONTEXT, used=_sources_with("context"))
     """`language-model`: tokens per context, BOS included."""
     tokens: int | None = option(None, within=TOKENS, used=_sources_with("tokens"))
@@ -228,6 +244,39 @@ def check_places(c: TrainConfig) -> None:
         )
 
 
+class Loading(Protocol):
+    """The options by which a language model is loaded."""
+
+    @property
+    def backend(self) -> str: ...
+    @property
+    def attn(self) -> str: ...
+    @property
+    def model_device(self) -> str: ...
+    @property
+    def device_map(self) -> str: ...
+
+
+def check_loading(c: Loading) -> None:
+    """Refuse options for loading a language model that contradict each other.
+
+    Raises:
+        ConfigError: they do; the message names both.
+    """
+    require(
+        not (c.device_map and c.model_device),
+        f"--device-map {c.device_map} and --model-device {c.model_device} were given",
+        "one of them was expected, since a map says where every layer is",
+        "leave one of them out",
+    )
+    require(
+        c.attn == "auto" or c.backend != "transformer-lens",
+        f"--attn {c.attn} was given with --backend transformer-lens",
+        "that computes attention itself, so that it has no effect",
+        "leave it out, or give --backend transformers",
+    )
+
+
 def check_data(c: TrainConfig) -> None:
     """Refuse a source of activations that lacks what it needs.
 
@@ -254,6 +303,7 @@ def check_data(c: TrainConfig) -> None:
             "a name such as blocks.3.hook_resid_post was expected",
             "add --hook NAME",
         )
+        check_loading(c)
     if c.activations == "files":
         require(
             c.data is not None,

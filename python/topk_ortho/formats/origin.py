@@ -87,6 +87,6 @@ def _names(model: str) -> set[str]:
 
 
 def _with_aliases(names: set[str]) -> set[str]:
-    from topk_ortho.activations.language_model import other_names
+    from topk_ortho.activations.models.lens import other_names
 
     return names.union(*(other_names(name) for name in names))

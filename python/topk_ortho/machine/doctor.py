@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from topk_ortho.activations.kinds import Opened
+from topk_ortho.activations.language_source import in_words
 from topk_ortho.activations.scaling import first_rows
 from topk_ortho.config import TrainConfig
 from topk_ortho.config.sources import SOURCES
@@ -24,6 +25,7 @@ from topk_ortho.terminal import aligned
 from topk_ortho.training.announce import (
     cached_blocks,
     fits,
+    model_sizes,
     places,
     problems,
     slow_paths,
@@ -47,11 +49,16 @@ def examine(config: TrainConfig, out: Path | None = None) -> tuple[str, bool]:
     """
     device = hardware.choose_device(config.device)
     data = _data(config, device)
-    d_in, cached = data.source.d_in, cached_blocks(data.language)
+    d_in = data.source.d_in
     loud = loud_rows(first_rows(data.source, LOOKED_AT))
     threads = hardware.choose_threads(config, d_in)
     expected = forecast(
-        config, d_in=d_in, device=device.type, cached=cached, loaded=still_to_load()
+        config,
+        d_in=d_in,
+        device=device.type,
+        cached=cached_blocks(data.language),
+        loaded=still_to_load(),
+        model=model_sizes(data.language, device),
     )
     facts = hardware.describe(config, device, threads)
     versions = facts["versions"]
@@ -64,6 +71,7 @@ def examine(config: TrainConfig, out: Path | None = None) -> tuple[str, bool]:
         f"data: {config.activations}, d_in {d_in}; d_sae {config.sae.d_sae}, "
         f"batch {config.batch_size}, {config.steps} steps",
         f"rows: {loud}",
+        *([in_words(data.language.loaded)] if data.language is not None else []),
     ]
     enough = True
     for place, where in places(device):

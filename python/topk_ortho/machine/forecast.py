@@ -24,7 +24,7 @@ START = ("reading the first rows", "measuring their variance", "scaling them",
 CYCLE = ("refilling the buffer", "encoding", "decoding", "aux-k", "first tile",
          "selecting pairs", "penalty", "backward pass", "optimiser", "checkpoint")  # fmt: skip
 END = ("filling for calibration", "calibration", "export", "matching", "encoding to measure",
-       "measuring", "geometry")  # fmt: skip
+       "measuring", "geometry", "splicing")  # fmt: skip
 MOMENTS = START + CYCLE + END
 """The moments of a run in their order; those of a step (`CYCLE`) repeat."""
 

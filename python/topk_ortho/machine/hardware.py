@@ -25,8 +25,8 @@ PACKAGES = ("topk-ortho", "torch", "numpy", "scipy", "safetensors", "transformer
             "transformer_lens")  # fmt: skip
 
 
-def choose_device(name: str) -> torch.device:
-    """Returns the device of `--device`.
+def choose_device(name: str, option: str = "device") -> torch.device:
+    """Returns the device of `--device`, or of another option.
 
     Raises:
         ConfigError: not a device, or CUDA where there is none.
@@ -39,11 +39,11 @@ def choose_device(name: str) -> torch.device:
         device = torch.device("meta")
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(
-            f"--device {name} was given, but auto, cpu or cuda was expected; correct it."
+            f"--{option} {name} was given, but auto, cpu or cuda was expected; correct it."
         )
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
-            f"--device {name} was given, but torch sees no CUDA device; take --device cpu."
+            f"--{option} {name} was given, but torch sees no CUDA device; take --{option} cpu."
         )
     return device
 

@@ -18,6 +18,9 @@ from topk_ortho.metrics.losses import cross_entropy, kl_divergence
 from topk_ortho.metrics.loud_rows import norms
 from topk_ortho.metrics.saelens import RunEvalsLosses
 
+CONTEXTS_AT_ONCE = 16
+"""Contexts of a pass that computes logits."""
+
 
 class SpliceModel(Protocol):
     """A language model whose activations at one hook point can be read and replaced."""
@@ -42,7 +45,7 @@ def behaviour(
     *,
     kept: Tensor | None = None,
     norm_limit: float | None = None,
-    batch: int = 16,
+    batch: int = CONTEXTS_AT_ONCE,
     beside: RunEvalsLosses | None = None,
     progress: Callable[[int], object] = lambda contexts: None,
 ) -> dict[str, float | None]:

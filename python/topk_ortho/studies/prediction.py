@@ -111,7 +111,10 @@ def time_steps(config: TrainConfig, data: Activations) -> float:
 def _same_language(a: TrainConfig, b: TrainConfig) -> bool:
     return all(
         getattr(a, name) == getattr(b, name)
-        for name in ("activations", "model", "text", "dataset", "hook", "context")
+        for name in (
+            *("activations", "model", "text", "dataset", "hook", "context"),
+            *("backend", "dtype", "attn", "model_device", "device_map"),
+        )
     )
 
 

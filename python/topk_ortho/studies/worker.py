@@ -31,7 +31,8 @@ from topk_ortho.studies.outcome import failed_path
 from topk_ortho.training import resume, train
 from topk_ortho.training.folder import RunFolder
 
-DATA = ("activations", "model", "text", "dataset", "hook", "context", "tokens", "leave_out",
+DATA = ("activations", "model", "text", "dataset", "hook", "context", "backend",
+        "dtype", "attn", "model_device", "device_map", "tokens", "leave_out",
         "skip_positions", "chat_roles", "max_norm", "data", "synthetic", "plant",
         "seed", "device")  # fmt: skip
 """Settings that `prepare` uses; runs that agree in them share their data."""

@@ -10,6 +10,7 @@ import torch
 
 from topk_ortho.activations.language_model import LanguageModelSource
 from topk_ortho.activations.language_source import LanguageSource
+from topk_ortho.activations.models.memory import ModelSizes
 from topk_ortho.config import TrainConfig
 from topk_ortho.machine import hardware, memory
 from topk_ortho.machine.forecast import Forecast, Place, readable
@@ -21,11 +22,22 @@ NAMED = 3  # components in the short form
 CACHED_BLOCKS = 2**30  # activations that a language model's source keeps
 
 
-def announce(config: TrainConfig, *, d_in: int, device: torch.device, cached: int) -> Forecast:
+def announce(
+    config: TrainConfig,
+    *,
+    d_in: int,
+    device: torch.device,
+    language: LanguageSource | None,
+) -> Forecast:
     """Returns the forecast of a run; warns where it will hardly fit, or be needlessly slow."""
     memory.release_freed()  # memory left from preparing the data is reused: it does not count
     expected = forecast(
-        config, d_in=d_in, device=device.type, cached=cached, loaded=still_to_load()
+        config,
+        d_in=d_in,
+        device=device.type,
+        cached=cached_blocks(language),
+        loaded=still_to_load(),
+        model=model_sizes(language, device),
     )
     for problem in (*problems(expected, device), *slow_paths(config, device)):
         warnings.warn(problem, stacklevel=2)
@@ -59,6 +71,11 @@ def cached_blocks(language: LanguageSource | None) -> int:
     return min(CACHED_BLOCKS, 4 * language.d_in * tokens)
 
 
+def model_sizes(language: LanguageSource | None, device: torch.device) -> ModelSizes | None:
+    """Returns the sizes of the language model of a source that is open, if it has one loaded."""
+    return language.model.sizes(device) if isinstance(language, LanguageModelSource) else None
+
+
 def places(device: torch.device) -> list[tuple[Place, torch.device]]:
     """Returns where memory is taken; on CPU there is only one such place."""
     host: tuple[Place, torch.device] = ("host", torch.device("cpu"))
@@ -77,6 +94,13 @@ def slow_paths(config: TrainConfig, device: torch.device) -> Iterator[str]:
         yield (
             "--sae.bf16-prefilter was given, but this processor has no bfloat16 products, so that "
             "a step takes several times as long as in float32; leave --sae.bf16-prefilter out."
+        )
+    where = config.model_device or device.type
+    narrow = config.dtype in ("bfloat16", "float16") and not config.device_map
+    if narrow and where.startswith("cpu") and hardware.has_bf16_products() is False:
+        yield (
+            f"--dtype {config.dtype} was given, but this processor has no products of that type, "
+            "so that the language model takes longer than in float32; leave --dtype out."
         )
 
 

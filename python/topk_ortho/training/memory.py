@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from topk_ortho.activations import memory as data
+from topk_ortho.activations.language_model import CONTEXTS_PER_BLOCK, CPU_TOKENS
+from topk_ortho.activations.models import memory as language
+from topk_ortho.activations.models.memory import ModelSizes
 from topk_ortho.config import TrainConfig
 from topk_ortho.config.registry import ARCHITECTURES
 from topk_ortho.constraint import memory as constraint
 from topk_ortho.machine.forecast import Component, Forecast, Shapes, since
+from topk_ortho.metrics.behaviour import CONTEXTS_AT_ONCE as SPLICED_AT_ONCE
 from topk_ortho.sae.sae import SPARSE_DENSITY
 from topk_ortho.training import evaluation, losses, optimizer
 
@@ -19,7 +23,13 @@ PRODUCTS = 6 * 2**20
 
 
 def forecast(
-    config: TrainConfig, *, d_in: int, device: str, cached: int = 0, loaded: int = 0
+    config: TrainConfig,
+    *,
+    d_in: int,
+    device: str,
+    cached: int = 0,
+    loaded: int = 0,
+    model: ModelSizes | None = None,
 ) -> Forecast:
     """Returns the components of one arm.
 
@@ -29,14 +39,28 @@ def forecast(
         device: type of the training device, `cpu` or `cuda`.
         cached: bytes of activations that their source keeps.
         loaded: bytes of code that the process has yet to load.
+        model: sizes of the language model that is loaded already, if there is one.
     """
     gpu, kind = device != "cpu", ARCHITECTURES[config.sae.kind]
     few = kind.has_sparse_path() and kind.first_density(config.sae) < SPARSE_DENSITY
     s = Shapes(config, d_in, gpu, l0=kind.first_l0(config.sae), sparse=few and not gpu)
-    found = Forecast.of(_components(s, cached), gpu=gpu)
+    parts = [*_components(s, cached), *_of_the_model(config, model)]
+    found = Forecast.of(parts, gpu=gpu)
     late = since("filling the buffer")
     code = Component("code loaded on first use", loaded, late, "", "host")
     return Forecast((*found.components, code)) if loaded else found
+
+
+def _of_the_model(config: TrainConfig, model: ModelSizes | None) -> Iterator[Component]:
+    if model is None:
+        return
+    tokens = CPU_TOKENS if model.place == "host" else CONTEXTS_PER_BLOCK * config.context
+    yield from language.memory(
+        model,
+        context=config.context,
+        reading=max(tokens, config.context),
+        splicing=SPLICED_AT_ONCE,
+    )
 
 
 def _components(s: Shapes, cached: int) -> Iterator[Component]:

@@ -11,6 +11,7 @@ import torch
 
 from topk_ortho.activations import Activations, prepare
 from topk_ortho.activations.fingerprint import fingerprint
+from topk_ortho.activations.language_source import in_words
 from topk_ortho.config import TrainConfig
 from topk_ortho.config.paths import absolute
 from topk_ortho.config.rules import check
@@ -19,7 +20,7 @@ from topk_ortho.config.train import check_threads
 from topk_ortho.machine import hardware
 from topk_ortho.machine.interrupt import Interrupted, SignalWatch, kept
 from topk_ortho.machine.phases import shown
-from topk_ortho.training.announce import announce, cached_blocks, in_short
+from topk_ortho.training.announce import announce, in_short
 from topk_ortho.training.folder import RunFolder, new_run_path
 from topk_ortho.training.loop import Loop
 from topk_ortho.training.state import TrainState
@@ -154,13 +155,16 @@ def _arm(
     threads_before = torch.get_num_threads()
     threads = hardware.choose_threads(config, data.source.d_in)
     torch.set_num_threads(threads)
-    cached = cached_blocks(data.language)
-    expected = announce(config, d_in=data.source.d_in, device=device, cached=cached)
+    d_in = data.source.d_in
+    expected = announce(config, d_in=d_in, device=device, language=data.language)
     if how.progress:
+        if data.language is not None and data.language.loaded:
+            print(in_words(data.language.loaded), file=sys.stderr, flush=True)
         print(in_short(expected, device), file=sys.stderr, flush=True)
     described = hardware.describe(config, device, threads)
     described |= {"config_hash": config_hash(config), "data": fingerprint(config)}
     described |= {"memory_forecast": expected.as_json()}
+    described |= {"language_model": dict(data.language.loaded) if data.language else None}
     described |= {"loud_rows": None if data.loud is None else data.loud.as_json()}
     folder.write_json("manifest.json", described)
     name = config.pairs.criterion if config.constrained else "none"

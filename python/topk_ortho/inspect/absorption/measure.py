@@ -8,7 +8,7 @@ probes take them: `8 * tokens * d_in` bytes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -19,7 +19,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from topk_ortho import formats
-from topk_ortho.activations.language_model import CPU_TOKENS, LanguageModel
+from topk_ortho.activations.language_model import CPU_TOKENS
+from topk_ortho.activations.models import LanguageModel
 from topk_ortho.activations.source import Split
 from topk_ortho.activations.text import pack_contexts, text_documents, text_name
 from topk_ortho.config import ConfigError
@@ -100,6 +101,7 @@ def measure(
     match: Score = "f1",
     seed: int = 0,
     device: str = "auto",
+    loading: Mapping[str, str] | None = None,
     allow_pickle: bool = False,
     allow_mismatch: bool = False,
 ) -> TokenAbsorption:
@@ -107,17 +109,15 @@ def measure(
 
     Args:
         sae: a run folder, or a folder with an SAE.
-        model: model name or local folder.
-        text: text files.
-        hook: hook point that the SAE was trained on.
+        model, loading: name or folder, and arguments of `LanguageModel.load`, such as `dtype`.
+        text, hook: text files, and the hook point that the SAE was trained on.
         classes: TOML or JSON file of classes and edges.
         context: tokens per context, BOS included.
         tokens: of the text, half to fit probes and match features, half to measure.
         draws, seed: number of random classes that each class has to beat, and their seed.
         match: score by which a feature is matched to each class.
         device: where model, SAE and probes run.
-        allow_pickle: open an SAE of dictionary_learning.
-        allow_mismatch: measure even though the SAE names another model or hook point.
+        allow_pickle, allow_mismatch: open an SAE of dictionary_learning, of another model or hook.
 
     Raises:
         ConfigError: a file, model or SAE that cannot be used.
@@ -125,7 +125,8 @@ def measure(
     where = choose_device(device)
     stored = formats.read(sae, allow_pickle=allow_pickle)
     loaded = _module(sae, stored, model=model, hook=hook, insist=allow_mismatch).to(where)
-    lm, halves = _read(model, text, context=context, tokens=tokens, device=where)
+    how = {"device": where, "hooks": [hook], **(loading or {})}
+    lm, halves = _read(model, text, context=context, tokens=tokens, how=how)
     known = read_classes(classes, lm.tokenizer, d_vocab=lm.d_vocab)
     x, kept = _rows(lm, halves, hook, loaded, left_out=left_out_by(sae, lm))
     probed = ProbedText(halves, lm.bos, LinearProbe(x["train"], x["eval"]), kept)
@@ -169,12 +170,12 @@ def _module(sae: Path, stored: formats.StoredSAE, *, model: str, hook: str, insi
 
 
 def _read(
-    model: str, text: Sequence[Path], *, context: int, tokens: int, device: torch.device
+    model: str, text: Sequence[Path], *, context: int, tokens: int, how: dict[str, Any]
 ) -> tuple[LanguageModel, dict[Split, Tensor]]:
     """The language model, and the contexts of both halves of the text."""
     documents = text_documents(text)
     documents = chain([next(documents, "")], documents)  # a missing file is reported before loading
-    lm = LanguageModel.load(model, device=device)
+    lm = LanguageModel.load(model, **how)
     name = text_name(text)
     contexts = pack_contexts(lm.tokenizer, documents, context, max_tokens=tokens, name=name)
     return lm, _halves(contexts, lm, name)
@@ -213,7 +214,7 @@ def _rows(
 def _activations(
     model: LanguageModel, contexts: Tensor, hook: str, sae: SAE, *, left_out: LeftOut
 ) -> tuple[Tensor, Tensor]:
-    """`[rows, d_in]` float32 at the positions that are not left out, on the model's device, and
+    """`[rows, d_in]` float32 at the positions that are not left out, on the SAE's device, and
     `[n, context]` bool, which these are."""
     if (width := model.width(hook, contexts)) != sae.d_in:
         raise ConfigError(
@@ -227,7 +228,7 @@ def _activations(
         if left_out.norm_limit is not None:
             keep &= (norms(x.flatten(0, 1)).view(tokens.shape) <= left_out.norm_limit).cpu()
         kept.append(keep)
-        parts.append(x[keep.to(x.device)])
+        parts.append(x[keep.to(x.device)].to(sae.W_dec.device))
     return torch.cat(parts), torch.cat(kept)
 
 

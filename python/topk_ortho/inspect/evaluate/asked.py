@@ -15,7 +15,7 @@ from topk_ortho.config.toml import overlaid
 from topk_ortho.config.train import OF_A_LANGUAGE_MODEL
 
 OF_A_RUN = ("seed", "eval_samples", "activations", "model", "text", "dataset", "hook", "context",
-            "data", "synthetic", "plant")  # fmt: skip
+            "backend", "dtype", "attn", "data", "synthetic", "plant")  # fmt: skip
 """Settings of a run that define its data, beside what is left out of it."""
 LEFT_OUT = ("tokens", "leave_out", "skip_positions", "chat_roles", "max_norm")
 """Settings of what is left out, None where nothing is."""

@@ -1,0 +1,199 @@
+"""A language model whose activations can be read and replaced at named hook points.
+
+A pass costs the layers up to the last hook point that is asked for. Refused: hook points that do
+not exist or do not fire, and those that do not hold one row per token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from topk_ortho.activations.models.backend import Backend
+from topk_ortho.activations.models.hooks import near, rows
+from topk_ortho.activations.models.memory import ModelSizes
+from topk_ortho.activations.text import bos_token
+from topk_ortho.config import ConfigError
+from topk_ortho.machine.forecast import Place
+
+
+class LanguageModel:
+    """A causal language model with named hook points.
+
+    Attributes:
+        name: the name, folder or file it was loaded from.
+        tokenizer: its Hugging Face tokenizer.
+        bos: id of the token that every context starts with and that separates documents.
+        max_context: longest context in tokens.
+        d_vocab: number of token ids.
+        hooks: names of all hook points, sorted.
+        device: where it runs; tokens may come from anywhere.
+        described: backend, type of the weights, device, and why it is that backend, as a manifest
+            has them.
+    """
+
+    def __init__(self, backend: Backend, *, name: str, why: str = "") -> None:
+        if backend.tokenizer is None:
+            raise ConfigError(f"{name!r} has no tokenizer: add its tokenizer files to the folder.")
+        self.name = name
+        self.tokenizer = backend.tokenizer
+        self.bos = bos_token(backend.tokenizer)
+        self.max_context = backend.max_context
+        self.d_vocab = backend.d_vocab
+        self.hooks = tuple(sorted(backend.hooks))
+        self.device = backend.device
+        self.described = {
+            "backend": backend.name,
+            "dtype": str(backend.dtype).removeprefix("torch."),
+            "device": str(backend.device),
+        }
+        if why:
+            self.described["why"] = why
+        self._backend = backend
+
+    @classmethod
+    def load(
+        cls,
+        name_or_dir: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        hooks: Sequence[str] = (),
+        **how: Any,
+    ) -> LanguageModel:
+        """Loads a model; a local folder needs no network, remote code is never run.
+
+        Args:
+            name_or_dir: a Hugging Face name, a folder in that layout, or a GGUF file.
+            device: where it runs, unless `device_map` says so.
+            hooks: the hook points that will be asked for, by which the backend is chosen; without
+                any it is the one that has them all.
+            **how: the other arguments of `loading.load`.
+
+        Raises:
+            ConfigError: the model cannot be loaded.
+        """
+        from topk_ortho.activations.models.loading import load
+
+        name, backend, why = load(name_or_dir, device=device, hooks=hooks, **how)
+        return cls(backend, name=name, why=why)
+
+    def sizes(self, device: torch.device) -> ModelSizes:
+        """Returns the sizes that its memory is forecast from, in a run that trains on `device`."""
+        b, on = self._backend, self.device
+        place: Place | None = "host" if on.type == "cpu" else "device" if on == device else None
+        return ModelSizes(b.d_model, b.d_mlp, b.d_vocab, b.dtype.itemsize, place)
+
+    def activations(self, tokens: Tensor, hook: str) -> Tensor:
+        """Returns activations at `hook`, `[batch, position, d_in]` float32 on the model's device.
+
+        Args:
+            tokens: `[batch, position]` int64.
+            hook: name of a hook point, such as `blocks.3.hook_resid_post`.
+
+        Raises:
+            ConfigError: the hook does not exist, does not fire, or is not one row per token.
+        """
+        return self.activations_at(tokens, [hook])[hook]
+
+    def activations_at(self, tokens: Tensor, hooks: Sequence[str]) -> dict[str, Tensor]:
+        """Returns activations at each of `hooks` from one pass, `[batch, position, d_in]` float32.
+
+        A hook with a head dimension is flattened, `d_in = head * d_head`. The model runs only up
+        to the last layer of the hooks.
+
+        Args:
+            tokens: `[batch, position]` int64.
+            hooks: names of hook points.
+
+        Raises:
+            ConfigError: a hook does not exist, does not fire, or is not one row per token.
+        """
+        hooks = tuple(dict.fromkeys(hooks))
+        self._check(*hooks)
+        try:
+            seen = self._backend.capture(tokens, hooks)
+        except LookupError as error:
+            raise self._switched_off(error) from error
+        for hook in hooks:
+            if hook not in seen:
+                raise ConfigError(
+                    f"hook {hook!r} never fires in {self.name!r}; choose one that does, such as "
+                    f"{self._like('blocks.0.hook_resid_post')}."
+                )
+        return {hook: rows(seen[hook], tokens, hook, self.hooks).float() for hook in hooks}
+
+    def width(self, hook: str, tokens: Tensor) -> int:
+        """Returns `d_in` at a hook, after checking its output for contexts of two lengths.
+
+        The second axis has to be that of positions and the rest a width that does not follow them:
+        a single shape is not enough, where an attention pattern has as many heads as the context
+        has tokens.
+
+        Args:
+            hook: name of a hook point.
+            tokens: `[n, position]` int64, at least one context of two tokens; only the first is
+                read.
+
+        Raises:
+            ConfigError: the hook gives no activations, one row for each token.
+        """
+        widths = {
+            self.activations(tokens[:1, :length].expand(batch, -1), hook).shape[-1]
+            for batch, length in ((2, tokens.shape[1]), (3, tokens.shape[1] - 1))
+        }
+        if len(widths) > 1:
+            raise ConfigError(
+                f"hook {hook!r} was given, but its width follows the number of tokens "
+                f"({sorted(widths)}), and one row of fixed width per token was expected; take "
+                f"a hook such as {self._like('blocks.0.hook_resid_post')}."
+            )
+        return int(widths.pop())
+
+    def run_with_hooks(
+        self,
+        tokens: Tensor,
+        hook: str | None = None,
+        replace: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """Returns logits `[batch, position, d_vocab]`, the activations at `hook` replaced if given.
+
+        Args:
+            tokens: `[batch, position]` int64.
+            hook: hook point to replace at; None runs the model unchanged.
+            replace: `[batch, position, d_in]` float32 -> the same shape.
+        """
+        if hook is None or replace is None:
+            return self._backend.logits(tokens, None, None)
+
+        name = hook
+
+        def splice(x: Tensor) -> Tensor:
+            new = replace(rows(x, tokens, name, self.hooks).float())
+            return new.reshape(x.shape).to(x.dtype)
+
+        self._check(hook)
+        try:
+            return self._backend.logits(tokens, hook, splice)
+        except LookupError as error:
+            raise self._switched_off(error) from error
+
+    def _check(self, *hooks: str) -> None:
+        for hook in hooks:
+            if hook not in self.hooks:
+                raise ConfigError(
+                    f"{self.name!r} has no hook point {hook!r}: perhaps {self._like(hook)}. "
+                    "A hook point looks like `blocks.3.hook_resid_post`."
+                )
+
+    def _switched_off(self, error: LookupError) -> ConfigError:
+        return ConfigError(
+            f"hook {error.args[0]!r} is switched off in {self.name!r}; choose one that fires, such "
+            f"as {self._like('blocks.0.hook_resid_post')}."
+        )
+
+    def _like(self, hook: str) -> str:
+        return near(hook, self.hooks)

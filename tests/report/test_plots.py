@@ -111,6 +111,16 @@ def test_training_has_a_curve_for_each_run_in_each_panel(tmp_path: Path) -> None
     assert list(figure.axes[2].get_lines()[0].get_xdata()) == [50, 100, 150]
 
 
+def test_metrics_on_held_out_activations_have_panels_where_they_were_logged(tmp_path: Path) -> None:
+    measured = {"step": 100, "held_out": {"l0": 8.0, "ce_score": None, "rows": 9}}
+    folder = run(tmp_path / "run", [line(50), line(100), measured])
+    figure = plots.training_sheet(plots.read_runs(folder))
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles[3:] == ["Held-out L0"]
+    assert list(figure.axes[3].get_lines()[0].get_xdata()) == [100]
+    assert list(figure.axes[2].get_lines()[0].get_xdata()) == [50, 100]
+
+
 @pytest.mark.fault("a torn log in a plot")
 @pytest.mark.parametrize("cut", [1, 5, 40])
 def test_a_torn_last_line_is_passed_over(cut: int, tmp_path: Path) -> None:

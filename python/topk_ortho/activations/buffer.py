@@ -68,6 +68,13 @@ class ShuffleBuffer:
             "activations; lower --batch-size or give more data."
         )
 
+    def upcoming(self, rows: int) -> Tensor:
+        """Returns the next `rows` rows of the present filling, `[rows, d_in]`, and stays where it
+        is; its last ones where fewer are left, all where it has fewer."""
+        x, _ = self._filled()
+        start = max(0, min(self.cursor.row, len(x) - rows))
+        return x[start : start + rows]
+
     def fork(self) -> ShuffleBuffer:
         """Returns a separate buffer that continues from the same position."""
         other = ShuffleBuffer(

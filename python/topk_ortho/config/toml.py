@@ -44,6 +44,8 @@ NOT_HASHED = frozenset(
         "log_every",
         "checkpoint_every",
         "keep_checkpoints",
+        "evaluate_every",
+        "evaluate_samples",
         "threads",
         "init_from",  # `init_sha256` names it by its content
         "allow_pickle",

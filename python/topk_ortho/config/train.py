@@ -102,6 +102,10 @@ class TrainConfig:
     """Newest checkpoints kept."""
     eval_samples: int = option(30_000, within=ROWS)
     """Held-out activations that the metrics at the end are measured on."""
+    evaluate_every: int = option(0, within=STEPS)
+    """Steps between two measurements on held-out activations during training; 0 for none."""
+    evaluate_samples: int = option(4096, within=ROWS, used=unless("evaluate-every", 0))
+    """Held-out activations of such a measurement; no more than --eval-samples are taken."""
     with_baseline: bool = option(False, used=_CONSTRAINED)
     """Train the arm without the constraint as well, in `baseline/`, and compare."""
     device: str = "auto"

@@ -22,7 +22,8 @@ FLOAT, DOUBLE, INT = 4, 8, 8
 START = ("reading the first rows", "measuring their variance", "scaling them",
          "filling the buffer")  # fmt: skip
 CYCLE = ("refilling the buffer", "encoding", "decoding", "aux-k", "first tile",
-         "selecting pairs", "penalty", "backward pass", "optimiser", "checkpoint")  # fmt: skip
+         "selecting pairs", "penalty", "backward pass", "optimiser", "calibration on the way",
+         "measuring on the way", "checkpoint")  # fmt: skip
 END = ("filling for calibration", "calibration", "export", "matching", "encoding to measure",
        "measuring", "geometry", "splicing")  # fmt: skip
 MOMENTS = START + CYCLE + END

@@ -17,6 +17,8 @@ NO_MATTER = {
     "log_every",
     "checkpoint_every",
     "keep_checkpoints",
+    "evaluate_every",
+    "evaluate_samples",
     "device",
     "threads",
     "pairs.memory_budget",

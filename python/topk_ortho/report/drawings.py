@@ -14,7 +14,7 @@ from topk_ortho.report.charts import Bar, Look, Series
 from topk_ortho.report.compare import Row, readable
 from topk_ortho.report.reading import Run
 from topk_ortho.report.typeset import number, signed, significant
-from topk_ortho.report.words import CURVES, LABELS
+from topk_ortho.report.words import CURVES, HELD_OUT, LABELS
 
 MEGABYTE = 1e6  # bytes
 MOST_CURVES = 12
@@ -239,6 +239,18 @@ def training(sketch: Sketch) -> list[Chart]:
         series = sketch.curves(arms, key)
         if series:
             words = sketch.words(f"training_{key}", title, f"At the end: {_ends(series)}", y=y)
+            drawn.append(charts.curves(words, series))
+    return drawn
+
+
+def held_out(sketch: Sketch) -> list[Chart]:
+    """Metrics on held-out activations over the steps, where they were measured on the way."""
+    drawn = []
+    for key in HELD_OUT:
+        series = sketch.curves(sketch.comparison.arms, f"held_out.{key}")
+        if series:
+            said, title = f"At the end: {_ends(series)}", f"Held-out {LABELS[key].name}"
+            words = sketch.words(f"held_out_{key}", title, said, y=LABELS[key].short)
             drawn.append(charts.curves(words, series))
     return drawn
 

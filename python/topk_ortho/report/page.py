@@ -185,6 +185,9 @@ _PLAN: tuple[_Plan, ...] = (
      "Solid: allocated, or resident on CPU. Dashed: reserved, or the peak on CPU, where runs "
      "of one process share it.", _drawn(drawings.memory)),
     ("training", "Training", "Means over seeds, the range shaded.", _drawn(drawings.training)),
+    ("held-out", "On held-out activations during training",
+     "On fewer of them than at the end. Means over seeds, the range shaded.",
+     _drawn(drawings.held_out)),
     ("final", "At the end of training", "Means, with 95 % intervals where there are several seeds.",
      _drawn(drawings.final)),
 )  # fmt: skip

@@ -17,7 +17,7 @@ from topk_ortho.report.canvas import Chart, Words, png, sheet
 from topk_ortho.report.charts import LABEL, NOT_LOGGED, Bar, Look, Series, bars, curves, looks
 from topk_ortho.report.drawings import MEGABYTE, memory_kinds
 from topk_ortho.report.reading import Logged, on_gpu, read_json, read_log
-from topk_ortho.report.words import CURVES, LABELS
+from topk_ortho.report.words import CURVES, HELD_OUT, LABELS
 from topk_ortho.statistics import finite
 
 if TYPE_CHECKING:
@@ -110,11 +110,16 @@ def memory_sheet(runs: list[_Run]) -> Figure:
 
 
 def training_sheet(runs: list[_Run]) -> Figure:
-    """The losses over the steps."""
+    """The losses over the steps, and what was measured on held-out activations on the way."""
     charts = []
     for key in _LOSSES:
         title, y = CURVES[key]
         charts.append(curves(Words(key, title, "", y=y), [run.curve(key) for run in runs]))
+    for key in HELD_OUT:
+        series = [run.curve(f"held_out.{key}") for run in runs]
+        if any(each.x for each in series):
+            title, y = f"Held-out {LABELS[key].name}", LABELS[key].short
+            charts.append(curves(Words(f"held_out_{key}", title, "", y=y), series))
     return sheet("Training", charts, columns=3)
 
 

@@ -176,12 +176,16 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_log(path: Path) -> list[dict[str, Any]]:
     """Lines by step; of a step that was logged twice, before and after a restart, the later.
 
+    Metrics on held-out activations, which have lines of their own, are beside the others of their
+    step, as `held_out.l0`.
+
     Raises:
         ConfigError: no log, an empty one, or one that is damaged before its last line.
     """
     if not path.exists():
         raise ConfigError(f"{path} does not exist; expected the folder of a run")
     by_step: dict[int, dict[str, Any]] = {}
+    held_out: dict[int, dict[str, Any]] = {}
     raw = path.read_bytes().split(b"\n")
     for number, text in enumerate(raw, start=1):
         if not text.strip():
@@ -189,13 +193,17 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         try:
             line = json.loads(text)
             step = int(line["step"])
-            by_step[step] = line | {"step": step}
+            where = held_out if isinstance(line.get("held_out"), dict) else by_step
+            where[step] = line | {"step": step}
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             if number == len(raw):
                 break
             raise ConfigError(
                 f"{path} is damaged in line {number}; delete that line to draw the rest"
             ) from error
+    for step, line in held_out.items():
+        figures = {f"held_out.{name}": value for name, value in line["held_out"].items()}
+        by_step[step] = by_step.get(step, {"step": step}) | figures
     if not by_step:
         raise ConfigError(f"{path} holds no step; the run has not logged anything yet")
     return [by_step[step] for step in sorted(by_step)]

@@ -44,6 +44,7 @@ class Label:
 LABELS = {
     "absorption_rate": Label("absorption", "absorption", better="lower"),
     "excess": Label("excess", "excess", better="lower"),
+    "base_miss": Label("base miss", "base miss", better="lower"),
     "mcc": Label("MCC", "MCC", better="higher"),
     "f1_parent": Label("parent F1", "parent F1", better="higher"),
     "f1_child": Label("child F1", "child F1", better="higher"),
@@ -59,6 +60,10 @@ LABELS = {
     "sparsity_penalty": Label("sparsity penalty at the end", "sparsity penalty", 4),
 }
 """By the key of a result or a line of the log."""
+
+HELD_OUT = ("explained_variance", "l0", "dead_features", "excess", "absorption_rate", "base_miss",
+            "mcc", "ce_score")  # fmt: skip
+"""Metrics on held-out activations that are drawn over the training steps."""
 
 CURVES = {
     "l2": ("L2 loss", "squared error per activation"),

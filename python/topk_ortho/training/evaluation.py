@@ -100,12 +100,12 @@ class Meters:
         return x_hat
 
     @torch.no_grad()
-    def result(self) -> Evaluation:
-        """Returns the metrics over all rows so far."""
+    def result(self, *, geometry: bool = True) -> Evaluation:
+        """Returns the metrics over all rows so far; `geometry` is that of the decoder rows."""
         sae = self.sae
-        out: dict[str, Any] = self.reconstruction.result() | decoder_geometry(
-            sae.W_dec, sample=geometry_sample(sae.d_sae)
-        )
+        out: dict[str, Any] = dict(self.reconstruction.result())
+        if geometry:
+            out |= decoder_geometry(sae.W_dec, sample=geometry_sample(sae.d_sae))
         dead = {"numerator": sae.d_sae - out["alive"], "denominator": sae.d_sae}
         measured = None if self._truth is None else self._truth.result()
         if measured is None:
@@ -115,15 +115,30 @@ class Meters:
 
 
 @torch.no_grad()
-def evaluate(sae: SAE, data: Activations, *, samples: int) -> Evaluation:
-    """Reconstruction, sparsity, geometry, ground truth and behaviour."""
+def evaluate(
+    sae: SAE,
+    data: Activations,
+    *,
+    samples: int,
+    contexts: int = BEHAVIOUR_CONTEXTS,
+    geometry: bool = True,
+) -> Evaluation:
+    """Reconstruction, sparsity, geometry, ground truth and behaviour.
+
+    Args:
+        sae: in the units of the data.
+        data: its held-out split is measured.
+        samples: rows.
+        contexts: of a language model, for behaviour.
+        geometry: whether cosines of decoder rows are measured.
+    """
     truth = data.source.truth
     meters = Meters(sae, truth)
     for block in eval_blocks(data.source, samples, rows=rows_at_once(sae.d_sae)):
         meters.add(block.x, block.fired)
-    figures, measured = meters.result()
+    figures, measured = meters.result(geometry=geometry)
     if data.language is not None and truth is None:
-        figures |= _behaviour(sae, data.language, data)
+        figures |= _behaviour(sae, data.language, data, contexts)
     return Evaluation(figures, measured)
 
 
@@ -153,13 +168,15 @@ def eval_blocks(
         index += 1
 
 
-def _behaviour(sae: SAE, language: LanguageSource, data: Activations) -> dict[str, float | None]:
+def _behaviour(
+    sae: SAE, language: LanguageSource, data: Activations, contexts: int
+) -> dict[str, float | None]:
     return behaviour(
         language.model,
-        language.contexts("eval")[:BEHAVIOUR_CONTEXTS],
+        language.contexts("eval")[:contexts],
         language.hook,
         reconstructor(sae, data.scale),
-        kept=language.kept("eval")[:BEHAVIOUR_CONTEXTS],
+        kept=language.kept("eval")[:contexts],
         norm_limit=data.norm_limit,
     )
 

@@ -1,4 +1,7 @@
-"""The log `metrics.jsonl`: one JSON object per logged step, and its contents."""
+"""The log `metrics.jsonl`: one JSON object per logged step, and its contents.
+
+A line with `held_out` has the metrics on held-out activations after that step, and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +28,13 @@ class EventLog:
     Args:
         path: the file, created if need be.
         keep_until: the last step whose line stays.
+
+    Attributes:
+        measured: the last step whose held-out metrics were in the file at the start, 0 for none.
     """
 
     def __init__(self, path: Path, *, keep_until: int):
-        self._truncate(path, keep_until)
+        self.measured = self._truncate(path, keep_until)
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, event: dict[str, Any]) -> None:
@@ -44,21 +50,25 @@ class EventLog:
         self._file.close()
 
     @staticmethod
-    def _truncate(path: Path, keep_until: int) -> None:
+    def _truncate(path: Path, keep_until: int) -> int:
+        """Cut off what does not stay; returns the last step with held-out metrics."""
+        good = measured = 0
         if not path.exists():
-            return
-        good = 0
+            return measured
         with path.open("rb") as file:
             for line in file:
                 try:
-                    step = json.loads(line)["step"]
+                    event = json.loads(line)
+                    step = event["step"]
                 except (ValueError, KeyError, TypeError, RecursionError):
                     break
                 if not line.endswith(b"\n") or type(step) is not int or step > keep_until:
                     break
                 good += len(line)
+                measured = step if "held_out" in event else measured
         with path.open("r+b") as file:
             file.truncate(good)
+        return measured
 
 
 class StepMetrics:

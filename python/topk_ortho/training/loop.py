@@ -15,6 +15,7 @@ from topk_ortho.checkpoint import store
 from topk_ortho.machine.interrupt import Interrupted, SignalWatch, kept
 from topk_ortho.machine.profile import StepProfile
 from topk_ortho.machine.spans import span
+from topk_ortho.training import held_out
 from topk_ortho.training.events import EventLog, StepMetrics
 from topk_ortho.training.finish import finish
 from topk_ortho.training.finite import NotFiniteError, check_storable, set_aside
@@ -101,6 +102,8 @@ class Loop:
         device = state.sae.W_dec.device
         logged, logged_step = time.perf_counter(), state.step
         started = logged - self.seconds
+        if log.measured != state.step and held_out.is_due(config, state.step):
+            self._measure(log, watch, None)  # the last process was stopped in it
         while state.step < config.steps:
             try:
                 step = profile.step(lambda: self._step(device, watch))
@@ -115,11 +118,25 @@ class Loop:
                 log.write(event)
                 progress.show(event)
             progress.advance()
+            if held_out.is_due(config, state.step):
+                seconds = self._measure(log, watch, step.x)
+                started, logged = started + seconds, logged + seconds
             if watch.number is not None or (state.step == stop_at and not last):
                 raise self._stopped(log, step.x, watch.number or signal.SIGINT)
             if state.step % config.checkpoint_every == 0 or last:
                 self._checkpoint(log, step.x)
             del step  # its tensors would stay in memory beside those of the next step
+
+    def _measure(self, log: EventLog, watch: SignalWatch, x: Tensor | None) -> float:
+        """Log the metrics on held-out activations; returns the seconds that this took."""
+        started = time.perf_counter()
+        try:
+            with watch.at_once():
+                event = held_out.measure(self.state)
+        except Interrupted as stop:  # the next process measures
+            raise self._stopped(log, x, stop.number) from None
+        log.write(event)
+        return time.perf_counter() - started
 
     def _stopped(self, log: EventLog, x: Tensor | None, number: int) -> Interrupted:
         """Save the state between two steps, and say how to resume."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from topk_ortho.activations import memory as data
 from topk_ortho.activations.language_model import CONTEXTS_PER_BLOCK, CPU_TOKENS
@@ -14,7 +15,7 @@ from topk_ortho.constraint import memory as constraint
 from topk_ortho.machine.forecast import Component, Forecast, Shapes, since
 from topk_ortho.metrics.behaviour import CONTEXTS_AT_ONCE as SPLICED_AT_ONCE
 from topk_ortho.sae.sae import SPARSE_DENSITY
-from topk_ortho.training import evaluation, losses, optimizer
+from topk_ortho.training import evaluation, held_out, losses, optimizer
 
 RUNNING = 20
 """Bytes per feature of `Firing`: rate, threshold, energy in float32, steps of silence in int64."""
@@ -75,6 +76,12 @@ def _components(s: Shapes, cached: int) -> Iterator[Component]:
     yield from optimizer.memory(s)
     yield from calibrating
     yield from evaluation.memory(s, encode_copies=kind.encode_copies)
+    if c.evaluate_every:
+        rows = held_out.samples(c)
+        piece = min(rows, evaluation.rows_at_once(c.sae.d_sae))
+        for part in kind.calibration_memory(s, rows=rows, piece=piece):
+            yield replace(part, when=("calibration on the way",))
+        yield from held_out.memory(s, encode_copies=kind.encode_copies)
     size = "--sae.d-sae"
     running = RUNNING * c.sae.d_sae
     yield Component("running figures", running, since("filling the buffer"), size)

@@ -116,7 +116,9 @@ def _figures(path: Path) -> dict[str, str] | None:
     try:
         if path.suffix == ".jsonl":
             lines = [json.loads(line) for line in text.splitlines()]
-            value: Any = {f"step {line['step']}": line for line in lines}
+            value: Any = {}
+            for line in lines:  # a step may have a second one, of held-out metrics
+                value.setdefault(f"step {line['step']}", {}).update(line)
         else:
             value = json.loads(text)
     except (ValueError, KeyError, TypeError):

@@ -231,12 +231,12 @@ def test_a_run_whose_shard_was_cut_goes_on_once_it_is_whole(tmp_path, monkeypatc
     shard, whole, taken = folder / "1.npy", (folder / "1.npy").read_bytes(), 0
     give = ShuffleBuffer.next
 
-    def cut_later(self: ShuffleBuffer) -> torch.Tensor:
+    def cut_later(self: ShuffleBuffer, **how: int | None) -> torch.Tensor:
         nonlocal taken
         taken += 1
         if taken == 6:
             os.truncate(shard, 500)
-        return give(self)
+        return give(self, **how)
 
     with monkeypatch.context() as patch:
         patch.setattr(ShuffleBuffer, "next", cut_later)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -36,12 +37,14 @@ def settings(tmp_path: Path) -> TrainConfig:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("prefetch", ["off", "on"])
 @pytest.mark.parametrize(("stop", "tokens"), [(3, None), (23, 6000)])
 def test_a_stopped_run_ends_bit_for_bit_the_same(
-    settings, tmp_path: Path, stop: int, tokens: int | None
+    settings, tmp_path: Path, stop: int, tokens: int | None, prefetch: Literal["off", "on"]
 ) -> None:
     settings = replace(settings, tokens=tokens)
     train(settings, tmp_path / "whole", progress=False)
+    settings = replace(settings, prefetch=prefetch)
     with pytest.raises(Interrupted):
         train(settings, tmp_path / "stopped", stop_after=stop, progress=False)
     resume(tmp_path / "stopped", progress=False)

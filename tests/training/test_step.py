@@ -174,10 +174,10 @@ def test_a_run_that_meets_nan_writes_the_batch_aside_and_keeps_its_checkpoint(
     calm = ShuffleBuffer.next
     count = 0
 
-    def poisoned(self):
+    def poisoned(self, **how):
         nonlocal count
         count += 1
-        x = calm(self)
+        x = calm(self, **how)
         return x * float("nan") if count == 31 else x
 
     monkeypatch.setattr(ShuffleBuffer, "next", poisoned)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from topk_ortho.activations.scaling import ESTIMATION_ROWS
 from topk_ortho.activations.synthetic import BLOCK_ROWS, resolve
 from topk_ortho.config import TrainConfig
-from topk_ortho.machine.forecast import FLOAT, MOMENTS, START, Component, Shapes, since
+from topk_ortho.machine.forecast import CYCLE, FLOAT, MOMENTS, START, Component, Shapes, since
 
 # Per true feature and row of a block: on or off, magnitude, two random numbers, a child's place.
 TRUTH_CELL = 12
@@ -34,10 +34,17 @@ def memory(s: Shapes, *, cached: int, calibration_rows: int) -> Iterator[Compone
     fillings = ["filling the buffer"]
     fillings += ["refilling the buffer"] * (c.steps * c.batch_size > held)
     fillings += ["filling for calibration"] * (calibration_rows > held - c.steps * c.batch_size)
-    yield Component("rows before shuffling", 2 * filling, tuple(fillings), size, "host")
+    if fillings[1:] and prefetches(c, gpu=s.gpu):
+        fillings += CYCLE
+    yield Component("rows before shuffling", filling, tuple(fillings), size, "host")
     if fillings[1:]:
         yield Component("next filling", filling, tuple(fillings[1:]), size, "host")
     yield Component("data", filling, since("filling the buffer"), size, "host")
+
+
+def prefetches(config: TrainConfig, *, gpu: bool) -> bool:
+    """Returns whether a run makes the next filling of its buffer in a thread."""
+    return config.prefetch == "on" or (config.prefetch == "auto" and gpu)
 
 
 def block_bytes(s: Shapes) -> int:

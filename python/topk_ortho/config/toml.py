@@ -44,6 +44,7 @@ NOT_HASHED = frozenset(
         "log_every",
         "checkpoint_every",
         "keep_checkpoints",
+        "prefetch",
         "evaluate_every",
         "evaluate_samples",
         "threads",

@@ -170,6 +170,9 @@ class TrainConfig:
     """`files`: folder of `.npy` or `.safetensors` shards."""
     buffer_rows: int = option(131_072, within=ROWS_IN_MEMORY)
     """Activations in the shuffling buffer."""
+    prefetch: Literal["auto", "on", "off"] = "auto"
+    """Make the next filling of that buffer in a thread, while the present one is trained on;
+    `auto` does on an accelerator. Batches are the same either way."""
 
     synthetic: SyntheticConfig = table(SyntheticConfig, used=_sources_with("synthetic"))
     plant: PlantConfig = table(PlantConfig)

@@ -17,6 +17,7 @@ NO_MATTER = {
     "log_every",
     "checkpoint_every",
     "keep_checkpoints",
+    "prefetch",
     "evaluate_every",
     "evaluate_samples",
     "device",

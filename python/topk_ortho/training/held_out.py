@@ -43,7 +43,7 @@ def samples(config: TrainConfig) -> int:
 def measure(state: TrainState) -> dict[str, Any]:
     """Returns a line of the log: the step, and the metrics under `held_out`."""
     started, sae, rows = time.perf_counter(), state.sae, samples(state.config)
-    with _put_back(sae):
+    with state.buffer.alone(), _put_back(sae):
         sae.calibrate(_upcoming(state, rows))
         figures, _ = evaluation.evaluate(
             sae, state.data, samples=rows, contexts=CONTEXTS, geometry=False

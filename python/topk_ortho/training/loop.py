@@ -81,6 +81,7 @@ class Loop:
             with SignalWatch() as watch:
                 self._steps(watch, log, progress, profile, stop_at)
         finally:
+            state.buffer.close()
             profile.close()
             progress.close()
             log.close()
@@ -149,7 +150,7 @@ class Loop:
 
     def _step(self, device: torch.device, watch: SignalWatch) -> Step:
         with span("data"), watch.at_once():
-            x = self.state.buffer.next()
+            x = self.state.buffer.next(more=self.state.config.steps - self.state.step - 1)
         x = x.to(device, non_blocking=True)
         started = time.perf_counter()
         try:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from topk_ortho.activations import Activations, ShuffleBuffer
+from topk_ortho.activations.memory import prefetches
 from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.constraint.criteria import INPUTS
 from topk_ortho.constraint.firing import Firing
@@ -64,6 +65,7 @@ class TrainState:
                 batch_size=config.batch_size,
                 rows=config.buffer_rows,
                 seed=config.seed,
+                prefetch=prefetches(config, gpu=device.type != "cpu"),
             ),
             data=data,
             firing=Firing.zeros(config.sae.d_sae, device),

@@ -122,6 +122,7 @@ def evaluate(
     samples: int,
     contexts: int = BEHAVIOUR_CONTEXTS,
     geometry: bool = True,
+    progress: Callable[[int], object] = lambda rows: None,
 ) -> Evaluation:
     """Reconstruction, sparsity, geometry, ground truth and behaviour.
 
@@ -131,11 +132,13 @@ def evaluate(
         samples: rows.
         contexts: of a language model, for behaviour.
         geometry: whether cosines of decoder rows are measured.
+        progress: called with the number of rows of each piece that is done.
     """
     truth = data.source.truth
     meters = Meters(sae, truth)
     for block in eval_blocks(data.source, samples, rows=rows_at_once(sae.d_sae)):
         meters.add(block.x, block.fired)
+        progress(len(block.x))
     figures, measured = meters.result(geometry=geometry)
     if data.language is not None and truth is None:
         figures |= _behaviour(sae, data.language, data, contexts)

@@ -6,6 +6,7 @@ from typing import Any
 
 from topk_ortho.constraint.history.figures import stability_figures
 from topk_ortho.formats import saelens
+from topk_ortho.machine.phases import phase
 from topk_ortho.training import evaluation
 from topk_ortho.training.folder import RunFolder
 from topk_ortho.training.state import TrainState
@@ -33,9 +34,15 @@ def finish(
     config = state.config
     if state.step == 0:
         raise RuntimeError("0 steps executed, but a run has to train; see --steps.")
-    evaluation.calibrate(state.sae, state.buffer.fork())
-    _export(folder, state)
-    figures, truth = evaluation.evaluate(state.sae, state.data, samples=config.eval_samples)
+    with phase("calibrating thresholds"):
+        evaluation.calibrate(state.sae, state.buffer.fork())
+    with phase("saving the SAE"):
+        _export(folder, state)
+    rows = config.eval_samples
+    with phase("measuring on held-out activations", total=rows) as shown:
+        figures, truth = evaluation.evaluate(
+            state.sae, state.data, samples=rows, progress=shown.advance
+        )
     if truth is not None:
         folder.write_json("ground_truth.json", truth.table())
     history = state.settled_history()

@@ -20,6 +20,7 @@ from topk_ortho.config import ConfigError, SAEConfig, TrainConfig
 from topk_ortho.formats.load import fill
 from topk_ortho.formats.origin import same_hook
 from topk_ortho.formats.stored import StoredSAE
+from topk_ortho.machine.phases import phase
 from topk_ortho.training.state import TrainState
 
 ROWS = 8192
@@ -65,10 +66,11 @@ def start_from(state: TrainState) -> None:
     check_width(config, stored, d_in=state.sae.d_in)
     fill(state.sae, stored.unit_rows().scaled(state.data.scale))
     state.sae.normalise_decoder_()
-    x = first_rows(state.data.source, rows=ROWS)[:ROWS]
-    batches = x.to(state.firing.rate.device).split(state.config.batch_size)
-    _measure_rates(state, batches)
-    balanced = state.sae.balanced_coefficient(batches)
+    with phase("measuring firing rates"):
+        x = first_rows(state.data.source, rows=ROWS)[:ROWS]
+        batches = x.to(state.firing.rate.device).split(state.config.batch_size)
+        _measure_rates(state, batches)
+        balanced = state.sae.balanced_coefficient(batches)
     state.sparsity_coefficient = balanced or state.sparsity_coefficient
 
 

@@ -25,6 +25,8 @@ UNUSED = [
     ("--data x --model m", ["--data", "--activations language-model"]),
     ("--data x --hook h", ["--data", "--activations language-model"]),
     ("--data x --context 9", ["--context", "--activations files"]),
+    ("--data-layer 1", ["--data-layer", "--activations synthetic"]),
+    ("--evaluate-samples 9", ["--evaluate-samples", "--evaluate-every 0"]),
     ("--context 9", ["--context", "--activations synthetic"]),
     ("--data x --tokens 9", ["--tokens", "--activations files"]),
     ("--data x --skip-positions 4", ["--skip-positions", "--activations files"]),

@@ -1,5 +1,8 @@
 """Activations from a folder of shards, `.npy` or `.safetensors`, sorted by name.
 
+A folder that vLLM's hidden-state connector filled is read as well: one `.safetensors` for each
+request, with `hidden_states` of one or several layers and `token_ids`.
+
 A shard is one tensor `[rows, d_in]` of float16, float32 or float64 (`.safetensors` also bfloat16);
 reading a block costs its own rows, whatever the size of the folder. Nothing stays mapped, since a
 mapped file that becomes shorter kills the process that reads it. Refused, by name of the file:
@@ -12,7 +15,7 @@ from __future__ import annotations
 import json
 import warnings
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from topk_ortho.activations.shards import check_sizes
 from topk_ortho.activations.source import Block, GroundTruth, Split
 from topk_ortho.config import ConfigError
 
@@ -35,6 +39,8 @@ _DTYPES: dict[str, np.dtype | None] = {
 DESCRIPTION = "source.json"
 UNFINISHED = "unfinished.json"
 """Marker file in a folder whose shards `topk-ortho cache` has not all written yet."""
+ROWS_NAME, HIDDEN_STATES = "activations", "hidden_states"
+"""Tensors of a `.safetensors` that hold rows: ours, and those of vLLM."""
 SPREAD = 32
 """Blocks, all over the shards, that scale, mean and variance are estimated on."""
 VERSION = 1
@@ -51,6 +57,8 @@ class Shard:
         dtype: of its numbers, None for bfloat16, which numpy does not know.
         offset: bytes before the first number.
         by_column: whether the numbers of a column lie side by side, and not those of a row.
+        layers: rows of each token that lie one after another, of as many layers.
+        layer: which of them is read.
     """
 
     path: Path
@@ -59,6 +67,8 @@ class Shard:
     dtype: np.dtype | None
     offset: int
     by_column: bool = False
+    layers: int = 1
+    layer: int = 0
 
     def read(self, start: int, stop: int) -> Tensor:
         """Rows `start` to `stop`, float32 `[stop - start, d_in]`.
@@ -72,10 +82,11 @@ class Shard:
                        for c in range(self.d_in)]  # fmt: skip
             x = np.stack(columns, axis=1)
         else:
-            count = (stop - start) * self.d_in
-            x = self._numbers(stored, start * self.d_in, count, start).reshape(-1, self.d_in)
+            width = self.layers * self.d_in
+            x = self._numbers(stored, start * width, (stop - start) * width, start)
+            x = x.reshape(-1, self.layers, self.d_in)[:, self.layer]
         if self.dtype is None:
-            return torch.from_numpy(x).view(torch.bfloat16).float()
+            return torch.from_numpy(np.ascontiguousarray(x)).view(torch.bfloat16).float()
         with np.errstate(over="ignore"):
             return torch.from_numpy(x.astype(np.float32, order="C"))
 
@@ -86,7 +97,7 @@ class Shard:
         except OSError as error:
             raise _unreadable(self.path, error) from error
         if len(numbers) < count:
-            at = row + len(numbers) // (1 if self.by_column else self.d_in)
+            at = row + len(numbers) // (1 if self.by_column else self.layers * self.d_in)
             raise ConfigError(
                 f"{str(self.path)!r} ended at row {at}, but it had {self.rows} rows when it was "
                 "opened; write it again, and leave shards alone while a run reads them."
@@ -105,6 +116,7 @@ class FilesSource:
         folder: folder of shards.
         rows_per_block: rows of a block, but for the last of a shard.
         eval_fraction: share of the blocks kept for evaluation.
+        layer: which layer is read where shards have several, from 0 in their order.
 
     Attributes:
         described: what `source.json` says about the rows (`hook`, `model`, ...), {} without it.
@@ -116,14 +128,19 @@ class FilesSource:
     truth: GroundTruth | None = None
 
     def __init__(
-        self, folder: str | Path, *, rows_per_block: int = 4096, eval_fraction: float = 0.05
+        self,
+        folder: str | Path,
+        *,
+        rows_per_block: int = 4096,
+        eval_fraction: float = 0.05,
+        layer: int | None = None,
     ) -> None:
         if rows_per_block < 1 or not 0 < eval_fraction < 1:
             raise ConfigError(
                 f"rows_per_block is {rows_per_block} and eval_fraction {eval_fraction}; expected "
                 "at least 1, and a share between 0 and 1."
             )
-        self._shards = _open_folder(Path(folder))
+        self._shards = _open_folder(Path(folder), layer)
         self.d_in = self._shards[0].d_in
         self.rows = sum(shard.rows for shard in self._shards)
         self.described = _description(Path(folder), rows=self.rows, d_in=self.d_in)
@@ -182,7 +199,20 @@ class FilesSource:
         return self._shards[which], (at - first) * self._per_block
 
 
-def _open_folder(folder: Path) -> list[Shard]:
+def rows_in(path: Path) -> int:
+    """Returns the rows of one shard.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    return _open(path, None).rows
+
+
+def _open(path: Path, layer: int | None) -> Shard:
+    return _open_npy(path) if path.suffix == ".npy" else _open_tensors(path, layer)
+
+
+def _open_folder(folder: Path, layer: int | None) -> list[Shard]:
     if not folder.is_dir():
         raise ConfigError(
             f"no folder {str(folder)!r}: give a folder of .npy or .safetensors files."
@@ -191,8 +221,14 @@ def _open_folder(folder: Path) -> list[Shard]:
     paths = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
     if not paths:
         raise ConfigError(f"{str(folder)!r} holds no shards; expected .npy or .safetensors files.")
-    shards = [_open_npy(path) if path.suffix == ".npy" else _open_tensors(path) for path in paths]
+    check_sizes(folder)
+    shards = [_open(path, layer) for path in paths]
     first = shards[0]
+    if layer is not None and not any(path.suffix == ".safetensors" for path in paths):
+        raise ConfigError(
+            f"--data-layer {layer} was given, but the shards of {str(folder)!r} have one layer; "
+            "leave it out."
+        )
     for shard in shards:
         if shard.d_in != first.d_in:
             raise ConfigError(
@@ -229,24 +265,57 @@ def _open_npy(path: Path) -> Shard:
     return Shard(path, rows, d_in, dtype, offset, by_column=not array.flags.c_contiguous)
 
 
-def _open_tensors(path: Path) -> Shard:
+def _open_tensors(path: Path, layer: int | None) -> Shard:
     try:
         with safe_open(path, framework="pt") as file:  # refuses incomplete files
             names = list(file.keys())
         header, data = _safetensors_header(path)
     except Exception as error:
         raise _unreadable(path, error) from error
-    name = "activations" if "activations" in names else names[0] if len(names) == 1 else None
+    named = next((name for name in (ROWS_NAME, HIDDEN_STATES) if name in names), None)
+    name = named or (names[0] if len(names) == 1 else None)
     if name is None:
         raise ConfigError(
             f"{str(path)!r} holds the tensors {sorted(names)}; expected a single one, or one named "
-            "`activations`."
+            f"`{ROWS_NAME}` or `{HIDDEN_STATES}`."
         )
     tensor = header[name]
     if tensor["dtype"] not in _DTYPES:
         raise _wrong_dtype(path, tensor["dtype"])
-    rows, d_in = _two_dimensions(path, tuple(tensor["shape"]))
-    return Shard(path, rows, d_in, _DTYPES[tensor["dtype"]], data + tensor["data_offsets"][0])
+    shape, offset = tuple(tensor["shape"]), data + tensor["data_offsets"][0]
+    dtype = _DTYPES[tensor["dtype"]]
+    if name == HIDDEN_STATES and len(shape) == 3:
+        tokens = header.get("token_ids", {}).get("shape", [shape[0]])[0]
+        return _of_layer(Shard(path, tokens, shape[2], dtype, offset), shape, layer)
+    rows, d_in = _two_dimensions(path, shape)
+    return Shard(path, rows, d_in, dtype, offset)
+
+
+def _of_layer(shard: Shard, shape: tuple[int, ...], layer: int | None) -> Shard:
+    """One layer of hidden states: `[tokens, layers, d_in]`, as vLLM writes them, or
+    `[layers, tokens, d_in]`."""
+    by_token = shape[0] == shard.rows
+    layers = shape[1] if by_token else shape[0]
+    if shard.rows not in shape[:2] or 0 in shape:
+        raise ConfigError(
+            f"{str(shard.path)!r} has hidden states of shape {list(shape)} and {shard.rows} token "
+            "ids; expected [tokens, layers, d_in]: write it again."
+        )
+    if layer is None and layers > 1:
+        raise ConfigError(
+            f"{str(shard.path)!r} has hidden states of {layers} layers, and one was expected; add "
+            f"--data-layer 0 to {layers - 1}, counted in their order."
+        )
+    chosen = layer or 0
+    if chosen >= layers:
+        raise ConfigError(
+            f"--data-layer {chosen} was given, but {str(shard.path)!r} has {layers} layers; give "
+            f"0 to {layers - 1}."
+        )
+    if by_token:
+        return replace(shard, layers=layers, layer=chosen)
+    size = 2 if shard.dtype is None else shard.dtype.itemsize
+    return replace(shard, offset=shard.offset + chosen * shard.rows * shard.d_in * size)
 
 
 def _safetensors_header(path: Path) -> tuple[dict[str, Any], int]:

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from topk_ortho.activations.cache import write_whole
 from topk_ortho.activations.language_model import LanguageModelSource
 from topk_ortho.activations.models import LanguageModel
+from topk_ortho.activations.shards import write_whole
 from topk_ortho.activations.source import Block, GroundTruth, Split
 from topk_ortho.checkpoint.locks import locked
 from topk_ortho.config import ConfigError, TrainConfig

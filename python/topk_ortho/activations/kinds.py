@@ -79,7 +79,7 @@ def _open_files(config: TrainConfig, device: str) -> Opened:
     from topk_ortho.activations.files import FilesSource
 
     assert config.data is not None
-    files = FilesSource(config.data)
+    files = FilesSource(config.data, layer=config.data_layer)
     return Opened(files, origin=files.described)
 
 
@@ -129,4 +129,6 @@ register_source(
         ),
     )
 )
-register_source(SourceKind("files", _open_files, files=_shards, options=frozenset({"data"})))
+register_source(
+    SourceKind("files", _open_files, files=_shards, options=frozenset({"data", "data-layer"}))
+)

@@ -108,6 +108,13 @@ class LanguageModelSource:
         """Returns the number of rows of a block, without running the model."""
         return int(self.contexts_by_block.block(index, split).kept.sum())
 
+    def tokens_of(self, index: int, split: Split) -> Tensor:
+        """Returns token id and position in the context of each row of a block, `[rows, 2]` int64,
+        without running the model."""
+        contexts = self.contexts_by_block.block(index, split)
+        row, position = contexts.kept.nonzero(as_tuple=True)
+        return torch.stack([contexts.tokens[row, position], position], dim=1)
+
     def block(self, index: int, split: Split) -> Block:
         """Returns a block's rows: `[contexts_per_block * (context - 1) - left out, d_in]`.
 

@@ -16,7 +16,11 @@ from topk_ortho.config.train import CONTEXT, TOKENS, Attention, ModelBackend, Mo
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Write a language model's activations to a folder that `train --data` reads."""
+    """Write a language model's activations to a folder that `train --data` reads.
+
+    Token ids and positions are in its folder `tokens/`, and `shards.json` lists every shard with
+    its sha256. A command that was stopped is continued by giving it again.
+    """
 
     out: Path
     """Folder of the shards; it must not exist, or be empty."""
@@ -42,8 +46,13 @@ class Options:
     """Activations per shard."""
     max_rows: int | None = option(None, within=ROWS)
     """Stop after so many activations."""
-    dtype: Literal["float16", "float32"] = "float16"
-    """Type of the stored activations."""
+    dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+    """Type of the stored activations; bfloat16 has the range of float32 in half the space."""
+    part: str = "1/1"
+    """Write this part alone, such as `2/8`; the folder is whole once all parts are there, each
+    written by a process of its own."""
+    append: bool = False
+    """Continue a whole folder up to a higher --max-rows, with the text that it was begun with."""
     device: str = "auto"
     """Where the model runs."""
     device_map: str = ""
@@ -79,17 +88,37 @@ def run(arguments: Sequence[str], *, prog: str) -> int:
             device_map=o.device_map,
         )
     )
-    from topk_ortho.activations.cache import write_cache
+    from topk_ortho.activations.cache import check_space, size_on_disk, write_cache
+    from topk_ortho.activations.part import Part
     from topk_ortho.activations.preparation import open_language_model
     from topk_ortho.machine.hardware import choose_device
 
+    part = Part.parse(o.part)
+    source = open_language_model(config, device=str(choose_device(o.device)), cache_bytes=0)
+    rows, each = size_on_disk(source, dtype=o.dtype, max_rows=o.max_rows, part=part)
+    if rows is not None:
+        size = rows * each
+        print(f"{rows} activations of width {source.d_in} will take {size / 1e9:,.3f} GB")
+        check_space(o.out, size - _there(o.out))
+    described = {"model": o.model, "hook": o.hook, "context": o.context}
+    described["text"] = [path.name for path in o.text] or o.dataset
+    for name in ("leave_out", "skip_positions", "chat_roles"):
+        described |= {name: getattr(o, name)} if getattr(o, name) else {}
     written = write_cache(
-        open_language_model(config, device=str(choose_device(o.device))),
+        source,
         o.out,
         rows_per_shard=o.rows_per_shard,
         dtype=o.dtype,
         max_rows=o.max_rows,
-        describe={"model": o.model, "hook": o.hook, "context": o.context},
+        describe=described,
+        part=part,
+        append=o.append,
     )
     print(f"{written['rows']} activations of width {written['d_in']} in {o.out}")
     return 0
+
+
+def _there(folder: Path) -> int:
+    """Returns the bytes that an earlier call has written."""
+    files = folder.rglob("*") if folder.is_dir() else ()
+    return sum(path.stat().st_size for path in files if path.is_file())

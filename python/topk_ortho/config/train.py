@@ -167,7 +167,9 @@ class TrainConfig:
     """Leave out activations with a norm above so many times the median, such as attention sinks;
     10 is usual."""
     data: Path | None = option(None, used=_sources_with("data"))
-    """`files`: folder of `.npy` or `.safetensors` shards."""
+    """`files`: folder of `.npy` or `.safetensors` shards, or of vLLM's hidden states."""
+    data_layer: int | None = option(None, within=whole(0, 10_000), used=_sources_with("data-layer"))
+    """`files`: which layer is read where hidden states have several, from 0 in their order."""
     buffer_rows: int = option(131_072, within=ROWS_IN_MEMORY)
     """Activations in the shuffling buffer."""
     prefetch: Literal["auto", "on", "off"] = "auto"

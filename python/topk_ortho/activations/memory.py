@@ -44,7 +44,8 @@ def memory(s: Shapes, *, cached: int, calibration_rows: int) -> Iterator[Compone
 
 def prefetches(config: TrainConfig, *, gpu: bool) -> bool:
     """Returns whether a run makes the next filling of its buffer in a thread."""
-    return config.prefetch == "on" or (config.prefetch == "auto" and gpu)
+    elsewhere = config.model_device not in ("", "cpu") or bool(config.device_map)
+    return config.prefetch == "on" or (config.prefetch == "auto" and (gpu or elsewhere))
 
 
 def block_bytes(s: Shapes) -> int:

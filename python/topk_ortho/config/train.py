@@ -174,7 +174,8 @@ class TrainConfig:
     """Activations in the shuffling buffer."""
     prefetch: Literal["auto", "on", "off"] = "auto"
     """Make the next filling of that buffer in a thread, while the present one is trained on;
-    `auto` does on an accelerator. Batches are the same either way."""
+    `auto` does where the SAE or the language model is on an accelerator. Batches are the same
+    either way."""
 
     synthetic: SyntheticConfig = table(SyntheticConfig, used=_sources_with("synthetic"))
     plant: PlantConfig = table(PlantConfig)

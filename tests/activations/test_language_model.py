@@ -427,8 +427,8 @@ def test_a_second_epoch_does_not_run_the_model(
     source.block(0, "train")
     source.block(1, "train")
     calls = []
-    run = model.activations
-    monkeypatch.setattr(model, "activations", lambda *a: (calls.append(1), run(*a))[1])
+    run = model.activations_at
+    monkeypatch.setattr(model, "activations_at", lambda *a: (calls.append(1), run(*a))[1])
     source.block(0, "train")
     assert not calls
     source.block(1, "train")
@@ -447,14 +447,15 @@ def test_activations_that_are_not_finite(
     model: lm.LanguageModel, contexts: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = lm.LanguageModelSource(model, contexts, HOOK, contexts_per_block=4)
-    run = model.activations
+    run = model.activations_at
 
-    def broken(tokens: torch.Tensor, hook: str) -> torch.Tensor:
-        x = run(tokens, hook)
-        x[0, 6, 2] = float("nan")
-        return x
+    def broken(tokens: torch.Tensor, hooks: list[str]) -> dict[str, torch.Tensor]:
+        found = run(tokens, hooks)
+        for x in found.values():
+            x[0, 6, 2] = float("nan")
+        return found
 
-    monkeypatch.setattr(model, "activations", broken)
+    monkeypatch.setattr(model, "activations_at", broken)
     with pytest.raises(ConfigError, match=r"row 5 of train block 2 is not finite"):
         source.block(2, "train")
 

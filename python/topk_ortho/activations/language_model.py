@@ -6,7 +6,7 @@ budget. Refused: text too short for five contexts, activations that are not fini
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from topk_ortho.activations.contexts import CONTEXTS_PER_BLOCK, ContextBlocks, WholeText
 from topk_ortho.activations.leaving_out import LeaveOut, counted
 from topk_ortho.activations.models import LanguageModel
+from topk_ortho.activations.passes import SharedPasses
 from topk_ortho.activations.source import Block, GroundTruth, Split
 from topk_ortho.config import ConfigError
 
@@ -36,6 +37,7 @@ class LanguageModelSource:
         cache_bytes: memory for computed blocks, so that a second epoch runs no model.
         leave_out: positions that are no rows; BOS alone unless given.
         text: what messages call the text of the contexts.
+        shared: of the sources of several hook points that share their passes.
 
     Raises:
         ConfigError: unusable hook, fewer than five contexts, context too long for the model.
@@ -54,7 +56,9 @@ class LanguageModelSource:
         cache_bytes: int = 1 << 30,
         leave_out: LeaveOut | None = None,
         text: str = "the text",
+        shared: SharedPasses | None = None,
     ) -> None:
+        self._shared = shared
         self.leave_out = leave_out or LeaveOut(model.bos)
         if isinstance(contexts, Tensor):
             check_contexts(model, contexts, text)
@@ -138,24 +142,38 @@ class LanguageModelSource:
         return f"row {row} of {split} block {index} of {self.hook} in {self.model.name!r}"
 
     def _compute(self, index: int, split: Split) -> Tensor:
-        parts = []
+        if self._shared is not None:
+            return self._shared.rows(self.rows_at, index, split, self.hook)
+        return self.rows_at(index, split, [self.hook])[self.hook]
+
+    def rows_at(self, index: int, split: Split, hooks: Sequence[str]) -> dict[str, Tensor]:
+        """Returns the rows of a block at several hook points, from one pass of the model.
+
+        Raises:
+            ConfigError: an activation is not finite.
+        """
         contexts = self.contexts_by_block.block(index, split)
         on_cpu = self.model.device.type == "cpu"
         context = contexts.tokens.shape[1]
         together = max(1, CPU_TOKENS // context) if on_cpu else len(contexts.tokens)
+        parts: dict[str, list[Tensor]] = {hook: [] for hook in hooks}
         for tokens, kept in zip(
             contexts.tokens.split(together), contexts.kept.split(together), strict=True
         ):
-            x = self.model.activations(tokens, self.hook).cpu()
-            parts.append(x[kept])
-        rows = torch.cat(parts)
+            for hook, x in self.model.activations_at(tokens, hooks).items():
+                parts[hook].append(x.cpu()[kept])
+        rows = {hook: torch.cat(found) for hook, found in parts.items()}
+        for hook, x in rows.items():
+            self._check_finite(x, hook, index, split)
+        return rows
+
+    def _check_finite(self, rows: Tensor, hook: str, index: int, split: Split) -> None:
         finite = rows.isfinite().all(dim=1)
         if not finite.all():
             raise ConfigError(
-                f"{self.hook} of {self.model.name!r}: row {int((~finite).nonzero()[0])} of {split} "
+                f"{hook} of {self.model.name!r}: row {int((~finite).nonzero()[0])} of {split} "
                 f"block {index} is not finite; expected finite activations, check the weights."
             )
-        return rows
 
 
 def check_contexts(model: LanguageModel, contexts: Tensor, text: str, *, least: int = 5) -> None:

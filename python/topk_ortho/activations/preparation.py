@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from topk_ortho.activations.kinds import of_language
 from topk_ortho.activations.language_source import LanguageSource
+from topk_ortho.activations.passes import SharedPasses
 from topk_ortho.activations.plant import PlantedSource
 from topk_ortho.activations.quiet import QuietSource
 from topk_ortho.activations.scaling import (
@@ -169,15 +170,18 @@ def _warn_of_loud_rows(
         )
 
 
-def load_model(config: TrainConfig, *, device: str) -> LanguageModel:
-    """Returns the model of a `language-model` configuration, on `device` unless that says where."""
+def load_model(
+    config: TrainConfig, *, device: str, hooks: Sequence[str] | None = None
+) -> LanguageModel:
+    """Returns the model of a `language-model` configuration, on `device` unless that says where;
+    for its hook point, or several."""
     from topk_ortho.activations.models import LanguageModel
 
     own = config.model_device
     return LanguageModel.load(
         config.model,
         device=choose_device(own, "model-device") if own else device,
-        hooks=[config.hook],
+        hooks=[config.hook] if hooks is None else hooks,
         backend=config.backend,
         dtype=config.dtype,
         attn=config.attn,
@@ -192,22 +196,43 @@ def open_language_model(
 
     `cache_bytes` of memory keep computed blocks.
     """
+    (source,) = open_hooks(config, [config.hook], device=device, cache_bytes=cache_bytes).values()
+    return source
+
+
+def open_hooks(
+    config: TrainConfig, hooks: Sequence[str], *, device: str, cache_bytes: int = 1 << 30
+) -> dict[str, LanguageModelSource]:
+    """Returns a source for each of several hook points of one model and text, by hook point.
+
+    The model runs once for all, as long as the sources are read side by side: the rows of as many
+    blocks as fill the shuffling buffer wait for them. `cache_bytes` keep computed blocks.
+    """
     from topk_ortho.activations.language_model import LanguageModelSource
     from topk_ortho.activations.reading import contexts_of, documents_of, left_out
     from topk_ortho.activations.text import text_name
 
     documents, streamed = documents_of(config)  # a missing file is reported before loading
     with phase("loading the model"):
-        model = load_model(config, device=device)
+        model = load_model(config, device=device, hooks=hooks)
     leave_out = left_out(config, model)
     contexts = contexts_of(config, documents, model, leave_out, streamed=streamed)
     if streamed:  # what comes later is read once; the first rows are read again
         cache_bytes = min(cache_bytes, STREAMED_CACHE)
-    return LanguageModelSource(
-        model,
-        contexts,
-        config.hook,
-        cache_bytes=cache_bytes,
-        leave_out=leave_out,
-        text=text_name(config.text, config.dataset),
-    )
+    shared = SharedPasses(hooks) if len(hooks) > 1 else None
+    sources = {
+        hook: LanguageModelSource(
+            model,
+            contexts,
+            hook,
+            cache_bytes=cache_bytes // len(hooks),
+            leave_out=leave_out,
+            text=text_name(config.text, config.dataset),
+            shared=shared,
+        )
+        for hook in hooks
+    }
+    if shared is not None:
+        widths = sum(source.d_in for source in sources.values())
+        shared.most_bytes = 4 * widths * (2 * config.buffer_rows + ESTIMATION_ROWS)
+    return sources

@@ -72,6 +72,8 @@ class TrainConfig:
 
     seed: int = option(0, within=SEED)
     """Seed of data, initialisation and selection."""
+    data_seed: int | None = option(None, within=SEED)
+    """Seed of the order of the activations, where it is another than --seed."""
     steps: int = option(
         DEFAULT_STEPS,
         within=whole(1, 10**12, "a run needs at least 1 step, and 1 to 10^12",

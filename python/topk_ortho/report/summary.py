@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,22 @@ def finish(folder: str | Path) -> str:
         lines.append(verdict(constrained=result, baseline=rows[0][1]))
     lines.append(f"run folder: {printable(str(path))}")
     return "\n\n".join(lines)
+
+
+def finish_several(folder: str | Path, results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Draw the plots of finished runs side by side and return what to print.
+
+    Args:
+        folder: the folder of their folders.
+        results: metrics by name.
+    """
+    path = Path(folder)
+    columns = [key for key in SHOWN if any(r.get(key) is not None for r in results.values())]
+    with kept("stopped while the plots were drawn; the runs are finished."):
+        for name in results:
+            draw(path / name)
+    table = comparison_table(list(results.items()), columns)
+    return f"{table}\n\nfolder of the runs: {printable(str(path))}"
 
 
 def verdict(*, constrained: dict[str, Any], baseline: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -49,8 +50,8 @@ class Grid:
     needs: tuple[tuple[str, Any], ...] = ()
 
 
-def parse_axis(text: str) -> Axis:
-    """The axis of `penalty.tau=fixed,mean-std`.
+def parse_axis(text: str, *, seeds: bool = False) -> Axis:
+    """The axis of `penalty.tau=fixed,mean-std`; `seeds` says that `seed` may be one as well.
 
     A list of numbers as one value is written with slashes: `sae.prefixes=32/96/256,64/256`.
 
@@ -67,7 +68,7 @@ def parse_axis(text: str) -> Axis:
             f"--vary {text} was given, but there is no option --{option}"
             f"{nearest(option, list(kinds))}; correct the name."
         )
-    if option == "seed" or option.replace("-", "_") in NOT_HASHED:
+    if (option == "seed" and not seeds) or option.replace("-", "_") in NOT_HASHED:
         instead = "--seeds 10" if option == "seed" else "one value as an ordinary option"
         raise ConfigError(
             f"--vary {text} was given, but an option that makes another arm was expected; "
@@ -139,6 +140,16 @@ def with_values(config: TrainConfig, values: Values) -> TrainConfig:
                 else (str(value) if isinstance(value, Path) else value)
             )
     return from_table(table)
+
+
+def names(chosen: Sequence[Values]) -> list[str]:
+    """Returns a name for each cell that can be that of a folder, such as `sae.k=8_seed=1`.
+
+    Where only hook points differ, they are the names.
+    """
+    plain = all(list(values) == ["hook"] for values in chosen)
+    said = [str(values["hook"]) if plain else shown(values) for values in chosen]
+    return [re.sub(r"[^\w.=+-]+", "_", name).strip(".") or "run" for name in said]
 
 
 def cells(axes: Sequence[Axis]) -> list[dict[str, Any]]:

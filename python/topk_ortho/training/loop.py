@@ -6,6 +6,8 @@ import signal
 import statistics
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,6 +25,7 @@ from topk_ortho.training.folder import RunFolder
 from topk_ortho.training.progress import Progress
 from topk_ortho.training.state import TrainState
 from topk_ortho.training.step import Step, train_step
+from topk_ortho.training.warm_start import start_from
 
 TIMED_STEPS = 10_000  # the latest; a run may have millions
 
@@ -66,6 +69,12 @@ class Loop:
             keep = self.state.config.keep_checkpoints
             store.tidy(self.folder.checkpoints, newest.step, keep=keep)
 
+    def begin(self) -> None:
+        """Load the newest valid checkpoint, or else the SAE that the run is to start from."""
+        self.resume()
+        if self.state.step == 0 and self.state.config.init_from is not None:
+            start_from(self.state)
+
     def run(self, *, stop_at: int | None = None) -> dict[str, Any]:
         """Train to the end, or to step `stop_at`, and return the metrics.
 
@@ -73,23 +82,39 @@ class Loop:
             Interrupted: stopped before the end; a checkpoint holds the state.
             NotFiniteError: a number that is not finite.
         """
+        with SignalWatch() as watch, self.steps(watch, stop_at=stop_at) as steps:
+            for _ in steps:
+                pass
+        return self.finish()
+
+    @contextmanager
+    def steps(self, watch: SignalWatch, *, stop_at: int | None = None) -> Iterator[Iterator[None]]:
+        """A context that gives the remaining steps; each is taken when it is asked for.
+
+        Args:
+            watch: notices the signals that ask to end.
+            stop_at: raise `Interrupted` after this step.
+        """
         state = self.state
         log = EventLog(self.folder.metrics, keep_until=state.step)
         progress = Progress(self.name, step=state.step, steps=state.config.steps, shown=self.shown)
         profile = StepProfile(state, steps=self.profile, folder=self.folder)
         try:
-            with SignalWatch() as watch:
-                self._steps(watch, log, progress, profile, stop_at)
+            yield self._steps(watch, log, progress, profile, stop_at)
         finally:
             state.buffer.close()
             profile.close()
             progress.close()
             log.close()
+
+    def finish(self) -> dict[str, Any]:
+        """Calibrate, export and measure after the last step; returns the metrics."""
         with kept(
-            f"stopped in the final evaluation; all {state.step} steps are kept, and it is done "
-            f"again by: {self.run_folder.resume_command}"
+            f"stopped in the final evaluation; all {self.state.step} steps are kept, and it is "
+            f"done again by: {self.run_folder.resume_command}"
         ):
-            return self._finish()
+            spent = {"seconds": round(self.seconds, 3), "step_ms": self._median_ms()}
+            return finish(self.folder, self.state, spent=spent, selected=self._metrics.selection())
 
     def _steps(
         self,
@@ -98,7 +123,7 @@ class Loop:
         progress: Progress,
         profile: StepProfile,
         stop_at: int | None,
-    ) -> None:
+    ) -> Iterator[None]:
         state, config = self.state, self.state.config
         device = state.sae.W_dec.device
         logged, logged_step = time.perf_counter(), state.step
@@ -127,6 +152,10 @@ class Loop:
             if state.step % config.checkpoint_every == 0 or last:
                 self._checkpoint(log, step.x)
             del step  # its tensors would stay in memory beside those of the next step
+            now = time.perf_counter()
+            yield  # to runs beside this one, whose time is not its own
+            waited = time.perf_counter() - now
+            started, logged = started + waited, logged + waited
 
     def _measure(self, log: EventLog, watch: SignalWatch, x: Tensor | None) -> float:
         """Log the metrics on held-out activations; returns the seconds that this took."""
@@ -178,10 +207,6 @@ class Loop:
             blobs={} if history is None else {"history.bin": history},
             keep=self.state.config.keep_checkpoints,
         )
-
-    def _finish(self) -> dict[str, Any]:
-        spent = {"seconds": round(self.seconds, 3), "step_ms": self._median_ms()}
-        return finish(self.folder, self.state, spent=spent, selected=self._metrics.selection())
 
     def _median_ms(self) -> float | None:
         """Median time of this process's latest steps, without data, log and checkpoints."""

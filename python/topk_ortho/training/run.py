@@ -18,13 +18,14 @@ from topk_ortho.config.rules import check
 from topk_ortho.config.toml import config_hash
 from topk_ortho.config.train import check_threads
 from topk_ortho.machine import hardware
+from topk_ortho.machine.forecast import Forecast
 from topk_ortho.machine.interrupt import Interrupted, SignalWatch, kept
 from topk_ortho.machine.phases import shown
 from topk_ortho.training.announce import announce, in_short
 from topk_ortho.training.folder import RunFolder, new_run_path
 from topk_ortho.training.loop import Loop
 from topk_ortho.training.state import TrainState
-from topk_ortho.training.warm_start import fine_tuning, start_from
+from topk_ortho.training.warm_start import fine_tuning
 
 NOTHING = "stopped before there was a run folder, so nothing is kept; give the same command again."
 
@@ -151,36 +152,54 @@ def _arm(
     run: RunFolder,
 ) -> tuple[dict[str, Any], int]:
     """Returns the metrics of one arm, and the steps that were executed for them now."""
-    folder.check_hash(config)
     threads_before = torch.get_num_threads()
     threads = hardware.choose_threads(config, data.source.d_in)
     torch.set_num_threads(threads)
-    d_in = data.source.d_in
-    expected = announce(config, d_in=d_in, device=device, language=data.language)
+    expected = write_manifest(folder, config, data, device, threads=threads)
     if how.progress:
-        if data.language is not None and data.language.loaded:
-            print(in_words(data.language.loaded), file=sys.stderr, flush=True)
-        print(in_short(expected, device), file=sys.stderr, flush=True)
+        say_how(data, expected, device)
+    state = TrainState.fresh(config, data, device)
+    loop = Loop(folder, state, name=arm_name(config), shown=how.progress, run=run,
+                profile=how.profile)  # fmt: skip
+    try:
+        loop.begin()
+        first = state.step
+        result = loop.run(stop_at=None if how.stop_after is None else first + how.stop_after)
+    finally:
+        torch.set_num_threads(threads_before)
+        state.close()
+    return result, state.step - first
+
+
+def arm_name(config: TrainConfig) -> str:
+    """Returns the name of an arm in the progress and in tables: its criterion, or `none`."""
+    return config.pairs.criterion if config.constrained else "none"
+
+
+def write_manifest(
+    folder: RunFolder, config: TrainConfig, data: Activations, device: torch.device, *, threads: int
+) -> Forecast:
+    """Write `manifest.json`, and return the forecast of the run's memory.
+
+    Raises:
+        ConfigError: the folder was begun with another configuration.
+    """
+    folder.check_hash(config)
+    expected = announce(config, d_in=data.source.d_in, device=device, language=data.language)
     described = hardware.describe(config, device, threads)
     described |= {"config_hash": config_hash(config), "data": fingerprint(config)}
     described |= {"memory_forecast": expected.as_json()}
     described |= {"language_model": dict(data.language.loaded) if data.language else None}
     described |= {"loud_rows": None if data.loud is None else data.loud.as_json()}
     folder.write_json("manifest.json", described)
-    name = config.pairs.criterion if config.constrained else "none"
-    state = TrainState.fresh(config, data, device)
-    loop = Loop(folder, state, name=name, shown=how.progress, run=run, profile=how.profile)
-    try:
-        loop.resume()
-        if state.step == 0 and config.init_from is not None:
-            start_from(state)
-        first = state.step
-        result = loop.run(stop_at=None if how.stop_after is None else first + how.stop_after)
-    finally:
-        torch.set_num_threads(threads_before)
-        if state.constraint is not None:
-            state.constraint.close()
-    return result, state.step - first
+    return expected
+
+
+def say_how(data: Activations, expected: Forecast, device: torch.device) -> None:
+    """Print what runs the language model, if there is one, and the expected memory."""
+    if data.language is not None and data.language.loaded:
+        print(in_words(data.language.loaded), file=sys.stderr, flush=True)
+    print(in_short(expected, device), file=sys.stderr, flush=True)
 
 
 def compare(constrained: dict[str, Any], baseline: dict[str, Any]) -> dict[str, Any]:

@@ -49,8 +49,22 @@ class TrainState:
     density: float
 
     @classmethod
-    def fresh(cls, config: TrainConfig, data: Activations, device: torch.device) -> TrainState:
-        """Returns step 0 of a run: the same weights and data order for every arm of a seed."""
+    def fresh(
+        cls,
+        config: TrainConfig,
+        data: Activations,
+        device: torch.device,
+        *,
+        buffer: ShuffleBuffer | None = None,
+    ) -> TrainState:
+        """Returns step 0 of a run: the same weights and data order for every arm of a seed.
+
+        Args:
+            config: what to train.
+            data: what to train on.
+            device: where.
+            buffer: batches that runs side by side share; its own unless given.
+        """
         sae = build(config.sae, d_in=data.source.d_in, seed=config.seed).to(device)
         with torch.no_grad():
             sae.b_dec.copy_(data.mean)
@@ -60,13 +74,7 @@ class TrainState:
             config=config,
             sae=sae,
             optimizer=optimizer,
-            buffer=ShuffleBuffer(
-                data.source,
-                batch_size=config.batch_size,
-                rows=config.buffer_rows,
-                seed=config.seed,
-                prefetch=prefetches(config, gpu=device.type != "cpu"),
-            ),
+            buffer=shuffled(config, data, device) if buffer is None else buffer,
             data=data,
             firing=Firing.zeros(config.sae.d_sae, device),
             constraint=_constraint(config, data),
@@ -80,6 +88,11 @@ class TrainState:
         """Returns whether the next step takes the sparse path: few active entries, on CPU."""
         few = self.density < SPARSE_DENSITY and self.firing.rate.device.type == "cpu"
         return few and self.sae.has_sparse_path()
+
+    def close(self) -> None:
+        """End the history's thread."""
+        if self.constraint is not None:
+            self.constraint.close()
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns the tensors of a checkpoint, by name."""
@@ -177,6 +190,17 @@ class TrainState:
                 state |= {n: t for n, t in tensors.items() if n.startswith("selection.")}
             d_sae, device = self.config.sae.d_sae, self.firing.rate.device
             self.constraint.load_state_dict(state, d_sae=d_sae, device=device)
+
+
+def shuffled(config: TrainConfig, data: Activations, device: torch.device) -> ShuffleBuffer:
+    """Returns the batches of a run."""
+    return ShuffleBuffer(
+        data.source,
+        batch_size=config.batch_size,
+        rows=config.buffer_rows,
+        seed=config.seed if config.data_seed is None else config.data_seed,
+        prefetch=prefetches(config, gpu=device.type != "cpu"),
+    )
 
 
 def _constraint(config: TrainConfig, data: Activations) -> Orthogonality | None:

@@ -17,6 +17,7 @@ from topk_ortho.config.rules import check, check_effect
 from topk_ortho.config.sources import SOURCES
 from topk_ortho.config.toml import from_table, given_in, names_in, overlaid, read_table
 from topk_ortho.config.train import check_threads
+from topk_ortho.studies.grid import cells, names, parse_axis, with_values
 from topk_ortho.studies.recipes import recipe
 
 RESUMES_WITH = {"resume", "stop-after", "profile"}
@@ -56,7 +57,11 @@ class RunOptions(Training):
     out: Path | None = None
     """Run folder; it must not exist yet."""
     resume: Path | None = None
-    """Resume this run folder from its newest valid checkpoint."""
+    """Resume this run folder, or folder of runs, from its newest valid checkpoints."""
+    vary: tuple[str, ...] = ()
+    """Train several runs side by side on the same activations, in folders below --out: axes such as
+    hook=blocks.3.hook_resid_post,blocks.9.hook_resid_post or sae.k=16,32; several make a grid. The
+    language model runs once for all. Several --hook are an axis as well."""
     stop_after: int | None = option(
         None,
         within=whole(1, 10**12, "at least 1 step",
@@ -92,16 +97,47 @@ def parse(arguments: Sequence[str], *, prog: str = "python -m topk_ortho.train")
         ConfigError: an unknown option, or a setting that cannot be used or has no effect.
         SystemExit: `--help`.
     """
-    given = read(RunOptions, arguments, prog=prog)
+    given = read(RunOptions, hooks_as_axis(arguments), prog=prog)
     if "resume" in given.values and (others := sorted(given.values.keys() - RESUMES_WITH)):
         raise ConfigError(
             f"--resume was given together with --{others[0]}, but a run resumes with its own "
             "configuration; leave the option out, or start a new run."
         )
     quickstart = {} if arguments else {"with-baseline": True}
+    chosen = cells([parse_axis(text, seeds=True) for text in given.values.get("vary", ())])
+    for name, value in chosen[0].items():  # the first run stands for all of them
+        given.values.setdefault(name, value)
     asked = settings_of(given, defaults=quickstart)
-    check_effect(asked.given, asked.settings)
+    runs = [with_values(asked.settings, values) for values in chosen]
+    check_effect(asked.given, *runs)
     return dataclasses.replace(build(RunOptions, given), settings=asked.settings)
+
+
+def several(options: RunOptions) -> dict[str, TrainConfig]:
+    """Returns the runs of `--vary` by their names, of which each is a folder.
+
+    Raises:
+        ConfigError: a setting of one of them that cannot be used.
+    """
+    chosen = cells([parse_axis(text, seeds=True) for text in options.vary])
+    runs = [check(with_values(options.settings, values)) for values in chosen]
+    return dict(zip(names(chosen), runs, strict=True))
+
+
+def hooks_as_axis(arguments: Sequence[str]) -> list[str]:
+    """Returns the words with `--hook A --hook B` as `--vary hook=A,B`; one `--hook` stays."""
+    words, hooks, kept = list(arguments), [], []
+    while words:
+        word = words.pop(0)
+        if word == "--hook" and words and not words[0].startswith("--"):
+            hooks.append(words.pop(0))
+        elif word.startswith("--hook="):
+            hooks.append(word.removeprefix("--hook="))
+        else:
+            kept.append(word)
+    if len(hooks) < 2:
+        return list(arguments)
+    return [*kept, "--vary", f"hook={','.join(hooks)}"]
 
 
 def settings_of(given: Given, *, defaults: Mapping[str, Any] | None = None) -> Asked:

@@ -106,12 +106,12 @@ def test_while_activations_are_computed_it_ends_at_once(step, tmp_path, undistur
     """A language model may compute for minutes before the first step, and between two."""
     read, batches = ShuffleBuffer.next, []
 
-    def slow(self):
+    def slow(self, **how):
         batches.append(self.cursor)
         if len(batches) == step + 1:
             os.kill(os.getpid(), signal.SIGUSR1)
             raise AssertionError("it went on reading")
-        return read(self)
+        return read(self, **how)
 
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:

@@ -74,17 +74,7 @@ def row_norms(rows: Tensor) -> Tensor:
 
 def unit_rows_(rows: Tensor) -> None:
     """Divide rows `[n, width]`, float32 or float64, by their norms; a row of zeros stays."""
-    if rows.is_cuda:
-        _without_questions(rows)
-        return
     scaled, norm, exponent = at_safe_scale(rows)
     if exponent is not None:
         rows.copy_(scaled)
     rows.div_(torch.where(norm == 0, 1, norm)[:, None])
-
-
-def _without_questions(rows: Tensor) -> None:
-    """`unit_rows_` without asking about the data, for which a GPU's host would wait."""
-    norm = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
-    mantissa, exponent = torch.frexp(torch.where(norm == 0, 1, norm))
-    rows.copy_(times_two_to_the(rows, -exponent)).div_(mantissa.to(rows.dtype)[:, None])

@@ -21,7 +21,7 @@ SPLITS = ("train", "eval")
 class Model:
     """Stands in for a language model's source, and counts what it is asked for."""
 
-    d_in, hook, truth = 5, "blocks.0.hook_resid_post", None
+    d_in, hook, hook_out, truth = 5, "blocks.0.hook_resid_post", "", None
     model, loaded = object(), {"backend": "transformers"}
 
     def __init__(self):

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.system.tiny_run import SHAPE, assert_same, tiny
 from topk_ortho.activations import ShuffleBuffer, prepare
+from topk_ortho.activations.buffer import Batch
 from topk_ortho.activations.cache import write_cache
 from topk_ortho.activations.files import FilesSource
 from topk_ortho.activations.harvest import harvest_folder
@@ -229,9 +230,9 @@ def test_a_run_whose_shard_was_cut_goes_on_once_it_is_whole(tmp_path, monkeypatc
     settings = config(folder, "--buffer-rows", "64")
     train(settings, tmp_path / "other", progress=False)
     shard, whole, taken = folder / "1.npy", (folder / "1.npy").read_bytes(), 0
-    give = ShuffleBuffer.next
+    give = ShuffleBuffer.next_batch
 
-    def cut_later(self: ShuffleBuffer, **how: int | None) -> torch.Tensor:
+    def cut_later(self: ShuffleBuffer, **how: int | None) -> Batch:
         nonlocal taken
         taken += 1
         if taken == 6:
@@ -239,7 +240,7 @@ def test_a_run_whose_shard_was_cut_goes_on_once_it_is_whole(tmp_path, monkeypatc
         return give(self, **how)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ShuffleBuffer, "next", cut_later)
+        patch.setattr(ShuffleBuffer, "next_batch", cut_later)
         with pytest.raises(ConfigError, match=r"1\.npy' ended at row \d+"):
             train(settings, tmp_path / "run", progress=False)
     assert store.newest(tmp_path / "run" / "checkpoints") is not None

@@ -83,8 +83,8 @@ def test_no_checkpoint_holds_what_is_not_finite(data, tmp_path, monkeypatch) -> 
 
     step = loop.train_step
 
-    def spoil(state, x):
-        done = step(state, x)
+    def spoil(state, x, *target):
+        done = step(state, x, *target)
         if state.step == 8:
             with torch.no_grad():
                 state.sae.W_enc[0, 0] = float("inf")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.formats.test_transcoders import D_OUT, transcoder
 from tests.stored_saes import D_IN, D_SAE, KINDS, K, codes, reconstruction, rows, stored
 from topk_ortho import formats, load_sae
 
@@ -113,3 +114,30 @@ def test_what_they_saved_of_ours_with_other_weights_opens_here(tmp_path: Path) -
         theirs.b_enc += 0.1
     theirs.save_model(tmp_path / "theirs")
     assert_same(theirs, tmp_path / "theirs")
+
+
+@pytest.mark.parametrize("kind", sorted({*KINDS} - {"topk"}))
+@torch.no_grad()
+def test_our_transcoders_open_there(kind: str, tmp_path: Path) -> None:
+    given = transcoder(kind)
+    theirs = sae_lens.SAE.load_from_disk(formats.write(given, tmp_path / "sae"))
+    assert theirs.d_out == D_OUT != D_IN
+    assert theirs.cfg.metadata.hook_name_out == given.hook_out
+    assert_same(theirs, tmp_path / "sae")
+    theirs.save_model(tmp_path / "theirs")
+    assert_same(theirs, tmp_path / "theirs")
+
+
+@pytest.mark.parametrize("name", ["Transcoder", "JumpReLUTranscoder"])
+def test_their_transcoders_open_here(name: str, tmp_path: Path) -> None:
+    module = pytest.importorskip("sae_lens.saes.transcoder")
+    config = getattr(module, f"{name}Config")(
+        d_in=D_IN, d_sae=D_SAE, d_out=D_OUT, apply_b_dec_to_input=False
+    )
+    theirs, rng = getattr(module, name)(config), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=rng))
+    theirs.save_model(tmp_path)
+    assert_same(theirs, tmp_path)
+    assert formats.read(tmp_path).transcoder

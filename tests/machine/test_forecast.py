@@ -169,6 +169,16 @@ def test_weights_and_optimiser_are_counted_exactly() -> None:
     assert expected["data"] == 4 * 64 * 131_072
 
 
+def test_a_transcoder_has_two_widths() -> None:
+    expected, plain = parts(of("--sae.d-sae 1000", d_out=48)), parts(of("--sae.d-sae 1000"))
+    weights = 4 * ((64 + 48) * 1000 + 1000 + 48 + 64)
+    assert expected["weights"] == expected["gradients"] == weights
+    assert expected["data"] == 4 * (64 + 48) * 131_072
+    assert expected["reconstructions"] == plain["reconstructions"] * 48 // 64
+    assert expected["centred batch"] == plain["centred batch"]
+    assert "targets of the first rows" in expected.keys() - plain.keys()
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_the_peak_is_the_dearest_moment(device: str) -> None:
     expected = of("--sae.d-sae 65536", device=device)

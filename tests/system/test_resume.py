@@ -310,10 +310,10 @@ def test_a_signal_in_the_last_step_is_not_lost(tmp_path, monkeypatch, undisturbe
 
     step = loop.train_step
 
-    def last(state, x):
+    def last(state, x, *target):
         if state.step == 59:
             os.kill(os.getpid(), signal.SIGTERM)
-        return step(state, x)
+        return step(state, x, *target)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "train_step", last)

@@ -107,11 +107,11 @@ def test_one_that_fails_leaves_the_others_be(together, configs, tmp_path, monkey
 
     step = loop.train_step
 
-    def failing(state, x):
+    def failing(state, x, *target):
         if state.config.seed == 5 and state.step == 30:
             x = x.clone()
             x[0, 0] = torch.nan
-        return step(state, x)
+        return step(state, x, *target)
 
     monkeypatch.setattr(loop, "train_step", failing)
     with pytest.raises(NotFiniteError):

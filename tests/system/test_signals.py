@@ -50,10 +50,10 @@ def asked(number: int) -> Callable[..., None]:
 def at_step(patch: pytest.MonkeyPatch, wanted: int, act: Callable[[], None]) -> None:
     step = loop.train_step
 
-    def acting(state, x):
+    def acting(state, x, *target):
         if state.step == wanted:
             act()
-        return step(state, x)
+        return step(state, x, *target)
 
     patch.setattr(loop, "train_step", acting)
 
@@ -104,7 +104,7 @@ def test_before_the_first_step_of_a_resumed_run_it_says_how_to_resume(
 @pytest.mark.parametrize("step", [0, 16])
 def test_while_activations_are_computed_it_ends_at_once(step, tmp_path, undisturbed, monkeypatch):
     """A language model may compute for minutes before the first step, and between two."""
-    read, batches = ShuffleBuffer.next, []
+    read, batches = ShuffleBuffer.next_batch, []
 
     def slow(self, **how):
         batches.append(self.cursor)
@@ -115,7 +115,7 @@ def test_while_activations_are_computed_it_ends_at_once(step, tmp_path, undistur
 
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(ShuffleBuffer, "next", slow)
+        patch.setattr(ShuffleBuffer, "next_batch", slow)
         with pytest.raises(Interrupted, match=f"step {step} of" if step else "first step") as stop:
             train(tiny(), folder, progress=False)
     assert stop.value.number == signal.SIGUSR1

@@ -171,16 +171,16 @@ def test_a_bad_gradient_is_named_before_the_optimiser(monkeypatch):
 def test_a_run_that_meets_nan_writes_the_batch_aside_and_keeps_its_checkpoint(
     tmp_path, monkeypatch, capsys
 ):
-    calm = ShuffleBuffer.next
+    calm = ShuffleBuffer.next_batch
     count = 0
 
     def poisoned(self, **how):
         nonlocal count
         count += 1
-        x = calm(self, **how)
-        return x * float("nan") if count == 31 else x
+        batch = calm(self, **how)
+        return batch._replace(x=batch.x * float("nan")) if count == 31 else batch
 
-    monkeypatch.setattr(ShuffleBuffer, "next", poisoned)
+    monkeypatch.setattr(ShuffleBuffer, "next_batch", poisoned)
     out = tmp_path / "run"
     assert command.main(over(OPTIONS, "--out", str(out))) == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]

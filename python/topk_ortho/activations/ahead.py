@@ -23,10 +23,17 @@ class Cursor:
 
 @dataclass(frozen=True)
 class Filling:
-    """Shuffled rows `x` `[rows, d_in]`, and the position of the filling after them."""
+    """Shuffled rows, and the position of the filling after them.
+
+    Attributes:
+        x: `[rows, d_in]`.
+        next: that position.
+        target: `[rows, d_out]`, what is reconstructed from them; None where that is `x`.
+    """
 
     x: Tensor
     next: Cursor
+    target: Tensor | None = None
 
 
 class Reading:
@@ -45,6 +52,7 @@ class Reading:
         self._order = block_order(self._limit, seed=seed, epoch=cursor.epoch)
         self._index = cursor.block
         self._parts: list[Tensor] = []
+        self._targets: list[Tensor] = []
         self._held = 0
 
     @property
@@ -55,8 +63,10 @@ class Reading:
     def read(self) -> int:
         """Read one more block; returns its rows."""
         block = self._order[self._index] if self._order else self._index
-        x = self.source.block(block, "train").x
+        x, _, target = self.source.block(block, "train")
         self._parts.append(x)
+        if target is not None:
+            self._targets.append(target)
         self._held += len(x)
         self._index += 1
         return len(x)
@@ -67,14 +77,21 @@ class Reading:
         order = row_order(self._held, seed=self.seed, cursor=self.cursor)
         place = torch.empty_like(order)
         place[order] = torch.arange(self._held)
-        x, start = self._parts[0].new_empty(self._held, self.source.d_in), 0
-        for _ in range(len(self._parts)):
-            part = self._parts.pop(0)
-            x[place[start : start + len(part)]] = part
-            start += len(part)
+        x = _placed(self._parts, place)
+        target = _placed(self._targets, place) if self._targets else None
         at_end = self._limit is not None and self._index >= self._limit
         epoch = self.cursor.epoch
-        return Filling(x, Cursor(epoch + 1) if at_end else Cursor(epoch, self._index))
+        return Filling(x, Cursor(epoch + 1) if at_end else Cursor(epoch, self._index), target)
+
+
+def _placed(parts: list[Tensor], place: Tensor) -> Tensor:
+    """Returns the rows of all parts, each at its place; the list is emptied on the way."""
+    out, start = parts[0].new_empty(len(place), parts[0].shape[1]), 0
+    for _ in range(len(parts)):
+        part = parts.pop(0)
+        out[place[start : start + len(part)]] = part
+        start += len(part)
+    return out
 
 
 def block_order(limit: int | None, *, seed: int, epoch: int) -> list[int] | None:

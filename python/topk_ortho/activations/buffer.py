@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -26,6 +26,18 @@ def stream_of(source: Source) -> Any:
     """Returns the streamed text behind a source, which has a `state` and `load_state`; or None."""
     blocks = getattr(innermost(source), "contexts_by_block", None)
     return blocks if hasattr(blocks, "load_state") else None
+
+
+class Batch(NamedTuple):
+    """Rows to train on.
+
+    Attributes:
+        x: `[batch_size, d_in]`.
+        target: `[batch_size, d_out]`, what is reconstructed from them; None where that is `x`.
+    """
+
+    x: Tensor
+    target: Tensor | None = None
 
 
 class ShuffleBuffer:
@@ -53,7 +65,11 @@ class ShuffleBuffer:
         self._ahead: Ahead | None = None
 
     def next(self, *, more: int | None = None) -> Tensor:
-        """Returns the next batch `[batch_size, d_in]`; the short rest of a filling is dropped.
+        """Returns the next batch `[batch_size, d_in]`, as `next_batch` does, without its target."""
+        return self.next_batch(more=more).x
+
+    def next_batch(self, *, more: int | None = None) -> Batch:
+        """Returns the next batch; the short rest of a filling is dropped.
 
         Args:
             more: batches that will be asked for after this one, where that is known: with
@@ -73,7 +89,8 @@ class ShuffleBuffer:
                 if more is None or more > (rows - stop) // self.batch_size:
                     self._prepare(filling.next)
                 self.cursor = replace(self.cursor, row=stop)
-                return filling.x[start:stop]
+                target = filling.target
+                return Batch(filling.x[start:stop], None if target is None else target[start:stop])
             self._filling, self.cursor = None, filling.next
         raise ConfigError(
             f"--batch-size {self.batch_size} was given, but the data has only {rows} training "

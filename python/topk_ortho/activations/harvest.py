@@ -40,6 +40,7 @@ def harvest_folder(root: Path, config: TrainConfig) -> Path:
     parts: list[Any] = [config.model, text, config.dataset, config.hook, config.context]
     parts += [config.backend, config.dtype, config.attn]  # the last digits depend on them
     others = {name: value for name in LEFT_OUT if (value := getattr(config, name)) is not None}
+    others |= {"hook_out": config.hook_out} if config.hook_out else {}
     parts += [others] if others else []
     return root / hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
@@ -53,6 +54,7 @@ class HarvestedSource:
 
     Attributes:
         hook: the hook point.
+        hook_out: hook point of the targets, empty without any.
         loaded: backend, type and device of the model that began the folder.
 
     Raises:
@@ -70,6 +72,7 @@ class HarvestedSource:
         described = _read(folder / DESCRIPTION)
         self.d_in: int = described["d_in"]
         self.hook: str = described["hook"]
+        self.hook_out: str = described.get("hook_out", "")
         self.loaded: dict[str, str] = described.get("loaded", {})
         self._n_blocks: dict[str, int | None] = described["n_blocks"]
         self._read: dict[str, Tensor] = {}
@@ -120,12 +123,15 @@ class HarvestedSource:
         limit = self._n_blocks[split]
         if index < 0 or (limit is not None and index >= limit):
             raise IndexError(f"block {index} of {split}: there are {limit}")
-        name = _name(index, split)
+        name, target = _name(index, split), _name(index, split, "-target")
         if not (self._folder / name).exists():
             with locked(self._folder / ".lock"):
                 if not (self._folder / name).exists():
-                    self._write(name, self._opened().block(index, split).x)
-        return Block(x=self._load(name), fired=None)
+                    block = self._opened().block(index, split)
+                    if block.target is not None:  # first, since the other shows that both are there
+                        self._write(target, block.target)
+                    self._write(name, block.x)
+        return Block(self._load(name), None, self._load(target) if self.hook_out else None)
 
     def where(self, index: int, split: Split, row: int) -> str:
         return f"row {row} of {str(self._folder / _name(index, split))!r}"
@@ -145,6 +151,7 @@ class HarvestedSource:
             "version": VERSION,
             "d_in": source.d_in,
             "hook": source.hook,
+            "hook_out": source.hook_out,
             "loaded": dict(source.loaded),
             "n_blocks": {split: source.n_blocks(split) for split in SPLITS},
         }
@@ -166,8 +173,8 @@ def _enough(kept: Tensor, rows: int) -> slice:
     return slice(int((kept.sum(1).cumsum(0) < rows).sum()) + 1)
 
 
-def _name(index: int, split: Split) -> str:
-    return f"{split}-{index:06d}.npy"
+def _name(index: int, split: Split, what: str = "") -> str:
+    return f"{split}-{index:06d}{what}.npy"
 
 
 def _read(path: Path) -> dict:

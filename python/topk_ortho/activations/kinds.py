@@ -26,7 +26,8 @@ class Opened:
     Attributes:
         source: blocks in the units that they come in.
         language: the same source, where it is a language model's.
-        origin: `model`, `hook` and `context` of the activations, as far as they are known.
+        origin: `model`, `hook`, `hook_out` and `context` of the activations, as far as they are
+            known.
     """
 
     source: Source
@@ -92,6 +93,7 @@ def _open_language_model(config: TrainConfig, device: str) -> Opened:
 def of_language(config: TrainConfig, language: LanguageSource) -> Opened:
     """A language model's source that is already open."""
     origin = {"model": config.model, "hook": config.hook, "context": config.context}
+    origin |= {"hook_out": config.hook_out} if config.hook_out else {}
     return Opened(language, language, origin)
 
 
@@ -123,7 +125,7 @@ register_source(
         _open_language_model,
         files=_text_and_model,
         options=frozenset(
-            {"model", "text", "dataset", "hook", "context"}
+            {"model", "text", "dataset", "hook", "hook_out", "context"}
             | {"tokens", "leave_out", "skip_positions", "chat_roles"}
             | {"backend", "dtype", "attn", "model_device", "device_map"}
         ),

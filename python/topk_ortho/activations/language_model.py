@@ -32,6 +32,7 @@ class LanguageModelSource:
         model: the language model.
         contexts: `[n, context]` int64 from `pack_contexts`, or contexts by block.
         hook: hook point.
+        hook_out: hook point of the targets that come from the same pass; none unless given.
         contexts_per_block: contexts whose rows make a block; of contexts in memory.
         eval_fraction: share of the contexts kept for evaluation; of contexts in memory.
         cache_bytes: memory for computed blocks, so that a second epoch runs no model.
@@ -51,6 +52,7 @@ class LanguageModelSource:
         contexts: Tensor | ContextBlocks,
         hook: str,
         *,
+        hook_out: str = "",
         contexts_per_block: int = CONTEXTS_PER_BLOCK,
         eval_fraction: float = 0.05,
         cache_bytes: int = 1 << 30,
@@ -66,10 +68,13 @@ class LanguageModelSource:
         self.contexts_by_block: ContextBlocks = contexts
         first = contexts.block(0, "eval").tokens
         check_contexts(model, first, text, least=1)
-        self.model, self.hook = model, hook
+        self.model, self.hook, self.hook_out = model, hook, hook_out
         self.d_in = model.width(hook, first)
+        self.d_out = model.width(hook_out, first) if hook_out else None
+        if hook_out:
+            model.check_order(hook, hook_out, first)
         _check_predictions(model, contexts.read("eval").tokens)
-        self._kept: dict[tuple[Split, int], Tensor] = {}
+        self._kept: dict[tuple[Split, int], Block] = {}
         self.cache_bytes = self._room = cache_bytes
 
     def _in_memory(self, contexts: Tensor, per_block: int, eval_fraction: float) -> WholeText:
@@ -132,19 +137,20 @@ class LanguageModelSource:
         kept = self._kept.get((split, index))
         if kept is None:
             kept = self._compute(index, split)
-            size = kept.numel() * kept.element_size()
+            size = sum(part.nbytes for part in kept if part is not None)
             if size <= self._room:
                 self._room -= size
                 self._kept[split, index] = kept
-        return Block(x=kept.clone(), fired=None)
+        return Block(*(None if part is None else part.clone() for part in kept))  # type: ignore[arg-type]
 
     def where(self, index: int, split: Split, row: int) -> str:
         return f"row {row} of {split} block {index} of {self.hook} in {self.model.name!r}"
 
-    def _compute(self, index: int, split: Split) -> Tensor:
+    def _compute(self, index: int, split: Split) -> Block:
         if self._shared is not None:
-            return self._shared.rows(self.rows_at, index, split, self.hook)
-        return self.rows_at(index, split, [self.hook])[self.hook]
+            return Block(self._shared.rows(self.rows_at, index, split, self.hook), None)
+        found = self.rows_at(index, split, [hook for hook in (self.hook, self.hook_out) if hook])
+        return Block(found[self.hook], None, found.get(self.hook_out))
 
     def rows_at(self, index: int, split: Split, hooks: Sequence[str]) -> dict[str, Tensor]:
         """Returns the rows of a block at several hook points, from one pass of the model.

@@ -22,9 +22,11 @@ class LanguageSource(Source, Protocol):
 
     Attributes:
         hook: the hook point.
+        hook_out: hook point of the targets, empty where an SAE reconstructs what it reads.
     """
 
     hook: str
+    hook_out: str
 
     @property
     def loaded(self) -> Mapping[str, str]:

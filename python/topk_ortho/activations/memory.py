@@ -29,8 +29,10 @@ def memory(s: Shapes, *, cached: int, calibration_rows: int) -> Iterator[Compone
     yield Component("first rows", first, START[:2], "", "host")
     yield Component("first rows in float64", 2 * first, START[1:2], "", "host")
     yield Component("scaled rows and in float64", 3 * first, START[2:3], "", "host")
+    targets = 3 * FLOAT * s.target * ESTIMATION_ROWS  # and in float64
+    yield Component("targets of the first rows", targets, START[1:2], "", "host")
     filling = _filling(s)
-    held = filling // (FLOAT * s.d_in)
+    held = filling // (FLOAT * _width(s))
     fillings = ["filling the buffer"]
     fillings += ["refilling the buffer"] * (c.steps * c.batch_size > held)
     fillings += ["filling for calibration"] * (calibration_rows > held - c.steps * c.batch_size)
@@ -50,7 +52,7 @@ def prefetches(config: TrainConfig, *, gpu: bool) -> bool:
 
 def block_bytes(s: Shapes) -> int:
     """Returns the bytes of one block of the data in the making."""
-    return BLOCK_ROWS * (2 * FLOAT * s.d_in + TRUTH_CELL * n_true(s.config))
+    return BLOCK_ROWS * (2 * FLOAT * _width(s) + TRUTH_CELL * n_true(s.config))
 
 
 def n_true(config: TrainConfig) -> int:
@@ -68,4 +70,9 @@ def _filling(s: Shapes) -> int:
     rows = max(s.config.buffer_rows, s.config.batch_size)
     if s.config.activations == "synthetic":
         rows = -(-rows // BLOCK_ROWS) * BLOCK_ROWS
-    return FLOAT * s.d_in * rows
+    return FLOAT * _width(s) * rows
+
+
+def _width(s: Shapes) -> int:
+    """Returns the numbers of a row of data: what is read, and what a transcoder reconstructs."""
+    return s.d_in + s.target

@@ -45,9 +45,9 @@ class PlantedSource:
         return self.source.where(index, split, row)
 
     def block(self, index: int, split: Split) -> Block:
-        x = self.source.block(index, split).x
+        block = self.source.block(index, split)
         generator = torch.Generator().manual_seed(
             stream_seed(self.seed, 11 if split == "train" else 12, index)
         )
-        fired, planted = self.hierarchy.sample(len(x), generator)
-        return Block(x + planted, fired)
+        fired, planted = self.hierarchy.sample(len(block.x), generator)
+        return Block(block.x + planted, fired, block.target)

@@ -47,20 +47,37 @@ to a width of 4,096."""
 
 
 @dataclass(frozen=True)
+class Units:
+    """The units of activations as an SAE sees them.
+
+    Attributes:
+        scale: the constant that the data was multiplied by.
+        variance: total variance after that.
+        mean: `[d]` after that.
+    """
+
+    scale: float
+    variance: float
+    mean: Tensor
+
+
+@dataclass(frozen=True)
 class Activations:
     """Data that is ready to train on.
 
     Attributes:
         source: blocks in the SAE's units.
         scale: the constant that the data was multiplied by; 1 on synthetic data.
-        variance: total variance of `source`, the penalty's unit.
-        mean: `[d_in]`, where `b_dec` starts.
+        variance: total variance of `source`.
+        mean: `[d_in]`, that of `source`.
         language: where the activations come from a language model, its source of blocks.
-        origin: `model`, `hook` and `context` of real activations, as far as they are known.
+        origin: `model`, `hook`, `hook_out` and `context` of real activations, as far as they are
+            known.
         loud: shares of the loudest rows of the unscaled data, None where not measured.
         norm_limit: norm in the unscaled data above which rows are left out, None for no limit.
         left_out: of the first rows, how many positions were kept, and how many left out for each
             reason.
+        target: units of what a transcoder reconstructs; None where an SAE reconstructs its input.
     """
 
     source: Source
@@ -72,6 +89,18 @@ class Activations:
     loud: LoudRows | None = None
     norm_limit: float | None = None
     left_out: Mapping[str, Any] = field(default_factory=dict)
+    target: Units | None = None
+
+    @property
+    def d_out(self) -> int | None:
+        """Returns the width of what a transcoder reconstructs, None where there is no target."""
+        return None if self.target is None else len(self.target.mean)
+
+    @property
+    def reconstructed(self) -> Units:
+        """Returns the units of what is reconstructed: the penalty's variance, and the mean that
+        `b_dec` starts at."""
+        return self.target or Units(self.scale, self.variance, self.mean)
 
 
 def prepare(
@@ -117,10 +146,11 @@ def prepare(
         )
     _warn_of_loud_rows(source, sample, x, variance, loud_rows(x))
     warn_of_parts(source, sample, x)
-    scale = 1.0
+    scale, target = 1.0, _target_units(source, sample, scaled=kind.scaled)
     if kind.scaled:
         scale = (TARGET_VARIANCE / variance) ** 0.5
-        source, variance = ScaledSource(source, scale), variance * scale**2
+        source = ScaledSource(source, scale, target=None if target is None else target.scale)
+        variance *= scale**2
     if config.plant.enabled:
         source = PlantedSource(source, config.plant, variance=variance, seed=config.seed)
         x = sample.rows(source)
@@ -129,8 +159,23 @@ def prepare(
         x = x * scale
     mean = x.double().mean(0).float()
     return Activations(
-        source, scale, variance, mean, opened.language, opened.origin, loud, limit, left_out
+        source, scale, variance, mean, opened.language, opened.origin, loud, limit, left_out, target
     )
+
+
+def _target_units(source: Source, sample: Sample, *, scaled: bool) -> Units | None:
+    """Returns the units of the sampled rows' targets, None without any."""
+    x = sample.targets(source)
+    if x is None:
+        return None
+    variance = total_variance(x)
+    if not variance > 0:
+        raise ConfigError(
+            f"the targets of the first {len(x)} activations have a total variance of {variance}, "
+            "but data that varies was expected; take another --hook-out."
+        )
+    scale = (TARGET_VARIANCE / variance) ** 0.5 if scaled else 1.0
+    return Units(scale, variance * scale**2, (x.double().mean(0) * scale).float())
 
 
 def _left_out(language: LanguageSource | None, sample: Sample) -> dict[str, Any]:
@@ -214,17 +259,20 @@ def open_hooks(
 
     documents, streamed = documents_of(config)  # a missing file is reported before loading
     with phase("loading the model"):
-        model = load_model(config, device=device, hooks=hooks)
+        read = [*hooks, config.hook_out] if config.hook_out else hooks
+        model = load_model(config, device=device, hooks=read)
     leave_out = left_out(config, model)
     contexts = contexts_of(config, documents, model, leave_out, streamed=streamed)
     if streamed:  # what comes later is read once; the first rows are read again
         cache_bytes = min(cache_bytes, STREAMED_CACHE)
-    shared = SharedPasses(hooks) if len(hooks) > 1 else None
+    # targets are read by every source, and no rows wait for two
+    shared = SharedPasses(hooks) if len(hooks) > 1 and not config.hook_out else None
     sources = {
         hook: LanguageModelSource(
             model,
             contexts,
             hook,
+            hook_out=config.hook_out,
             cache_bytes=cache_bytes // len(hooks),
             leave_out=leave_out,
             text=text_name(config.text, config.dataset),

@@ -28,8 +28,7 @@ class QuietSource:
 
     def block(self, index: int, split: Split) -> Block:
         block = self.source.block(index, split)
-        kept = self._kept(block.x)
-        return Block(block.x[kept], None if block.fired is None else block.fired[kept])
+        return block.take(self._kept(block.x))
 
     def where(self, index: int, split: Split, row: int) -> str:
         kept = self._kept(self.source.block(index, split).x)

@@ -37,6 +37,13 @@ class Sample:
         taken = zip(self.blocks, self.lengths, strict=True)
         return torch.cat([source.block(index, "train").x[:rows] for index, rows in taken])
 
+    def targets(self, source: Source) -> Tensor | None:
+        """Returns `[sum of lengths, d_out]`, the targets of those rows; None without any."""
+        taken = zip(self.blocks, self.lengths, strict=True)
+        found = (source.block(index, "train").take(slice(rows)).target for index, rows in taken)
+        parts = [part for part in found if part is not None]
+        return torch.cat(parts) if parts else None
+
     def origin(self, source: Source, row: int) -> str:
         """Returns where row `row` of `rows` comes from."""
         at = 0
@@ -102,11 +109,18 @@ def total_variance(x: Tensor) -> float:
 
 
 class ScaledSource:
-    """A source times a constant."""
+    """A source times a constant, and its targets times their own.
 
-    def __init__(self, source: Source, scale: float):
+    Args:
+        source: where blocks come from.
+        scale: of `x`.
+        target: of targets, the same unless given.
+    """
+
+    def __init__(self, source: Source, scale: float, *, target: float | None = None):
         self.source = source
         self.scale = scale
+        self._target = scale if target is None else target
         self.d_in = source.d_in
         self.truth = source.truth
 
@@ -118,4 +132,5 @@ class ScaledSource:
 
     def block(self, index: int, split: Split) -> Block:
         block = self.source.block(index, split)
-        return Block(block.x * self.scale, block.fired)
+        target = None if block.target is None else block.target * self._target
+        return Block(block.x * self.scale, block.fired, target)

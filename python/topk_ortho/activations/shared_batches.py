@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from topk_ortho.activations.buffer import ShuffleBuffer
+from topk_ortho.activations.buffer import Batch, ShuffleBuffer
 
 
 class SharedBatches(ShuffleBuffer):
@@ -32,11 +32,11 @@ class SharedBatches(ShuffleBuffer):
         self._stored: dict[str, Any] | None = None
         self._common: _Common = _Common(buffer) if beside is None else beside._common
 
-    def next(self, *, more: int | None = None) -> Tensor:
-        """Returns the next batch `[batch_size, d_in]`, which must not be written to."""
+    def next_batch(self, *, more: int | None = None) -> Batch:
+        """Returns the next batch, which must not be written to."""
         common = self._common
         if self.taken == common.taken:
-            common.latest = common.buffer.next(more=more)
+            common.latest = common.buffer.next_batch(more=more)
             common.taken += 1
         if self.taken + 1 != common.taken or common.latest is None:
             raise RuntimeError(f"batch {self.taken} was asked for at batch {common.taken}")
@@ -88,4 +88,4 @@ class _Common:
         self.buffer = buffer
         self.taken = 0
         self.begun = False
-        self.latest: Tensor | None = None
+        self.latest: Batch | None = None

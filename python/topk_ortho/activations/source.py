@@ -33,10 +33,17 @@ class Block(NamedTuple):
     Attributes:
         x: `[rows, d_in]` float32 on CPU.
         fired: `[rows, n_true]` bool, which true features are on; None without ground truth.
+        target: `[rows, d_out]` float32 on CPU, what a transcoder reconstructs; None where an SAE
+            reconstructs `x`.
     """
 
     x: Tensor
     fired: Tensor | None
+    target: Tensor | None = None
+
+    def take(self, rows: slice | Tensor) -> Block:
+        """Returns some of the rows, by their places or a mask."""
+        return Block(*(None if part is None else part[rows] for part in self))  # type: ignore[arg-type]
 
 
 class Source(Protocol):

@@ -57,6 +57,9 @@ class Options:
     """`language-model`: name of a Hugging Face dataset instead of text files."""
     hook: str = ""
     """`language-model`: hook point; the one the SAE names unless given."""
+    hook_out: str = option("", used=_OWN)
+    """`language-model`: hook point that a transcoder reconstructs; the one that it names unless
+    given."""
     context: int = option(128, within=CONTEXT)
     """`language-model`: tokens per context, BOS included."""
     backend: ModelBackend = option("auto", used=_OWN)
@@ -136,6 +139,7 @@ def _saebench(o: Options, given: Collection[str]) -> tuple[dict[str, Any], str, 
 
     evals = chosen(o.evals)
     stored = formats.read(o.sae, allow_pickle=o.allow_pickle)
+    stored.check_no_transcoder(o.sae, command="SAEBench")
     run = run_config(o.sae) or TrainConfig(model=stored.model, hook=stored.hook, context=o.context)
     outcomes = run_suite(
         Suite(

@@ -84,6 +84,7 @@ def repairing(given: Given) -> Repairing:
     there = from_table(stored, where=str(path))
     criterion: Any = there.pairs.criterion if "pairs.criterion" in names else None
     sae = formats.read(values["sae"], allow_pickle=values.get("allow-pickle", there.allow_pickle))
+    sae.check_no_transcoder(values["sae"], command="topk-ortho repair")
     usual = defaults(sae, given=names, criterion=values.get("pairs.criterion", criterion))
     forced = {"init-from": values["sae"], "with-baseline": False}
     asked: Asked = settings_of(replace(given, values={**values, **forced}), defaults=usual)

@@ -55,7 +55,7 @@ NOT_HASHED = frozenset(
 
 
 # Options that earlier versions did not have; one that is at its default leaves the hash as it was.
-ADDED = ("backend", "dtype", "attn", "model_device", "device_map")
+ADDED = ("backend", "dtype", "attn", "model_device", "device_map", "hook_out")
 
 
 def read_config(path: Path) -> TrainConfig:

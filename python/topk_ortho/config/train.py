@@ -50,7 +50,7 @@ Source = Annotated[str, OneOf(SOURCES, besides=("auto",))]
 ModelBackend = Literal["auto", "transformers", "transformer-lens"]
 ModelType = Literal["float32", "bfloat16", "float16", "auto"]
 Attention = Literal["auto", "sdpa", "eager", "flash-attention-2"]
-OF_A_LANGUAGE_MODEL = ("model", "text", "dataset", "hook")
+OF_A_LANGUAGE_MODEL = ("model", "text", "dataset", "hook", "hook_out")
 """Options that say that activations come from a language model."""
 CONTEXT = whole(3, 2**20, "3 (BOS and two tokens) to 1048576")
 TOKENS = whole(1, 10**15)
@@ -136,6 +136,9 @@ class TrainConfig:
     """`language-model`: name of a Hugging Face dataset instead of text files."""
     hook: str = option("", used=_sources_with("hook"))
     """`language-model`: hook point, such as `blocks.3.hook_resid_post`."""
+    hook_out: str = option("", used=_sources_with("hook_out"))
+    """`language-model`: train a transcoder, which reads --hook and reconstructs what is at this
+    hook point, such as `blocks.3.hook_mlp_out`, in the same pass."""
     backend: ModelBackend = option("auto", used=_sources_with("backend"))
     """`language-model`: what runs it; `auto` takes transformers, which is faster, where it has the
     hook point (residual stream, attention and MLP outputs), and else transformer-lens."""
@@ -315,6 +318,7 @@ def check_data(c: TrainConfig) -> None:
             "a name such as blocks.3.hook_resid_post was expected",
             "add --hook NAME",
         )
+        _check_transcoder(c)
         check_loading(c)
     if c.activations == "files":
         require(
@@ -323,3 +327,18 @@ def check_data(c: TrainConfig) -> None:
             "a folder of .npy or .safetensors shards was expected",
             "add --data DIR",
         )
+
+
+def _check_transcoder(c: TrainConfig) -> None:
+    require(
+        not c.hook_out or c.hook_out != c.hook,
+        f"--hook-out {c.hook_out} was given, and --hook is the same",
+        "another hook point was expected, since an SAE reconstructs what it reads anyway",
+        "leave --hook-out out",
+    )
+    require(
+        not (c.hook_out and c.plant.enabled),
+        f"--hook-out {c.hook_out} was given with --plant",
+        "hierarchies are planted in what is read, and no transcoder could reconstruct them",
+        "leave one of them out",
+    )

@@ -74,7 +74,7 @@ def selection(s: Shapes, k: int) -> int:
     if isinstance(form, Drawn) and form.label == "drawn":
         return min(budget, 2 * ranked)
     if criterion.required_inputs == {"W_dec"} and not isinstance(form, CoactiveSum):
-        side = _side(s, s.d_in)  # the tile, its k-th value (values and places), who is near
+        side = _side(s, s.d_out)  # the tile, its k-th value (values and places), who is near
         return min(budget, (2 * FLOAT + INT) * side**2 + ranked)
     if isinstance(form, AllPairs):
         side = _side(s, 4 * batch)

@@ -103,6 +103,11 @@ def write(sae: StoredSAE, folder: str | Path, *, layout: Layout | None = None) -
         raise ConfigError(
             f"the layout {chosen} was given, but one of {', '.join(get_args(Layout))} was expected."
         )
+    if sae.transcoder and chosen != "saelens":
+        raise ConfigError(
+            f"the layout {chosen} was given, but the SAE is a transcoder, which of these only "
+            "saelens has; give saelens."
+        )
     return writers[chosen](sae, Path(folder))
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from topk_ortho import formats
 from topk_ortho.config import SAEConfig
-from topk_ortho.formats.stored import StoredSAE
+from topk_ortho.formats.stored import StoredSAE, with_centring
 from topk_ortho.sae import SAE, build
 
 
@@ -37,7 +38,7 @@ def as_module(stored: StoredSAE) -> SAE:
     """
     k = None if stored.k is None else float(stored.k)
     config = SAEConfig(kind=stored.kind, d_sae=stored.d_sae, k=k, prefixes=stored.prefixes)  # type: ignore[arg-type]
-    sae = build(config, d_in=stored.d_in, seed=0)
+    sae = build(config, d_in=stored.d_in, d_out=stored.d_out if stored.transcoder else None, seed=0)
     fill(sae, stored)
     if stored.threshold is not None:
         sae.load_thresholds_(stored.threshold)
@@ -46,7 +47,13 @@ def as_module(stored: StoredSAE) -> SAE:
 
 @torch.no_grad()
 def fill(sae: SAE, stored: StoredSAE) -> None:
-    """Copy what an SAE learns: weights, and thresholds where they are trained."""
+    """Copy what an SAE learns: weights, and thresholds where they are trained.
+
+    A transcoder keeps what it takes off its input, and `b_enc` makes up for that.
+    """
+    if sae.b_in is not None:
+        b_enc = with_centring(stored.W_enc, stored.b_enc, sae.b_in.to(stored.W_enc))
+        stored = replace(stored, b_enc=b_enc)
     for name in ("W_enc", "b_enc", "W_dec", "b_dec"):
         getattr(sae, name).copy_(getattr(stored, name))
     if sae.learns_thresholds and stored.threshold is not None:

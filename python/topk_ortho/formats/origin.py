@@ -21,18 +21,19 @@ def check_origin(
 
     Args:
         sae: its folder, for the message.
-        named: `model` and `hook` as the SAE has them, empty where it does not say.
+        named: `model`, `hook` and `hook_out` as the SAE has them, empty where it does not say.
         given: the same of the activations.
         insist: warn in place of refusing.
 
     Raises:
         ConfigError: they are not the same.
     """
-    for what, same in (("hook", same_hook), ("model", same_model)):
+    for what, same in (("hook", same_hook), ("hook_out", same_hook), ("model", same_model)):
         own, other = named.get(what, ""), given.get(what, "")
         if not own or not other or same(own, other):
             continue
-        said = f"the {what} {other} was given, but the SAE of {sae} names {own} as its own"
+        name = what.replace("_", "-")
+        said = f"the {name} {other} was given, but the SAE of {sae} names {own} as its own"
         unclear = what == "model" and (_is_folder(own) or _is_folder(other))
         if insist or unclear:
             told = (

@@ -1,8 +1,9 @@
 """A trained SAE from disk, whatever layout it came in, and the changes that keep its codes.
 
 Codes are `relu(pre) * (pre > threshold)`, `relu(pre)`, or the relu of the k largest of `pre`, with
-`pre = (x - b_dec) @ W_enc + b_enc`; the reconstruction is `codes @ W_dec + b_dec`. What other
-layouts store differently is brought to this form in float64 and rounded once.
+`pre = (x - b_dec) @ W_enc + b_enc`; the reconstruction is `codes @ W_dec + b_dec`. A transcoder
+takes nothing off, `pre = x @ W_enc + b_enc`, and reconstructs other activations. What other layouts
+store differently is brought to this form in float64 and rounded once.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ class StoredSAE:
             the layout does not say.
         W_enc: `[d_in, d_sae]`.
         b_enc: `[d_sae]`.
-        W_dec: `[d_sae, d_in]`.
-        b_dec: `[d_in]`.
+        W_dec: `[d_sae, d_out]`.
+        b_dec: `[d_out]`.
         threshold: `[d_sae]` for `jumprelu`, `batch-topk` and `matryoshka`, otherwise None.
         prefixes: of `matryoshka`, empty where they are not known.
         hook: hook point as TransformerLens names it, empty where it is not known.
@@ -45,6 +46,8 @@ class StoredSAE:
         processing: settings by which its activations differ from those of a model here, such as
             `model_from_pretrained_kwargs.center_writing_weights = True`.
         settings: the configuration file as it was read.
+        transcoder: whether it reconstructs other activations than it reads.
+        hook_out: their hook point, empty where it is not known.
     """
 
     layout: str
@@ -62,9 +65,15 @@ class StoredSAE:
     prepend_bos: bool | None = None
     processing: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    transcoder: bool = False
+    hook_out: str = ""
 
     @property
     def d_in(self) -> int:
+        return len(self.W_enc)
+
+    @property
+    def d_out(self) -> int:
         return len(self.b_dec)
 
     @property
@@ -96,14 +105,34 @@ class StoredSAE:
             raise ConfigError(f"{said}; store them as it expects them, and give them with --data.")
         warnings.warn(f"{said}; it is measured on them anyway.", stacklevel=2)
 
-    def scaled(self, scale: float) -> StoredSAE:
-        """Returns the SAE of activations `scale` times as large; its codes are scaled with them."""
+    def check_no_transcoder(self, where: object, *, command: str) -> None:
+        """Refuse a transcoder where only an SAE can be used.
+
+        Args:
+            where: its folder, for the message.
+            command: what refuses it.
+
+        Raises:
+            ConfigError: it is one.
+        """
+        if self.transcoder:
+            raise ConfigError(
+                f"{where} was given, but it is a transcoder, which reconstructs "
+                f"{self.hook_out or 'other activations'} from {self.hook or 'what it reads'}, and "
+                f"{command} takes SAEs alone; measure it with topk-ortho evaluate."
+            )
+
+    def scaled(self, scale: float, *, out: float | None = None) -> StoredSAE:
+        """Returns the SAE of activations `scale` times as large; its codes are scaled with what it
+        reconstructs, which becomes `out` times as large, unless given the same."""
+        ratio, scale = (1.0, scale) if out is None else (out / scale, out)
 
         def times(tensor: torch.Tensor) -> torch.Tensor:
             return _rounded(tensor.double() * scale, tensor)
 
         return replace(
             self,
+            W_enc=self.W_enc if ratio == 1 else _rounded(self.W_enc.double() * ratio, self.W_enc),
             b_enc=times(self.b_enc),
             b_dec=times(self.b_dec),
             threshold=None if self.threshold is None else times(self.threshold),

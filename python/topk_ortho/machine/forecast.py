@@ -76,6 +76,7 @@ class Shapes:
         gpu: whether the training device is one.
         l0: active features of a row, at the step that has most.
         sparse: whether steps touch the active entries alone.
+        target: width of what a transcoder reconstructs; 0 for an SAE, which reconstructs its input.
     """
 
     config: TrainConfig
@@ -83,6 +84,12 @@ class Shapes:
     gpu: bool
     l0: float
     sparse: bool
+    target: int = 0
+
+    @property
+    def d_out(self) -> int:
+        """Returns the width of what is reconstructed."""
+        return self.target or self.d_in
 
     @property
     def rows(self) -> int:
@@ -90,14 +97,26 @@ class Shapes:
         return FLOAT * self.config.batch_size * self.d_in
 
     @property
-    def matrix(self) -> int:
-        """Returns the bytes of one `[d_sae, d_in]`, float32."""
+    def rows_out(self) -> int:
+        """Returns the bytes of one `[batch, d_out]`, float32."""
+        return FLOAT * self.config.batch_size * self.d_out
+
+    @property
+    def encoder(self) -> int:
+        """Returns the bytes of one `[d_in, d_sae]`, float32."""
         return FLOAT * self.d_in * self.config.sae.d_sae
+
+    @property
+    def matrix(self) -> int:
+        """Returns the bytes of one `[d_sae, d_out]`, float32."""
+        return FLOAT * self.d_out * self.config.sae.d_sae
 
     @property
     def parameters(self) -> int:
         """Returns the bytes of all weights."""
-        return 2 * self.matrix + FLOAT * (self.config.sae.d_sae + self.d_in)
+        centre = self.d_in if self.target else 0
+        biases = FLOAT * (self.config.sae.d_sae + self.d_out + centre)
+        return self.encoder + self.matrix + biases
 
     @property
     def prefiltered(self) -> bool:

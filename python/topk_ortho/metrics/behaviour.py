@@ -29,12 +29,19 @@ class SpliceModel(Protocol):
         self,
         tokens: Tensor,
         hook: str | None = None,
-        replace: Callable[[Tensor], Tensor] | None = None,
+        replace: Callable[..., Tensor] | None = None,
+        *,
+        hook_in: str = "",
     ) -> Tensor:
-        """Returns logits `[batch, position, d_vocab]`; `replace` maps `[batch, position, d_in]`."""
+        """Returns logits `[batch, position, d_vocab]`; `replace` maps `[batch, position, d_in]`,
+        and with `hook_in` gets what is there as its second argument."""
 
     def activations(self, tokens: Tensor, hook: str) -> Tensor:
         """Returns the activations at the hook, `[batch, position, d_in]` float32."""
+
+
+Replace = Callable[[Tensor, Tensor], Tensor]
+"""From the rows at the hook point and those that the SAE reads, to what is put in their place."""
 
 
 def behaviour(
@@ -43,6 +50,7 @@ def behaviour(
     hook: str,
     reconstruct: Callable[[Tensor], Tensor],
     *,
+    hook_in: str = "",
     kept: Tensor | None = None,
     norm_limit: float | None = None,
     batch: int = CONTEXTS_AT_ONCE,
@@ -59,9 +67,11 @@ def behaviour(
         model: the language model.
         contexts: `[n, context]` int64; the first column is BOS throughout.
         hook: hook point to splice at.
-        reconstruct: `[rows, d_in]` float32 in the model's own units -> the same shape.
+        reconstruct: `[rows, d_in]` float32 in the model's own units -> the same shape, or that of
+            what is at `hook`.
+        hook_in: hook point that `reconstruct` reads in the same pass; `hook` unless given.
         kept: `[n, context]` bool, positions that are spliced and counted; all but BOS unless given.
-        norm_limit: activations above are never spliced, in the model's units.
+        norm_limit: rows that are read with a norm above are never spliced, in the model's units.
         batch: contexts per forward pass.
         beside: takes in the same predictions as SAELens counts them.
         progress: called after each batch with the number of contexts done.
@@ -77,19 +87,16 @@ def behaviour(
     """
     bos = _bos(contexts)
     kept = contexts != bos if kept is None else kept
-    mean = _mean_activation(model, contexts, hook, kept=kept, limit=norm_limit, batch=batch)
-    arms: dict[str, Callable[[Tensor], Tensor]] = {
-        "reconstructed": reconstruct,
-        "zero": torch.zeros_like,
-        "mean": lambda x: mean.to(x).expand_as(x),
-    }
+    hooks = {"hook": hook, "hook_in": hook_in}
+    mean = _mean_activation(model, contexts, **hooks, kept=kept, limit=norm_limit, batch=batch)
+    arms = _arms(reconstruct, mean)
     sums = dict.fromkeys(["ce_original", *(f"{m}_{a}" for a in arms for m in ("ce", "kl"))], 0.0)
     predictions = positions = 0
     quiet = {name: _quiet(replace, norm_limit) for name, replace in arms.items()}
     for tokens, keep in zip(contexts.split(batch), kept.split(batch), strict=True):
         predictions += int(_counted(tokens, keep, bos).sum())
         positions += int(keep.sum())
-        _add(sums, model, tokens, keep, hook=hook, arms=quiet, beside=beside, bos=bos)
+        _add(sums, model, tokens, keep, **hooks, arms=quiet, beside=beside, bos=bos)
         progress(len(tokens))
     broken = [name for name, value in sums.items() if not math.isfinite(value)]
     if broken:
@@ -97,6 +104,14 @@ def behaviour(
     counts = {name: predictions if name[:2] == "ce" else positions for name in sums}
     out = {name: sums[name] / n if n else None for name, n in counts.items()}
     return {**out, **_scores(out)}
+
+
+def _arms(reconstruct: Callable[[Tensor], Tensor], mean: Tensor) -> dict[str, Replace]:
+    return {
+        "reconstructed": lambda x, x_in: reconstruct(x_in),
+        "zero": lambda x, x_in: torch.zeros_like(x),
+        "mean": lambda x, x_in: mean.to(x).expand_as(x),
+    }
 
 
 @torch.no_grad()
@@ -107,16 +122,18 @@ def _add(
     keep: Tensor,
     *,
     hook: str,
-    arms: Mapping[str, Callable[[Tensor], Tensor]],
+    hook_in: str,
+    arms: Mapping[str, Replace],
     beside: RunEvalsLosses | None,
     bos: int,
 ) -> None:
     """Add what a batch of contexts loses to each of the arms; only positions `keep` count."""
     original = model.run_with_hooks(tokens)
+    read = {"hook_in": hook_in} if hook_in else {}
     counted = _counted(tokens, keep, bos)
     sums["ce_original"] += cross_entropy(original, tokens, counted)
     for arm, replace in arms.items():
-        spliced = model.run_with_hooks(tokens, hook, _splice(replace, keep))
+        spliced = model.run_with_hooks(tokens, hook, _splice(replace, keep), **read)
         sums[f"ce_{arm}"] += cross_entropy(spliced, tokens, counted)
         sums[f"kl_{arm}"] += kl_divergence(original, spliced, keep)
         if beside is not None and arm == "reconstructed":
@@ -156,8 +173,9 @@ def _bos(contexts: Tensor) -> int:
 def _mean_activation(
     model: SpliceModel,
     contexts: Tensor,
-    hook: str,
     *,
+    hook: str,
+    hook_in: str,
     kept: Tensor,
     limit: float | None,
     batch: int,
@@ -166,7 +184,9 @@ def _mean_activation(
     for tokens, keep in zip(contexts.split(batch), kept.split(batch), strict=True):
         x = model.activations(tokens, hook)
         x = x[keep.to(x.device)]
-        x = x if limit is None else x[norms(x) <= limit]
+        if limit is not None:
+            x_in = model.activations(tokens, hook_in)[keep.to(x.device)] if hook_in else x
+            x = x[norms(x_in) <= limit]
         total = total.to(x.device) + x.sum(dim=0, dtype=torch.float64)
         rows += len(x)
     return (total / max(rows, 1)).float()
@@ -177,24 +197,24 @@ def _counted(tokens: Tensor, keep: Tensor, bos: int) -> Tensor:
     return keep[:, :-1] & (tokens[:, 1:] != bos)
 
 
-def _quiet(replace: Callable[[Tensor], Tensor], limit: float | None) -> Callable[[Tensor], Tensor]:
-    """Returns a replacement of `[rows, d_in]` that leaves rows of a norm above a limit alone."""
+def _quiet(replace: Replace, limit: float | None) -> Replace:
+    """Returns a replacement that leaves rows alone that are read with a norm above a limit."""
     if limit is None:
         return replace
 
-    def quiet(x: Tensor) -> Tensor:
-        return torch.where((norms(x) > limit)[:, None], x, replace(x))
+    def quiet(x: Tensor, x_in: Tensor) -> Tensor:
+        return torch.where((norms(x_in) > limit)[:, None], x, replace(x, x_in))
 
     return quiet
 
 
-def _splice(replace: Callable[[Tensor], Tensor], keep: Tensor) -> Callable[[Tensor], Tensor]:
+def _splice(replace: Replace, keep: Tensor) -> Callable[..., Tensor]:
     """Replaces the rows of `[batch, position, d_in]` at the positions `keep`, no others."""
 
-    def splice(x: Tensor) -> Tensor:
+    def splice(x: Tensor, x_in: Tensor | None = None) -> Tensor:
         where = keep.to(x.device)
         rows = x[where]
-        new = replace(rows)
+        new = replace(rows, rows if x_in is None else x_in[where.to(x_in.device)].to(x.device))
         if new.shape != rows.shape:
             raise ValueError(
                 f"reconstruct gives shape {list(new.shape)}; expected {list(rows.shape)}"

@@ -125,9 +125,10 @@ def describe(settings: Settings) -> str:
     kind = settings.get("activations")
     if kind is None:
         return ""
+    to = f" to {out}" if (out := settings.get("hook_out")) else ""
     data = {
         "synthetic": f"synthetic {settings.get('synthetic.preset', 'data')}",
-        "language-model": f"{settings.get('model', 'a model')} at {settings.get('hook', '?')}",
+        "language-model": f"{settings.get('model', 'a model')} at {settings.get('hook', '?')}{to}",
         "files": f"activations in {settings.get('data', 'files')}",
     }.get(str(kind), str(kind))
     planted = ", hierarchies planted" if settings.get("plant.enabled") else ""

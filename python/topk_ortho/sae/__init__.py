@@ -32,9 +32,19 @@ for _architecture in (TopKSAE, BatchTopKSAE, ReLUSAE, JumpReLUSAE, MatryoshkaSAE
     register_architecture(_architecture)
 
 
-def build(config: SAEConfig, *, d_in: int, seed: int) -> SAE:
-    """Returns a fresh SAE; the same seed gives the same weights in every architecture."""
-    return ARCHITECTURES[config.kind](config, d_in=d_in, seed=seed)
+def build(config: SAEConfig, *, d_in: int, seed: int, d_out: int | None = None) -> SAE:
+    """Returns a fresh SAE; the same seed gives the same weights in every architecture.
+
+    Args:
+        config: architecture and sizes.
+        d_in: width of what it reads.
+        seed: of its weights.
+        d_out: width of what a transcoder reconstructs; an SAE reconstructs its input unless given.
+    """
+    kind = ARCHITECTURES[config.kind]
+    if d_out is None:  # an architecture from outside may know SAEs alone
+        return kind(config, d_in=d_in, seed=seed)
+    return kind(config, d_in=d_in, seed=seed, d_out=d_out)
 
 
 __all__ = ["ARCHITECTURES", "SAE", "Forward", "build", "register_architecture"]

@@ -31,8 +31,8 @@ class BatchTopKSAE(SAE):
     ranks_features = True
     threshold: Tensor
 
-    def __init__(self, config: SAEConfig, *, d_in: int, seed: int):
-        super().__init__(config, d_in=d_in, seed=seed)
+    def __init__(self, config: SAEConfig, *, d_in: int, seed: int, d_out: int | None = None):
+        super().__init__(config, d_in=d_in, seed=seed, d_out=d_out)
         self.register_buffer("threshold", torch.zeros(()))
 
     @classmethod

@@ -42,8 +42,8 @@ class JumpReLUSAE(SAE):
     inference = "threshold"
     learns_thresholds = True
 
-    def __init__(self, config: SAEConfig, *, d_in: int, seed: int):
-        super().__init__(config, d_in=d_in, seed=seed)
+    def __init__(self, config: SAEConfig, *, d_in: int, seed: int, d_out: int | None = None):
+        super().__init__(config, d_in=d_in, seed=seed, d_out=d_out)
         self.log_threshold = nn.Parameter(torch.zeros(self.d_sae))
 
     @classmethod

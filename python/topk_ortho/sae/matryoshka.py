@@ -24,8 +24,8 @@ class MatryoshkaSAE(BatchTopKSAE):
 
     name = "matryoshka"
 
-    def __init__(self, config: SAEConfig, *, d_in: int, seed: int):
-        super().__init__(config, d_in=d_in, seed=seed)
+    def __init__(self, config: SAEConfig, *, d_in: int, seed: int, d_out: int | None = None):
+        super().__init__(config, d_in=d_in, seed=seed, d_out=d_out)
         self.prefixes = config.prefixes or default_prefixes(config.d_sae)
 
     @classmethod
@@ -33,7 +33,7 @@ class MatryoshkaSAE(BatchTopKSAE):
         yield from super().memory(s)
         sae, lasting = s.config.sae, between("decoding", "checkpoint")
         stops = sae.prefixes or default_prefixes(sae.d_sae)
-        shorter = (len(stops) - 1) * s.rows
+        shorter = (len(stops) - 1) * s.rows_out
         yield Component("reconstructions of prefixes", shorter, lasting, "--sae.prefixes")
         if s.sparse:
             inside = round(ENTRY * s.entries * sum(stops) / sae.d_sae)

@@ -21,7 +21,7 @@ def passes(s: Shapes) -> Iterator[Component]:
     yield Component("pre-activations", s.dense, LASTING, where)
     yield Component("active entries", ENTRY * s.entries, LASTING, l0)
     if s.prefiltered:
-        narrow = (s.matrix + s.rows) // 2
+        narrow = (s.encoder + s.rows) // 2
         yield Component("encoder in bfloat16", narrow, encoding, "--sae.bf16-prefilter")
     if s.sparse:
         sorting = SORTED_ENTRY * s.entries
@@ -30,4 +30,4 @@ def passes(s: Shapes) -> Iterator[Component]:
         yield Component("dense codes", s.dense, LASTING, where)
         yield Component("gradients of codes", 2 * s.dense, backward, where)
     decoded = between("decoding", "checkpoint")
-    yield Component("reconstructions", s.rows, decoded, "--batch-size")
+    yield Component("reconstructions", s.rows_out, decoded, "--batch-size")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -33,17 +33,19 @@ class ReLUSAE(SAE):
         return FIRST_COEFFICIENT * variance**0.5
 
     @torch.no_grad()
-    def balanced_coefficient(self, batches: Iterable[Tensor]) -> float | None:
+    def balanced_coefficient(
+        self, batches: Sequence[Tensor], targets: Sequence[Tensor] | None = None
+    ) -> float | None:
         """Returns the coefficient of L1 at which training is in equilibrium; None without one.
 
         There the gradients of reconstruction and L1 to the encoder's biases cancel, which for
-        their sum over the features means: it is twice the mean of `<x - x_hat, d_i>` over active
-        entries.
+        their sum over the features means: it is twice the mean of `<target - x_hat, d_i>` over
+        active entries.
         """
         pull, active = 0.0, 0
-        for x in batches:
+        for x, target in zip(batches, targets or batches, strict=True):
             acts = self.encode(x)
-            along = (x - self.decode(acts)) @ self.W_dec.T
+            along = (target - self.decode(acts)) @ self.W_dec.T
             pull += float(along[acts > 0].sum(dtype=torch.float64))
             active += int((acts > 0).sum())
         coefficient = 2 * pull / max(active, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -30,7 +30,7 @@ class Forward(NamedTuple):
         code: the code that gradients go through: `[batch, d_sae]`, or on the sparse path `[nnz]`
             in the order of `codes`.
         codes: its active entries, detached.
-        x_hat: reconstructions, each `[batch, d_in]`; the last one is the SAE's, Matryoshka puts
+        x_hat: reconstructions, each `[batch, d_out]`; the last one is the SAE's, Matryoshka puts
             those of its shorter prefixes before.
     """
 
@@ -45,9 +45,10 @@ SPARSE_DENSITY = 0.02
 
 
 class SAE(nn.Module):
-    """A sparse autoencoder with unit decoder rows; a subclass is an architecture.
+    """A sparse autoencoder with unit decoder rows, or a transcoder; a subclass is an architecture.
 
-    A subclass has to define `activate`, and may override what else is its own: the methods and
+    With `d_out` it is a transcoder, whose reconstruction is of other activations than it reads. A
+    subclass has to define `activate`, and may override what else is its own: the methods and
     class attributes up to `forward`. Nothing outside asks which architecture it is.
 
     Attributes:
@@ -58,10 +59,15 @@ class SAE(nn.Module):
             decoder rows matter to which of them win.
         learns_thresholds: whether thresholds are trained like weights.
         encode_copies: matrices `[rows, d_sae]` that `encode` holds at once.
-        W_enc: `[d_in, d_sae]`, the decoder's transpose at the start.
+        d_in: width of what is read.
+        d_out: width of what is reconstructed.
+        transcoder: whether that is something else than what is read.
+        W_enc: `[d_in, d_sae]`, the decoder's transpose at the start; of a transcoder, at random.
         b_enc: `[d_sae]`.
-        W_dec: `[d_sae, d_in]`.
-        b_dec: `[d_in]`.
+        W_dec: `[d_sae, d_out]`.
+        b_dec: `[d_out]`.
+        b_in: `[d_in]`, what a transcoder takes off its input, the mean at the start and not
+            trained; None for an SAE, which takes `b_dec` off.
     """
 
     name: ClassVar[str]
@@ -70,19 +76,24 @@ class SAE(nn.Module):
     ranks_features: ClassVar[bool] = False
     learns_thresholds: ClassVar[bool] = False
     encode_copies: ClassVar[int] = 3
+    b_in: Tensor | None
 
-    def __init__(self, config: SAEConfig, *, d_in: int, seed: int):
+    def __init__(self, config: SAEConfig, *, d_in: int, seed: int, d_out: int | None = None):
         super().__init__()
         self.config = config
         self.d_in, self.d_sae = d_in, config.d_sae
+        self.d_out, self.transcoder = d_in if d_out is None else d_out, d_out is not None
         generator = torch.Generator().manual_seed(seed)
-        rows = torch.randn(self.d_sae, d_in, generator=generator)
-        self.W_dec = nn.Parameter(rows / rows.norm(dim=1, keepdim=True))
-        encoder = self.W_dec.detach().clone().T  # a feature's weights lie side by side
+        self.W_dec = nn.Parameter(_unit_rows(self.d_sae, self.d_out, generator))
+        rows = self.W_dec.detach().clone()
+        if self.transcoder:
+            rows = _unit_rows(self.d_sae, d_in, generator)
+        encoder = rows.T  # a feature's weights lie side by side
         sparse = self.expects_sparse(config)
         self.W_enc = nn.Parameter(encoder if sparse else encoder.contiguous())
         self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
-        self.b_dec = nn.Parameter(torch.zeros(d_in))
+        self.b_dec = nn.Parameter(torch.zeros(self.d_out))
+        self.register_buffer("b_in", torch.zeros(d_in) if self.transcoder else None)
 
     @classmethod
     def check(cls, config: SAEConfig) -> None:
@@ -148,21 +159,39 @@ class SAE(nn.Module):
         """Yields what `calibrate` holds on `rows` rows, `piece` of them at once."""
         yield from ()
 
+    @property
+    def centre(self) -> Tensor:
+        """Returns `[d_in]`, what the encoder takes off its input."""
+        return self.b_dec if self.b_in is None else self.b_in
+
+    @torch.no_grad()
+    def centre_(self, *, mean: Tensor, target: Tensor) -> None:
+        """Start at the mean of the data: `mean` `[d_in]` and, of what is reconstructed, `target`
+        `[d_out]`."""
+        self.b_dec.copy_(target)
+        if self.b_in is not None:
+            self.b_in.copy_(mean)
+
     def start(self, *, variance: float) -> None:
-        """Adapt a fresh SAE to data of total `variance`, before the first step."""
+        """Adapt a fresh SAE to input of total `variance`, before the first step."""
 
     def first_coefficient(self, variance: float) -> float:
-        """Returns the coefficient of `sparsity` at the first step on data of total `variance`.
+        """Returns the coefficient of `sparsity` at the first step, on data of which what is
+        reconstructed has a total `variance`.
 
         0 for an architecture without such a term; any other is steered until mean L0 is k.
         """
         return 0.0
 
-    def balanced_coefficient(self, batches: Iterable[Tensor]) -> float | None:
+    def balanced_coefficient(
+        self, batches: Sequence[Tensor], targets: Sequence[Tensor] | None = None
+    ) -> float | None:
         """Returns the `sparsity` coefficient that keeps a trained SAE in balance; None if unknown.
 
         Args:
             batches: each `[batch, d_in]`, in the SAE's units.
+            targets: each `[batch, d_out]`, what is reconstructed from them; the same
+                unless given.
         """
         return None
 
@@ -230,28 +259,28 @@ class SAE(nn.Module):
             keep = ~(at <= 0)  # a NaN stays, and stops the run
             if not bool(keep.all()):
                 row, col, at = row[keep], col[keep], at[keep]
-        value = Encode.apply(x, self.b_dec, self.W_enc, self.b_enc, at, row, col)
+        value = Encode.apply(x, self.centre, self.W_enc, self.b_enc, at, row, col)
         codes = Codes.from_entries(row, col, value.detach(), batch=len(x), d_sae=self.d_sae)
         return Forward(pre, value, codes, self.sparse_reconstructions(value, codes, pre))
 
     def pre_acts(self, x: Tensor, features: Tensor | None = None) -> Tensor:
-        """Returns `(x - b_dec) @ W_enc + b_enc`, `[batch, d_sae]`, or of some `features` only."""
+        """Returns `(x - centre) @ W_enc + b_enc`, `[batch, d_sae]`, or of some `features` only."""
         if features is None:
-            return torch.addmm(self.b_enc, x - self.b_dec, self.W_enc)
-        return torch.addmm(self.b_enc[features], x - self.b_dec, self.W_enc[:, features])
+            return torch.addmm(self.b_enc, x - self.centre, self.W_enc)
+        return torch.addmm(self.b_enc[features], x - self.centre, self.W_enc[:, features])
 
     def encode(self, x: Tensor) -> Tensor:
         """Returns the code of `x` `[batch, d_in]` outside training, `[batch, d_sae]`."""
         return self.inference_code(self.pre_acts(x))
 
     def decode(self, acts: Tensor) -> Tensor:
-        """Returns `acts @ W_dec + b_dec`, `[batch, d_in]`."""
+        """Returns `acts @ W_dec + b_dec`, `[batch, d_out]`."""
         return torch.addmm(self.b_dec, acts, self.W_dec)
 
     def _sparse_pre_acts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Pre-activations `[batch, d_sae]`; row, feature and value `[nnz]` of the active ones."""
         if self.config.bf16_prefilter:
-            prefilter = Prefilter.of(x - self.b_dec, self.W_enc.T.contiguous(), self.b_enc)
+            prefilter = Prefilter.of(x - self.centre, self.W_enc.T.contiguous(), self.b_enc)
             return prefilter.approximate, *self.prefiltered(prefilter)
         pre = self.pre_acts(x)
         row, col = self.active(pre)
@@ -268,3 +297,9 @@ class SAE(nn.Module):
     def normalise_decoder_(self) -> None:
         """Bring decoder rows of any norm back to unit norm; a row of zeros stays."""
         unit_rows_(self.W_dec)
+
+
+def _unit_rows(n: int, d: int, generator: torch.Generator) -> Tensor:
+    """Returns `[n, d]` in directions at random."""
+    rows = torch.randn(n, d, generator=generator)
+    return rows / rows.norm(dim=1, keepdim=True)

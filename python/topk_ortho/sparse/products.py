@@ -25,15 +25,16 @@ def by_feature(row: Tensor, col: Tensor, d_sae: int) -> tuple[Tensor, Tensor, Te
 class Encode(torch.autograd.Function):
     """The `relu` of some pre-activations, with the gradient to weights and biases.
 
-    Inputs: `x` `[batch, d_in]`, `b_dec`, `W_enc` `[d_in, d_sae]`, `b_enc`; and of the entries `row`
-    and `col` their pre-activation `pre` (computed from these), all `[nnz]`. Output: `[nnz]`.
+    Inputs: `x` `[batch, d_in]`, what is taken off it, `centre` `[d_in]`, `W_enc` `[d_in, d_sae]`,
+    `b_enc`; and of the entries `row` and `col` their pre-activation `pre` (computed from these),
+    all `[nnz]`. Output: `[nnz]`.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
         x: Tensor,
-        b_dec: Tensor,
+        centre: Tensor,
         W_enc: Tensor,
         b_enc: Tensor,
         pre: Tensor,
@@ -41,21 +42,22 @@ class Encode(torch.autograd.Function):
         col: Tensor,
     ) -> Tensor:
         value = torch.relu(pre)
-        ctx.save_for_backward(x, b_dec, W_enc, row, col, value)
+        ctx.save_for_backward(x, centre, W_enc, row, col, value)
         return value
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, b_dec, W_enc, row, col, value = ctx.saved_tensors
+        x, centre, W_enc, row, col, value = ctx.saved_tensors
         d_sae = W_enc.shape[1]
         grad = grad * (value > 0)
         starts, rows, order = by_feature(row, col, d_sae)
         transposed = csr(starts, rows, grad[order], (d_sae, len(x)))
-        grad_W_enc = product(transposed, x - b_dec)  # [d_sae, d_in]
+        grad_W_enc = product(transposed, x - centre)  # [d_sae, d_in]
         grad_b_enc = torch.zeros(d_sae, dtype=grad.dtype, device=grad.device)
         grad_b_enc.index_add_(0, col, grad)
-        return None, -(W_enc @ grad_b_enc), grad_W_enc.T, grad_b_enc, None, None, None
+        grad_centre = -(W_enc @ grad_b_enc) if ctx.needs_input_grad[1] else None
+        return None, grad_centre, grad_W_enc.T, grad_b_enc, None, None, None
 
 
 class Decode(torch.autograd.Function):

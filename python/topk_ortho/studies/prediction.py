@@ -97,7 +97,8 @@ def time_steps(config: TrainConfig, data: Activations) -> float:
     try:
         for _ in range(WARM_STEPS + TIMED_STEPS):
             started = time.perf_counter()
-            train_step(state, state.buffer.next().to(device))
+            x, target = state.buffer.next_batch()
+            train_step(state, x.to(device), None if target is None else target.to(device))
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             taken.append(time.perf_counter() - started)
@@ -112,7 +113,7 @@ def _same_language(a: TrainConfig, b: TrainConfig) -> bool:
     return all(
         getattr(a, name) == getattr(b, name)
         for name in (
-            *("activations", "model", "text", "dataset", "hook", "context"),
+            *("activations", "model", "text", "dataset", "hook", "hook_out", "context"),
             *("backend", "dtype", "attn", "model_device", "device_map"),
         )
     )
@@ -123,7 +124,9 @@ def _peak(config: TrainConfig, data: Activations) -> int:
     kept = cached_blocks(data.language)
     place, _ = places(device)[0]
     d_in = data.source.d_in
-    expected = forecast(config, d_in=d_in, device=device.type, cached=kept, loaded=LOADED)
+    expected = forecast(
+        config, d_in=d_in, d_out=data.d_out, device=device.type, cached=kept, loaded=LOADED
+    )
     return expected.peak(place)
 
 

@@ -31,7 +31,7 @@ from topk_ortho.studies.outcome import failed_path
 from topk_ortho.training import resume, train
 from topk_ortho.training.folder import RunFolder
 
-DATA = ("activations", "model", "text", "dataset", "hook", "context", "backend",
+DATA = ("activations", "model", "text", "dataset", "hook", "hook_out", "context", "backend",
         "dtype", "attn", "model_device", "device_map", "tokens", "leave_out",
         "skip_positions", "chat_roles", "max_norm", "data", "synthetic", "plant",
         "seed", "device")  # fmt: skip

@@ -26,6 +26,7 @@ def announce(
     config: TrainConfig,
     *,
     d_in: int,
+    d_out: int | None = None,
     device: torch.device,
     language: LanguageSource | None,
 ) -> Forecast:
@@ -34,6 +35,7 @@ def announce(
     expected = forecast(
         config,
         d_in=d_in,
+        d_out=d_out,
         device=device.type,
         cached=cached_blocks(language),
         loaded=still_to_load(),
@@ -68,7 +70,7 @@ def cached_blocks(language: LanguageSource | None) -> int:
     if language.n_blocks("train") is None:
         return language.cache_bytes
     tokens = language.contexts("train").numel() + language.contexts("eval").numel()
-    return min(CACHED_BLOCKS, 4 * language.d_in * tokens)
+    return min(CACHED_BLOCKS, 4 * (language.d_in + (language.d_out or 0)) * tokens)
 
 
 def model_sizes(language: LanguageSource | None, device: torch.device) -> ModelSizes | None:

@@ -76,7 +76,7 @@ class Meters:
 
     def __init__(self, sae: SAE, truth: GroundTruth | None) -> None:
         self.sae = sae
-        self.reconstruction = Reconstruction(sae.d_in, sae.d_sae)
+        self.reconstruction = Reconstruction(sae.d_out, sae.d_sae)
         self._truth = None
         if truth is not None:
             self._truth = GroundTruthMeter(
@@ -84,17 +84,18 @@ class Meters:
             )
 
     @torch.no_grad()
-    def add(self, x: Tensor, fired: Tensor | None = None) -> Tensor:
-        """Take in rows; their reconstruction `[rows, d_in]`.
+    def add(self, x: Tensor, fired: Tensor | None = None, target: Tensor | None = None) -> Tensor:
+        """Take in rows; their reconstruction `[rows, d_out]`.
 
         Args:
             x: `[rows, d_in]`, few enough to be encoded at once (`rows_at_once`).
             fired: `[rows, n_true]` bool, which true features are on.
+            target: `[rows, d_out]`, what is reconstructed; `x` unless given.
         """
         x = x.to(self.sae.W_dec.device)
         acts = self.sae.encode(x)
         x_hat = self.sae.decode(acts)
-        self.reconstruction.update(x, x_hat, acts)
+        self.reconstruction.update(x if target is None else target.to(x), x_hat, acts)
         if self._truth is not None and fired is not None:
             self._truth.update(fired, acts.cpu())
         return x_hat
@@ -137,7 +138,7 @@ def evaluate(
     truth = data.source.truth
     meters = Meters(sae, truth)
     for block in eval_blocks(data.source, samples, rows=rows_at_once(sae.d_sae)):
-        meters.add(block.x, block.fired)
+        meters.add(*block)
         progress(len(block.x))
     figures, measured = meters.result(geometry=geometry)
     if data.language is not None and truth is None:
@@ -164,8 +165,7 @@ def eval_blocks(
         block = source.block(index, split)
         for start in range(0, min(len(block.x), left), rows):
             stop = min(start + rows, start + left)
-            fired = None if block.fired is None else block.fired[start:stop]
-            piece = Block(block.x[start:stop], fired)
+            piece = block.take(slice(start, stop))
             yield piece
             left -= len(piece.x)
         index += 1
@@ -177,21 +177,30 @@ def _behaviour(
     return behaviour(
         language.model,
         language.contexts("eval")[:contexts],
-        language.hook,
-        reconstructor(sae, data.scale),
+        language.hook_out or language.hook,
+        reconstructor(sae, data.scale, out=data.reconstructed.scale),
+        hook_in=language.hook if language.hook_out else "",
         kept=language.kept("eval")[:contexts],
         norm_limit=data.norm_limit,
     )
 
 
-def reconstructor(sae: SAE, scale: float = 1.0) -> Callable[[Tensor], Tensor]:
-    """Returns a function that passes `[rows, d_in]` of a model through an SAE of `scale` times
-    that input, a few rows at once."""
+def reconstructor(
+    sae: SAE, scale: float = 1.0, *, out: float | None = None
+) -> Callable[[Tensor], Tensor]:
+    """Returns a function that passes `[rows, d_in]` of a model through an SAE, a few at once.
+
+    Args:
+        sae: for `scale` times that input.
+        scale: that number.
+        out: the reconstruction is so many times what it is of; `scale` unless given.
+    """
+    out = scale if out is None else out
     device = sae.W_dec.device
 
     def reconstruct(x: Tensor) -> Tensor:
         pieces = (x.to(device, torch.float32) * scale).split(rows_at_once(sae.d_sae))
-        x_hat = torch.cat([sae.decode(sae.encode(piece)) for piece in pieces]) / scale
+        x_hat = torch.cat([sae.decode(sae.encode(piece)) for piece in pieces]) / out
         return x_hat.to(x)
 
     return reconstruct

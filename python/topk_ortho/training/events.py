@@ -82,8 +82,8 @@ class StepMetrics:
         """Returns the line of `step`, the last of `steps` that took `seconds`."""
         state = self.state
         allocated, reserved = memory_in_use(step.x.device)
-        variance = float(step.x.var(0, correction=0).sum())
-        l2 = float((step.x - step.out.x_hat[-1]).detach().pow(2).sum(1).mean())
+        variance = float(step.target.var(0, correction=0).sum())
+        l2 = float((step.target - step.out.x_hat[-1]).detach().pow(2).sum(1).mean())
         event: dict[str, Any] = {
             "step": state.step,
             "loss": float(step.loss),
@@ -168,7 +168,7 @@ class StepMetrics:
 
 def _loud_rows(step: Step) -> dict[str, Any]:
     """Returns the loudest one percent of rows' share of the batch's variance and scores."""
-    codes, x = step.out.codes, step.x
+    codes, x = step.out.codes, step.target
     value = codes.value.detach().double()
     sums, squares = (
         torch.zeros(codes.batch, dtype=torch.float64, device=x.device).index_add_(0, codes.row, v)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from topk_ortho.constraint.history.figures import stability_figures
 from topk_ortho.formats import saelens
+from topk_ortho.formats.stored import without_centring
 from topk_ortho.machine.phases import phase
+from topk_ortho.sae import SAE
 from topk_ortho.training import evaluation
 from topk_ortho.training.folder import RunFolder
 from topk_ortho.training.state import TrainState
@@ -59,6 +63,7 @@ def finish(
             "variance": state.data.variance,
             "scale": state.data.scale,
         }
+        | _of_the_target(state)
         | ({"left_out": dict(state.data.left_out)} if state.data.left_out else {})
         | {name: selected[name] for name in OF_SELECTION if selected.get(name) is not None}
         | figures
@@ -71,23 +76,44 @@ def _export(folder: RunFolder, state: TrainState) -> None:
     """Returns the trained SAE in the units of the model, as SAELens reads it.
 
     With `x = scale * x_model`, dividing `b_enc`, `b_dec` and the thresholds by the scale keeps
-    `W_enc` and the unit rows of `W_dec` and divides the codes by it.
+    `W_enc` and the unit rows of `W_dec` and divides the codes by it. Of a transcoder, it is the
+    scale of its targets, and `W_enc` is multiplied by what the scale of its input is more.
     """
-    sae, config, scale = state.sae, state.config, state.data.scale
-    thresholds, origin = sae.thresholds(), state.data.origin
+    sae, config, origin = state.sae, state.config, state.data.origin
+    scale, out = state.data.scale, state.data.reconstructed.scale
+    thresholds = sae.thresholds()
+    W_enc, b_enc = _encoder(sae, scale, out)
     saelens.export(
         folder.sae,
         kind=config.sae.kind,
-        W_enc=sae.W_enc.detach().cpu(),
-        b_enc=sae.b_enc.detach().cpu() / scale,
+        W_enc=W_enc,
+        b_enc=b_enc,
         W_dec=sae.W_dec.detach().cpu(),
-        b_dec=sae.b_dec.detach().cpu() / scale,
-        threshold=None if thresholds is None else thresholds.detach().cpu() / scale,
+        b_dec=sae.b_dec.detach().cpu() / out,
+        threshold=None if thresholds is None else thresholds.detach().cpu() / out,
         k=config.sae.k,
         hook=origin.get("hook", ""),
         model=origin.get("model", ""),
         metadata={
             "context_size": origin.get("context"),
             "prefixes": list(config.sae.prefixes),
+            **({"hook_name_out": origin.get("hook_out", "")} if sae.transcoder else {}),
         },
+        transcoder=sae.transcoder,
     )
+
+
+def _encoder(sae: SAE, scale: float, out: float) -> tuple[Tensor, Tensor]:
+    """Returns the encoder in the units of the model; a transcoder's takes nothing off its input."""
+    W_enc, b_enc = sae.W_enc.detach().cpu(), sae.b_enc.detach().cpu()
+    if sae.b_in is not None:
+        b_enc = without_centring(W_enc, b_enc, sae.b_in.cpu())
+        W_enc = (W_enc.double() * (scale / out)).float()
+    return W_enc, b_enc / out
+
+
+def _of_the_target(state: TrainState) -> dict[str, float]:
+    target = state.data.target
+    if target is None:
+        return {}
+    return {"target_variance": target.variance, "target_scale": target.scale}

@@ -40,7 +40,9 @@ def check_storable(step: int, tensors: Mapping[str, Tensor], batch: Tensor | Non
             )
 
 
-def check_finite(state: TrainState, x: Tensor, out: Forward, value: Tensor) -> None:
+def check_finite(
+    state: TrainState, x: Tensor, out: Forward, value: Tensor, *, target: Tensor | None = None
+) -> None:
     """Raise if `value`, which all tensors of the step go into, is not finite.
 
     Raises:
@@ -49,6 +51,7 @@ def check_finite(state: TrainState, x: Tensor, out: Forward, value: Tensor) -> N
     if bool(torch.isfinite(value)):
         return
     tensors = {"x (the activations)": x}
+    tensors |= {} if target is None else {"target (what is reconstructed)": target}
     for name, parameter in state.sae.named_parameters():
         tensors[name] = parameter
     tensors |= {"pre (encoder output)": out.pre, "acts": out.code, "x_hat": out.x_hat[-1]}

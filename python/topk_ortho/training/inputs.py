@@ -24,7 +24,7 @@ def step_inputs(
 
     Args:
         required: names of `constraint.criteria.INPUTS`.
-        sae: its `W_dec`, `W_enc` and `b_dec` are used.
+        sae: its `W_dec`, `W_enc` and `centre` are used.
         firing: keeps the running firing threshold and gradient energy of each feature.
         x: `[batch, d_in]`.
         out: the pass over `x`.
@@ -42,7 +42,7 @@ def step_inputs(
         firing.update_threshold(codes.column_minima())
         inputs["threshold"] = firing.threshold
     if "x" in required:
-        inputs["x"] = (x - sae.b_dec).detach()
+        inputs["x"] = (x - sae.centre).detach()
     if "pre" in required:
         prefiltered = out.pre.dtype != x.dtype and x.device.type == "cpu"
         inputs["pre"] = (sae.pre_acts(x) if prefiltered else out.pre).detach()

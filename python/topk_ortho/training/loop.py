@@ -179,11 +179,13 @@ class Loop:
 
     def _step(self, device: torch.device, watch: SignalWatch) -> Step:
         with span("data"), watch.at_once():
-            x = self.state.buffer.next(more=self.state.config.steps - self.state.step - 1)
-        x = x.to(device, non_blocking=True)
+            more = self.state.config.steps - self.state.step - 1
+            batch = self.state.buffer.next_batch(more=more)
+        x, target = (None if t is None else t.to(device, non_blocking=True) for t in batch)
+        assert x is not None
         started = time.perf_counter()
         try:
-            step = train_step(self.state, x)
+            step = train_step(self.state, x, target)
             self.step_seconds.append(time.perf_counter() - started)
             return step
         except NotFiniteError as error:

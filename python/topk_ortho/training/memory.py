@@ -27,6 +27,7 @@ def forecast(
     config: TrainConfig,
     *,
     d_in: int,
+    d_out: int | None = None,
     device: str,
     cached: int = 0,
     loaded: int = 0,
@@ -37,6 +38,7 @@ def forecast(
     Args:
         config: a checked configuration.
         d_in: width of the activations.
+        d_out: width of what a transcoder reconstructs; none unless given.
         device: type of the training device, `cpu` or `cuda`.
         cached: bytes of activations that their source keeps.
         loaded: bytes of code that the process has yet to load.
@@ -44,7 +46,8 @@ def forecast(
     """
     gpu, kind = device != "cpu", ARCHITECTURES[config.sae.kind]
     few = kind.has_sparse_path() and kind.first_density(config.sae) < SPARSE_DENSITY
-    s = Shapes(config, d_in, gpu, l0=kind.first_l0(config.sae), sparse=few and not gpu)
+    l0, sparse = kind.first_l0(config.sae), few and not gpu
+    s = Shapes(config, d_in, gpu, l0=l0, sparse=sparse, target=d_out or 0)
     parts = [*_components(s, cached), *_of_the_model(config, model)]
     found = Forecast.of(parts, gpu=gpu)
     late = since("filling the buffer")
@@ -86,7 +89,7 @@ def _components(s: Shapes, cached: int) -> Iterator[Component]:
     running = RUNNING * c.sae.d_sae
     yield Component("running figures", running, since("filling the buffer"), size)
     yield Component("buffers of matrix products", PRODUCTS, since("encoding"), "", "host")
-    copied = 3 * s.parameters if s.gpu else s.matrix if s.sparse else 0
+    copied = 3 * s.parameters if s.gpu else s.encoder if s.sparse else 0
     yield Component("copy of the state", copied, ("checkpoint",), size, "host")
     # cloned, as bytes, and once more as one file
     yield Component("weights to be written", 3 * s.parameters, ("export",), size, "host")

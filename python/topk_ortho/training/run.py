@@ -185,7 +185,9 @@ def write_manifest(
         ConfigError: the folder was begun with another configuration.
     """
     folder.check_hash(config)
-    expected = announce(config, d_in=data.source.d_in, device=device, language=data.language)
+    expected = announce(
+        config, d_in=data.source.d_in, d_out=data.d_out, device=device, language=data.language
+    )
     described = hardware.describe(config, device, threads)
     described |= {"config_hash": config_hash(config), "data": fingerprint(config)}
     described |= {"memory_forecast": expected.as_json()}

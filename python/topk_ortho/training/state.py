@@ -65,9 +65,9 @@ class TrainState:
             device: where.
             buffer: batches that runs side by side share; its own unless given.
         """
-        sae = build(config.sae, d_in=data.source.d_in, seed=config.seed).to(device)
-        with torch.no_grad():
-            sae.b_dec.copy_(data.mean)
+        out, d_in = data.reconstructed, data.source.d_in
+        sae = build(config.sae, d_in=d_in, d_out=data.d_out, seed=config.seed).to(device)
+        sae.centre_(mean=data.mean, target=out.mean)
         sae.start(variance=data.variance)
         optimizer = Adam(sae.named_parameters(), betas=(config.beta1, config.beta2))
         return cls(
@@ -80,7 +80,7 @@ class TrainState:
             constraint=_constraint(config, data),
             step=0,
             density=sae.first_density(config.sae),
-            sparsity_coefficient=sae.first_coefficient(data.variance),
+            sparsity_coefficient=sae.first_coefficient(out.variance),
         )
 
     @property
@@ -113,6 +113,7 @@ class TrainState:
             "cursor": self.buffer.state_dict(),
             "scale": self.data.scale,
             "variance": self.data.variance,
+            **self._of_the_target(),
         }
         selection = {
             name.removeprefix("selection."): value
@@ -120,6 +121,13 @@ class TrainState:
             if not isinstance(value, Tensor)
         }
         return out | ({"selection": selection} if selection else {})
+
+    def _of_the_target(self) -> dict[str, float]:
+        """Scale and variance of what a transcoder reconstructs."""
+        target = self.data.target
+        if target is None:
+            return {}
+        return {"target_scale": target.scale, "target_variance": target.variance}
 
     def _stored_constraint(self) -> dict[str, Any]:
         """`selection.` tensors and numbers; firing rates and variance are the run's own."""
@@ -157,7 +165,8 @@ class TrainState:
     def _restore(
         self, tensors: dict[str, Tensor], numbers: dict[str, Any], history: bytes | None
     ) -> None:
-        for name, value in (("scale", self.data.scale), ("variance", self.data.variance)):
+        measured = {"scale": self.data.scale, "variance": self.data.variance}
+        for name, value in (measured | self._of_the_target()).items():
             if not math.isclose(value, numbers[name], rel_tol=1e-6):
                 raise ConfigError(
                     f"the data has {name} {value:.6g}, but the checkpoint's data had "
@@ -213,7 +222,7 @@ def _constraint(config: TrainConfig, data: Activations) -> Orthogonality | None:
         history=config.history,
         seed=config.seed,
         steps=config.steps,
-        variance=data.variance,
+        variance=data.reconstructed.variance,
         decoder="rows",
         unit_codes=True,
         inputs=tuple(INPUTS),

@@ -18,9 +18,15 @@ from topk_ortho.training.state import TrainState
 
 @dataclass(frozen=True)
 class Step:
-    """The results of one step, detached; scalars are tensors, read only when they are logged."""
+    """The results of one step, detached; scalars are tensors, read only when they are logged.
+
+    Attributes:
+        x: `[batch, d_in]`.
+        target: `[batch, d_out]`, what was reconstructed, `x` itself for an SAE.
+    """
 
     x: Tensor
+    target: Tensor
     out: Forward
     loss: Tensor
     l2: Tensor
@@ -40,16 +46,22 @@ class Reconstruction:
     aux: Tensor
 
 
-def train_step(state: TrainState, x: Tensor) -> Step:
+def train_step(state: TrainState, x: Tensor, target: Tensor | None = None) -> Step:
     """Train on `x` `[batch, d_in]` and return what happened.
+
+    Args:
+        state: the run.
+        x: `[batch, d_in]`.
+        target: `[batch, d_out]`, what is reconstructed; `x` unless given.
 
     Raises:
         NotFiniteError: before the optimiser moves anything; it names the tensor.
     """
     sae, constraint, weight = state.sae, state.constraint, state.sparsity_coefficient
-    found = _reconstruct(state, x)
+    target = x if target is None else target
+    found = _reconstruct(state, x, target)
     loss, codes = found.loss, found.out.codes
-    check_finite(state, x, found.out, loss)
+    check_finite(state, x, found.out, loss, target=target)
     state.firing.update(codes.counts(), batch=codes.batch)
 
     penalty = loss.new_zeros(())
@@ -68,25 +80,25 @@ def train_step(state: TrainState, x: Tensor) -> Step:
         lr = _update(state)
     _count(state, found.out)
     return Step(
-        x, found.out, loss.detach(), found.l2.detach(), penalty.detach(), found.aux.detach(), lr,
-        weight,
+        x, target, found.out, loss.detach(), found.l2.detach(), penalty.detach(),
+        found.aux.detach(), lr, weight,
     )  # fmt: skip
 
 
-def _reconstruct(state: TrainState, x: Tensor) -> Reconstruction:
+def _reconstruct(state: TrainState, x: Tensor, target: Tensor) -> Reconstruction:
     """Returns the codes of the batch, their reconstruction, and its loss without the penalty."""
     config, sae = state.config, state.sae
     autocast = torch.autocast(x.device.type, torch.bfloat16, enabled=x.device.type == "cuda")
     with span("forward"), autocast:
         out = sae(x, sparse=state.sparse)
-        l2 = losses.reconstruction(x, out.x_hat)
+        l2 = losses.reconstruction(target, out.x_hat)
         loss = l2
         if state.sparsity_coefficient:
             loss = loss + state.sparsity_coefficient * sae.sparsity(out)
         dead = state.firing.dead(config.sae.dead_after)
         aux = l2.new_zeros(())
         if config.sae.aux_k and dead.numel():
-            aux = losses.aux_k(sae, x, out, dead)
+            aux = losses.aux_k(sae, x, out, dead, target=target)
             loss = loss + config.sae.aux_coefficient * aux
     return Reconstruction(out, loss, l2, aux)
 

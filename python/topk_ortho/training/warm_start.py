@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from topk_ortho import formats
-from topk_ortho.activations.scaling import first_rows
+from topk_ortho.activations.scaling import sampled
 from topk_ortho.config import ConfigError, SAEConfig, TrainConfig
 from topk_ortho.formats.load import fill
 from topk_ortho.formats.origin import same_hook
@@ -44,6 +44,7 @@ def fine_tuning(config: TrainConfig, *, given: Collection[str] = ()) -> TrainCon
     stored, digest = _read(config), _checked_digest(config)
     if config.activations == "language-model":
         stored.check_unprocessed(config.init_from)
+    check_kind(config, stored)
     _same_hook(config, stored)
     taken = {name: _taken(config, stored, name, given) for name in TAKEN}
     return replace(config, init_sha256=digest, sae=replace(config.sae, **taken))
@@ -63,29 +64,60 @@ def start_from(state: TrainState) -> None:
     config = state.config
     _checked_digest(config)
     stored = _read(config)
-    check_width(config, stored, d_in=state.sae.d_in)
-    fill(state.sae, stored.unit_rows().scaled(state.data.scale))
+    check_width(config, stored, d_in=state.sae.d_in, d_out=state.sae.d_out)
+    target = state.data.target
+    out = None if target is None else target.scale
+    fill(state.sae, stored.unit_rows().scaled(state.data.scale, out=out))
     state.sae.normalise_decoder_()
     with phase("measuring firing rates"):
-        x = first_rows(state.data.source, rows=ROWS)[:ROWS]
-        batches = x.to(state.firing.rate.device).split(state.config.batch_size)
+        sample, x = sampled(state.data.source, rows=ROWS)
+        batches = _batches(state, x)
         _measure_rates(state, batches)
-        balanced = state.sae.balanced_coefficient(batches)
+        targets = sample.targets(state.data.source)
+        also = () if targets is None else (_batches(state, targets),)
+        balanced = state.sae.balanced_coefficient(batches, *also)
     state.sparsity_coefficient = balanced or state.sparsity_coefficient
 
 
-def check_width(config: TrainConfig, stored: StoredSAE, *, d_in: int) -> None:
-    """Refuse an SAE of another width than the data.
+def check_kind(config: TrainConfig, stored: StoredSAE) -> None:
+    """Refuse a transcoder to start an SAE from, and the other way round.
+
+    Raises:
+        ConfigError: they are not of one kind.
+    """
+    if stored.transcoder and not config.hook_out:
+        raise ConfigError(
+            f"--init-from {config.init_from} was given, but it is a transcoder, and no --hook-out "
+            f"was given for it to reconstruct; add --hook-out {stored.hook_out or 'NAME'}."
+        )
+    if config.hook_out and not stored.transcoder:
+        raise ConfigError(
+            f"--hook-out {config.hook_out} was given, but the SAE of {config.init_from} is no "
+            "transcoder; leave --hook-out or --init-from out."
+        )
+
+
+def check_width(
+    config: TrainConfig, stored: StoredSAE, *, d_in: int, d_out: int | None = None
+) -> None:
+    """Refuse an SAE of another width than the data; `d_out` is `d_in` unless given.
 
     Raises:
         ConfigError: the widths differ.
     """
-    if stored.d_in != d_in:
+    theirs, ours = (stored.d_in, stored.d_out), (d_in, d_in if d_out is None else d_out)
+    if theirs != ours:
+        side = int(stored.d_in == d_in)
         raise ConfigError(
-            f"--init-from {config.init_from} was given, but its SAE takes activations of width "
-            f"{stored.d_in}, and the data has width {d_in}; give the hook point or the shards that "
-            "it was trained on."
+            f"--init-from {config.init_from} was given, but its SAE "
+            f"{'gives' if side else 'takes'} activations of width "
+            f"{theirs[side]}, and the data has width {ours[side]}; give the hook point or the "
+            "shards that it was trained on."
         )
+
+
+def _batches(state: TrainState, rows: Tensor) -> tuple[Tensor, ...]:
+    return rows[:ROWS].to(state.firing.rate.device).split(state.config.batch_size)
 
 
 @torch.no_grad()
@@ -120,12 +152,17 @@ def _checked_digest(config: TrainConfig) -> str:
 
 
 def _same_hook(config: TrainConfig, stored: StoredSAE) -> None:
-    asked = config.activations == "language-model" and stored.hook
-    if asked and not same_hook(config.hook, stored.hook):
-        raise ConfigError(
-            f"--hook {config.hook} was given, but the SAE of {config.init_from} reads "
-            f"{stored.hook}; give that hook point."
-        )
+    if config.activations != "language-model":
+        return
+    for option, does, own, theirs in (
+        ("hook", "reads", config.hook, stored.hook),
+        ("hook-out", "reconstructs", config.hook_out, stored.hook_out),
+    ):
+        if theirs and not same_hook(own, theirs):
+            raise ConfigError(
+                f"--{option} {own} was given, but the SAE of {config.init_from} {does} "
+                f"{theirs}; give that hook point."
+            )
 
 
 def _taken(config: TrainConfig, stored: StoredSAE, name: str, given: Collection[str]) -> Any:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-Replace = Callable[[Tensor], Tensor]
-"""From what is at a hook point to what shall be there, of the same shape and type."""
+Act = Callable[[Tensor], Tensor | None]
+"""From what is at a hook point to what shall be there, of the same shape and type, None to leave
+it."""
 
 
 class Backend(Protocol):
@@ -49,5 +50,14 @@ class Backend(Protocol):
                 it.
         """
 
-    def logits(self, tokens: Tensor, hook: str | None, replace: Replace | None) -> Tensor:
-        """Returns logits `[batch, position, d_vocab]`, what is at `hook` replaced if given."""
+    def logits(self, tokens: Tensor, acts: Mapping[str, Act]) -> Tensor:
+        """Returns logits `[batch, position, d_vocab]` of one pass, with what each hook point's act
+        puts in the place of what is there.
+
+        Args:
+            tokens: `[batch, position]` int64.
+            acts: by hook point of `self.hooks`, called in the order of the pass.
+
+        Raises:
+            LookupError: as of `capture`.
+        """

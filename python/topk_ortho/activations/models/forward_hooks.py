@@ -6,7 +6,7 @@ cache nor logits are computed where only activations are wanted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from operator import attrgetter
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from topk_ortho.activations.models.backend import Replace
+from topk_ortho.activations.models.backend import Act
 from topk_ortho.activations.models.hooks import RESIDUAL_INSIDE, layer_of
 from topk_ortho.activations.models.layouts import Layout, Place
 
@@ -22,9 +22,6 @@ NAME = "transformers"
 CONTEXT_FIELDS = ("n_positions", "max_position_embeddings", "max_length", "seq_length")
 """Settings that say how long a context may be, the first that a model has, as transformer_lens."""
 DEFAULT_CONTEXT = 2048
-
-Act = Callable[[Tensor], Tensor | None]
-"""From what is at a hook point to what shall be there, None to leave it."""
 
 
 class _Enough(Exception):
@@ -67,11 +64,9 @@ class Transformers:
         return {hook: x.clone() for hook, x in seen.items()}
 
     @torch.no_grad()
-    def logits(self, tokens: Tensor, hook: str | None, replace: Replace | None) -> Tensor:
+    def logits(self, tokens: Tensor, acts: Mapping[str, Act]) -> Tensor:
         """As in `Backend`."""
-        if hook is None or replace is None:
-            return self._run(tokens).logits
-        with self._hooked({hook: _spliced(hook, replace)}):
+        with self._hooked({hook: _spliced(hook, act) for hook, act in acts.items()}):
             return self._run(tokens).logits
 
     def _run(self, tokens: Tensor) -> Any:
@@ -92,13 +87,13 @@ class Transformers:
                 handle.remove()
 
 
-def _spliced(hook: str, replace: Replace) -> Act:
-    def act(x: Tensor) -> Tensor:
-        new = replace(x)
+def _spliced(hook: str, act: Act) -> Act:
+    def inside(x: Tensor) -> Tensor | None:
+        new = act(x)
         # the block adds to the tensor that its normalisation reads: it has to be that tensor
-        return x.copy_(new) if hook.endswith(RESIDUAL_INSIDE) else new
+        return None if new is None else x.copy_(new)
 
-    return act
+    return inside if hook.endswith(RESIDUAL_INSIDE) else act
 
 
 def _attach(block: Any, place: Place, act: Act) -> Any:

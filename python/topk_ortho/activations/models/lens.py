@@ -6,13 +6,13 @@ of the checkpoint: the bridge folds no normalisation and centres nothing unless 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from topk_ortho.activations.models.backend import Replace
+from topk_ortho.activations.models.backend import Act
 from topk_ortho.activations.models.hooks import RESIDUAL_INSIDE, layer_of
 
 NAME = "transformer-lens"
@@ -50,18 +50,13 @@ class TransformerLens:
         self._run(tokens, acts, return_type=None, stop_at_layer=last)
         return seen
 
-    def logits(self, tokens: Tensor, hook: str | None, replace: Replace | None) -> Tensor:
+    def logits(self, tokens: Tensor, acts: Mapping[str, Act]) -> Tensor:
         """As in `Backend`."""
-        if hook is None or replace is None:
+        if not acts:
             with torch.no_grad():
                 return self._bridge(tokens.to(self.device), return_type="logits")
-        name, new = hook, replace
-
-        def act(x: Tensor, hook: Any) -> Tensor:
-            # the block adds to the tensor that its normalisation reads: it has to be that tensor
-            return x.copy_(new(x)) if name.endswith(RESIDUAL_INSIDE) else new(x)
-
-        return self._run(tokens, [(name, act)], return_type="logits", stop_at_layer=None)
+        hooks = [(name, _hook(name, act)) for name, act in acts.items()]
+        return self._run(tokens, hooks, return_type="logits", stop_at_layer=None)
 
     def _run(self, tokens: Tensor, acts: list[tuple[str, Any]], **how: Any) -> Any:
         try:
@@ -72,6 +67,15 @@ class TransformerLens:
                 raise
             off = next((hook for hook, _ in acts if hook in str(error)), acts[0][0])
             raise LookupError(off) from error
+
+
+def _hook(name: str, act: Act) -> Any:
+    def hook_fn(x: Tensor, hook: Any) -> Tensor | None:
+        new = act(x)
+        # the block adds to the tensor that its normalisation reads: it has to be that tensor
+        return x.copy_(new) if new is not None and name.endswith(RESIDUAL_INSIDE) else new
+
+    return hook_fn
 
 
 def bridge(name: str, *, model: Any = None, tokenizer: Any = None, **how: Any) -> TransformerLens:

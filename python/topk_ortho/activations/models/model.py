@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from topk_ortho.activations.models.backend import Backend
+from topk_ortho.activations.models.backend import Act, Backend
 from topk_ortho.activations.models.hooks import near, rows
 from topk_ortho.activations.models.memory import ModelSizes
 from topk_ortho.activations.text import bos_token
@@ -153,31 +153,57 @@ class LanguageModel:
             )
         return int(widths.pop())
 
+    def check_order(self, hook: str, hook_out: str, tokens: Tensor) -> None:
+        """Refuse a hook point of targets that comes before the one that is read.
+
+        Args:
+            hook: hook point that is read.
+            hook_out: hook point of the targets.
+            tokens: `[n, position]` int64; only the first is read.
+
+        Raises:
+            ConfigError: it does.
+        """
+        self.run_with_hooks(tokens[:1], hook_out, lambda x, x_in: x, hook_in=hook)
+
     def run_with_hooks(
         self,
         tokens: Tensor,
         hook: str | None = None,
-        replace: Callable[[Tensor], Tensor] | None = None,
+        replace: Callable[..., Tensor] | None = None,
+        *,
+        hook_in: str = "",
     ) -> Tensor:
         """Returns logits `[batch, position, d_vocab]`, the activations at `hook` replaced if given.
 
         Args:
             tokens: `[batch, position]` int64.
             hook: hook point to replace at; None runs the model unchanged.
-            replace: `[batch, position, d_in]` float32 -> the same shape.
+            replace: `[batch, position, d_in]` float32 -> the same shape; with `hook_in` it gets
+                what is there as well, `replace(x, x_in)`.
+            hook_in: hook point that is read in the same pass.
+
+        Raises:
+            ConfigError: `hook_in` comes after `hook`, or one of them cannot be used.
         """
         if hook is None or replace is None:
-            return self._backend.logits(tokens, None, None)
-
+            return self._backend.logits(tokens, {})
         name = hook
+        seen: list[Tensor] = []
+
+        def read(x: Tensor) -> None:
+            seen.append(rows(x, tokens, hook_in, self.hooks).float())
 
         def splice(x: Tensor) -> Tensor:
-            new = replace(rows(x, tokens, name, self.hooks).float())
+            if hook_in and not seen:
+                raise _too_early(name, hook_in)
+            new = replace(rows(x, tokens, name, self.hooks).float(), *seen)
             return new.reshape(x.shape).to(x.dtype)
 
-        self._check(hook)
+        acts: dict[str, Act] = {hook: splice} | ({hook_in: read} if hook_in else {})
+        self._check(*acts)
         try:
-            return self._backend.logits(tokens, hook, splice)
+            return self._backend.logits(tokens, acts)
         except LookupError as error:
             raise self._switched_off(error) from error
 
@@ -197,3 +223,11 @@ class LanguageModel:
 
     def _like(self, hook: str) -> str:
         return near(hook, self.hooks)
+
+
+def _too_early(hook_out: str, hook: str) -> ConfigError:
+    return ConfigError(
+        f"--hook-out {hook_out} was given, but it comes before --hook {hook} in a pass, and "
+        "a later hook point was expected, where the reconstruction can be put; swap them, or take "
+        "another."
+    )

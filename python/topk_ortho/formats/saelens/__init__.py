@@ -11,6 +11,10 @@ Codes are the same on both sides:
 | `relu` | `standard` | `relu(pre)` |
 | `jumprelu`, `batch-topk`, `matryoshka` | `jumprelu` | `relu(pre) * (pre > threshold)`, strictly |
 
+Transcoders, whose `pre` is `x @ W_enc + b_enc`, are `transcoder` and `jumprelu_transcoder` in place
+of `standard` and `jumprelu`. `topk_transcoder` is this package's own: SAELens has none. Skip
+connections are refused.
+
 A feature whose `pre` equals its threshold is off, here and there. In float32 the weights are stored
 bit for bit; a narrower dtype rounds thresholds and weights, so codes near a threshold may change.
 

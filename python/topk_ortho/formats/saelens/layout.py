@@ -18,6 +18,13 @@ SAELENS_VERSION = "6.0.0"
 
 KINDS = {"topk": "topk", "standard": "relu", "jumprelu": "jumprelu"}
 """Our architecture that has the codes of theirs, where nothing else is known."""
+TRANSCODERS = {
+    "transcoder": "standard",
+    "jumprelu_transcoder": "jumprelu",
+    "topk_transcoder": "topk",
+}
+"""Architectures that reconstruct other activations than they read, and those with the same codes;
+SAELens itself has none of TopK."""
 IN_TRAINING = {"batchtopk": "batch-topk", "matryoshka_batchtopk": "matryoshka"}
 """Checkpoints of SAELens' training, which has one threshold beside the weights."""
 OURS = "topk_ortho"  # our own entry among SAELens' free metadata
@@ -40,8 +47,17 @@ def architecture_of(kind: str) -> str:
     return theirs[ARCHITECTURES[kind].inference]
 
 
-def check_shapes(tensors: Mapping[str, Tensor]) -> None:
+def transcoder_of(architecture: str) -> str:
+    """Returns the transcoder that has the codes of one of their architectures."""
+    return next(name for name, codes in TRANSCODERS.items() if codes == architecture)
+
+
+def check_shapes(tensors: Mapping[str, Tensor], *, transcoder: bool = False) -> None:
     """Refuse tensors that are none of one SAE, before anything is computed from them.
+
+    Args:
+        tensors: by name.
+        transcoder: whether the decoder may have another width than the encoder.
 
     Raises:
         ConfigError: the first of them.
@@ -51,11 +67,12 @@ def check_shapes(tensors: Mapping[str, Tensor]) -> None:
             f"W_enc has shape {tuple(tensors['W_enc'].shape)}, expected [d_in, d_sae]"
         )
     d_in, d_sae = tensors["W_enc"].shape
+    d_out = tensors["b_dec"].numel() if transcoder else d_in
     shapes = {
         "W_enc": (d_in, d_sae),
         "b_enc": (d_sae,),
-        "W_dec": (d_sae, d_in),
-        "b_dec": (d_in,),
+        "W_dec": (d_sae, d_out),
+        "b_dec": (d_out,),
         "threshold": (d_sae,),
     }
     for name, tensor in tensors.items():
@@ -94,13 +111,15 @@ def checked_prefixes(prefixes: Any, *, d_sae: int) -> tuple[int, ...]:
     return tuple(prefixes)
 
 
-def check_tensors(tensors: Mapping[str, Tensor], *, architecture: str, k: float | None) -> None:
+def check_tensors(
+    tensors: Mapping[str, Tensor], *, architecture: str, k: float | None, transcoder: bool = False
+) -> None:
     """Refuse shapes, values and settings that make no SAE of the architecture.
 
     Raises:
         ConfigError: the first of them.
     """
-    check_shapes(tensors)
+    check_shapes(tensors, transcoder=transcoder)
     d_sae = len(tensors["b_enc"])
     for name, tensor in tensors.items():
         # A feature may be switched off by an infinite threshold.

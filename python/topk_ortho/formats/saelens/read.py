@@ -23,6 +23,7 @@ from topk_ortho.formats.saelens.layout import (
     PLAIN,
     SHA256,
     SWITCHES,
+    TRANSCODERS,
     WEIGHTS,
     architecture_of,
     check_shapes,
@@ -38,9 +39,10 @@ def read(folder: Path) -> dict[str, Any]:
     """Read an SAE back: one of ours, or one of SAELens that computes the same.
 
     Returns:
-        `kind`, `k` (None where unknown), `d_in`, `d_sae`, `dtype`, `hook`, `model`, `metadata`
-        (all of SAELens' metadata), `config` (the whole of `cfg.json`), and the tensors `W_enc`,
-        `b_enc`, `W_dec`, `b_dec`, `threshold` (None unless jumprelu) in the stored dtype on CPU.
+        `kind`, `transcoder`, `k` (None where unknown), `d_in`, `d_sae`, `dtype`, `hook`, `model`,
+        `metadata` (all of SAELens' metadata), `config` (the whole of `cfg.json`), and the tensors
+        `W_enc`, `b_enc`, `W_dec`, `b_dec`, `threshold` (None unless jumprelu) in the stored dtype
+        on CPU.
 
     Raises:
         ConfigError: no such SAE, damaged, or one with settings that we do not compute.
@@ -59,10 +61,12 @@ def read(folder: Path) -> dict[str, Any]:
         raise ConfigError(f"{folder / WEIGHTS} is not the file that {CONFIG} was written for")
     tensors = _as_inference(folder, config, tensors)
     kind, k = _kind_and_k(config, metadata, tensors)
-    check_tensors(tensors, architecture=architecture_of(kind), k=k)
+    transcoder = config["architecture"] in TRANSCODERS
+    check_tensors(tensors, architecture=architecture_of(kind), k=k, transcoder=transcoder)
     d_in, d_sae = tensors["W_enc"].shape
     return {
         "kind": kind,
+        "transcoder": transcoder,
         "k": k,
         "d_in": d_in,
         "d_sae": d_sae,
@@ -96,6 +100,8 @@ def read_stored(folder: Path) -> StoredSAE:
         context=_or_none(got["metadata"].get("context_size"), int),
         prepend_bos=_or_none(got["metadata"].get("prepend_bos"), bool),
         processing=processing(got["metadata"]),
+        transcoder=got["transcoder"],
+        hook_out=_or_none(got["metadata"].get("hook_name_out"), str) or "",
     )
 
 
@@ -111,7 +117,7 @@ def _read_config(folder: Path, config: Any) -> dict[str, Any]:
             f"{folder / CONFIG} has no metadata of a version from 6.0, but the layout of SAELens 6 "
             "or later was expected; load it with SAELens 6 and save it again"
         )
-    known = (*KINDS, *IN_TRAINING)
+    known = (*KINDS, *IN_TRAINING, *TRANSCODERS)
     if config.get("architecture") not in known:
         raise ConfigError(
             f"{folder} has the architecture {config.get('architecture')!r}; expected one of "
@@ -144,27 +150,33 @@ def _as_inference(
     """Tensors by our names, with what SAELens adds at inference folded into them."""
     names = {"W_enc", "b_enc", "W_dec", "b_dec"}
     training = config["architecture"] in IN_TRAINING
-    if training or config["architecture"] == "jumprelu":
+    transcoder = config["architecture"] in TRANSCODERS
+    if training or _codes_of(config) == "jumprelu":
         names.add("topk_threshold" if training else "threshold")
     if set(tensors) != names:
         raise ConfigError(f"{folder} holds {sorted(tensors)}, expected {sorted(names)}")
     out = dict(tensors)
     shared = one_number("topk_threshold", out.pop("topk_threshold")) if training else None
-    check_shapes(out)
+    check_shapes(out, transcoder=transcoder)
     if config.get("rescale_acts_by_decoder_norm", False):
         out |= folded_norms(out, out["W_dec"].double().norm(dim=1).clamp(min=1e-8))
     if shared is not None:
         out["threshold"] = torch.full_like(out["b_enc"], shared)
-    if config.get("apply_b_dec_to_input", True) is False:
+    if not transcoder and config.get("apply_b_dec_to_input", True) is False:
         out["b_enc"] = with_centring(out["W_enc"], out["b_enc"], out["b_dec"])
     return of_one_dtype(out)
+
+
+def _codes_of(config: dict[str, Any]) -> str:
+    """Returns the architecture with the same codes that is no transcoder."""
+    return TRANSCODERS.get(config["architecture"], config["architecture"])
 
 
 def _kind_and_k(
     config: dict[str, Any], metadata: dict[str, Any], tensors: dict[str, Tensor]
 ) -> tuple[str, float | None]:
     """Returns the kind of the SAE: the one noted, or the one of its architecture and thresholds."""
-    architecture = config["architecture"]
+    architecture = _codes_of(config)
     if architecture in IN_TRAINING:
         return IN_TRAINING[architecture], config.get("k")
     ours = metadata.get(OURS)

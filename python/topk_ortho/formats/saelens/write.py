@@ -24,6 +24,7 @@ from topk_ortho.formats.saelens.layout import (
     WRITTEN,
     architecture_of,
     check_tensors,
+    transcoder_of,
 )
 from topk_ortho.formats.stored import StoredSAE
 
@@ -49,6 +50,7 @@ def export(
     model: str,
     dtype: str = "float32",
     metadata: Mapping[str, Any] | None = None,
+    transcoder: bool = False,
 ) -> Path:
     """Write an SAE for SAELens; an earlier export in the folder is replaced in one step.
 
@@ -57,8 +59,8 @@ def export(
         kind: one of our architectures.
         W_enc: `[d_in, d_sae]`, for activations as the model gives them (scaling folded in).
         b_enc: `[d_sae]`.
-        W_dec: `[d_sae, d_in]`.
-        b_dec: `[d_in]`.
+        W_dec: `[d_sae, d_out]`.
+        b_dec: `[d_out]`.
         threshold: `[d_sae]` for `jumprelu`, `batch-topk` and `matryoshka`, None for the others.
         k: for `topk` the number of features that fire, a whole number; otherwise kept as the mean
             L0 aimed at.
@@ -66,6 +68,7 @@ def export(
         model: the model's name, empty without one.
         dtype: of the stored weights.
         metadata: JSON, added to SAELens' free metadata (`prepend_bos`, `context_size`, ...).
+        transcoder: whether it reconstructs other activations than it reads.
 
     Raises:
         ConfigError: shapes, values or settings that make no such SAE, a folder that holds
@@ -75,15 +78,13 @@ def export(
     tensors = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec}
     if threshold is not None:
         tensors["threshold"] = threshold
-    if kind not in ARCHITECTURES:
-        raise ConfigError(f"kind is {kind!r}, expected one of {', '.join(ARCHITECTURES.names())}")
-    if dtype not in _DTYPES:
-        raise ConfigError(f"dtype is {dtype!r}, expected one of {', '.join(_DTYPES)}")
-    check_tensors(tensors, architecture=architecture_of(kind), k=k)
+    _check_names(kind, dtype)
+    check_tensors(tensors, architecture=architecture_of(kind), k=k, transcoder=transcoder)
     weights = save({name: plain(tensor, _DTYPES[dtype]) for name, tensor in tensors.items()})
     config = _config(
         kind,
-        d_in=len(b_dec),
+        d_in=len(W_enc),
+        d_out=len(b_dec) if transcoder else None,
         k=k,
         d_sae=len(b_enc),
         dtype=dtype,
@@ -97,10 +98,18 @@ def export(
     return write_folder(folder, {WEIGHTS: weights, CONFIG: text})
 
 
+def _check_names(kind: str, dtype: str) -> None:
+    if kind not in ARCHITECTURES:
+        raise ConfigError(f"kind is {kind!r}, expected one of {', '.join(ARCHITECTURES.names())}")
+    if dtype not in _DTYPES:
+        raise ConfigError(f"dtype is {dtype!r}, expected one of {', '.join(_DTYPES)}")
+
+
 def _config(
     kind: str,
     *,
     d_in: int,
+    d_out: int | None,
     d_sae: int,
     k: float | None,
     dtype: str,
@@ -118,6 +127,9 @@ def _config(
         **WRITTEN,
         SHA256: sha256,
     }
+    if d_out is not None:
+        config |= {"architecture": transcoder_of(architecture), "d_out": d_out}
+        config["apply_b_dec_to_input"] = False
     if architecture == "topk":
         # SAELens would otherwise rank by pre times the norm of the decoder row.
         config |= {"k": int(k or 0), "rescale_acts_by_decoder_norm": False}
@@ -133,6 +145,7 @@ def _config(
 def write_stored(sae: StoredSAE, folder: Path) -> Path:
     """`export` of that form; metadata that SAELens has besides is kept."""
     metadata = dict(sae.settings.get("metadata") or {}) if sae.layout == "saelens" else {}
+    metadata |= {"hook_name_out": sae.hook_out} if sae.transcoder else {}
     for name in ("sae_lens_version", "sae_lens_training_version", "prefixes", OURS):
         metadata.pop(name, None)
     return export(
@@ -148,4 +161,5 @@ def write_stored(sae: StoredSAE, folder: Path) -> Path:
         model=sae.model,
         dtype=sae.dtype,
         metadata={**metadata, "prefixes": list(sae.prefixes)},
+        transcoder=sae.transcoder,
     )

@@ -163,6 +163,7 @@ def _module(sae: Path, stored: formats.StoredSAE, *, model: str, hook: str, insi
     Raises:
         ConfigError: it is such an SAE; a warning with `allow_mismatch`.
     """
+    stored.check_no_transcoder(sae, command="topk-ortho absorption")
     named = {"model": stored.model, "hook": stored.hook}
     check_origin(sae=sae, named=named, given={"model": model, "hook": hook}, insist=insist)
     stored.check_unprocessed(sae, insist=insist)

@@ -14,8 +14,8 @@ from topk_ortho.config.sources import SOURCES
 from topk_ortho.config.toml import overlaid
 from topk_ortho.config.train import OF_A_LANGUAGE_MODEL
 
-OF_A_RUN = ("seed", "eval_samples", "activations", "model", "text", "dataset", "hook", "context",
-            "backend", "dtype", "attn", "data", "synthetic", "plant")  # fmt: skip
+OF_A_RUN = ("seed", "eval_samples", "activations", "model", "text", "dataset", "hook", "hook_out",
+            "context", "backend", "dtype", "attn", "data", "synthetic", "plant")  # fmt: skip
 """Settings of a run that define its data, beside what is left out of it."""
 LEFT_OUT = ("tokens", "leave_out", "skip_positions", "chat_roles", "max_norm")
 """Settings of what is left out, None where nothing is."""
@@ -56,7 +56,7 @@ def understand(
         given: settings that were given, by their names as options, such as `synthetic.d-in`.
         split: `auto` is what a run's training left out on its own data, else all.
         device: where to measure.
-        named: `model` and `hook` as the SAE itself names them, where it does.
+        named: `model`, `hook` and `hook_out` as the SAE itself names them, where it does.
 
     Raises:
         ConfigError: no data, or data that contradicts itself.

@@ -15,8 +15,9 @@ from topk_ortho.activations.preparation import open_language_model
 from topk_ortho.activations.quiet import QuietSource
 from topk_ortho.activations.scaling import ScaledSource, first_rows
 from topk_ortho.activations.source import Split
-from topk_ortho.config import TrainConfig
-from topk_ortho.metrics.loud_rows import loud_rows
+from topk_ortho.config import ConfigError, TrainConfig
+from topk_ortho.metrics.loud_rows import loud_rows, norms
+from topk_ortho.sae import SAE
 from topk_ortho.training.evaluation import eval_blocks
 
 
@@ -30,6 +31,7 @@ class Measurable:
         splits: which parts of the data, in the order of the data.
         norm_limit: norm above which activations are left out, None for no limit.
         origin: `model` and `hook` as the source itself names them, {} where it does not.
+        targets: whether there is something else to reconstruct than what is read.
     """
 
     source: Source
@@ -37,6 +39,7 @@ class Measurable:
     splits: tuple[Split, ...]
     norm_limit: float | None = None
     origin: Mapping[str, str] = field(default_factory=dict)
+    targets: bool = False
 
     def blocks(self, samples: int, *, rows: int) -> Iterator[Block]:
         """Pieces of `rows` at most, until there are `samples` rows."""
@@ -57,6 +60,36 @@ class Measurable:
                 kept.append(self.language.kept(split, rows=samples))
                 samples -= int(kept[-1].sum())
         return torch.cat(tokens), torch.cat(kept)
+
+    def at(self, tokens: Tensor, kept: Tensor) -> Block:
+        """Returns the rows of contexts `[n, context]` at the positions `kept`, on the model's
+        device."""
+        language = self.language
+        assert language is not None
+        hooks = [hook for hook in (language.hook, language.hook_out) if hook]
+        found = language.model.activations_at(tokens, hooks)
+        block = Block(found[language.hook], None, found.get(language.hook_out))
+        block = block.take(kept.to(block.x.device))
+        if self.norm_limit is None:
+            return block
+        return block.take(norms(block.x) <= self.norm_limit)
+
+    def check_target(self, sae: SAE) -> None:
+        """Refuse a transcoder without what it reconstructs, and an SAE with it.
+
+        Raises:
+            ConfigError: one lacks the other.
+        """
+        if sae.transcoder and not self.targets:
+            raise ConfigError(
+                "a transcoder was given without what it reconstructs, but the activations of a "
+                "language model at two hook points were expected; give --model, --text, --hook and "
+                "--hook-out as it was trained on."
+            )
+        if self.targets and not sae.transcoder:
+            raise ConfigError(
+                "--hook-out was given, but the SAE is no transcoder; leave --hook-out out."
+            )
 
 
 def measurable(
@@ -79,12 +112,13 @@ def measurable(
     """
     splits: tuple[Split, ...] = ("train", "eval") if split == "all" else ("eval",)
     if config.activations == "language-model" and not config.plant.enabled:
-        language = open_language_model(config, device=device)
+        language, targets = open_language_model(config, device=device), bool(config.hook_out)
         if config.max_norm is None:
-            return Measurable(language, language, splits)
+            return Measurable(language, language, splits, targets=targets)
         if norm_limit is None:
             norm_limit = config.max_norm * loud_rows(first_rows(language)).norm_median
-        return Measurable(QuietSource(language, limit=norm_limit), language, splits, norm_limit)
+        quiet = QuietSource(language, limit=norm_limit)
+        return Measurable(quiet, language, splits, norm_limit, targets=targets)
     prepared = prepare(config, device=device, norm_limit=norm_limit)
     source: Source = prepared.source
     if isinstance(source, ScaledSource):
@@ -93,4 +127,5 @@ def measurable(
         source = ScaledSource(source, 1 / prepared.scale)
     said = prepared.origin
     named = {k: said[k] for k in ("model", "hook") if isinstance(said.get(k), str)}
-    return Measurable(source, None, splits, prepared.norm_limit, named)
+    targets = prepared.target is not None
+    return Measurable(source, None, splits, prepared.norm_limit, named, targets)

@@ -13,7 +13,6 @@ from topk_ortho.config import ConfigError
 from topk_ortho.inspect.evaluate.data import Measurable
 from topk_ortho.metrics.behaviour import behaviour
 from topk_ortho.metrics.edges import GroundTruthResult
-from topk_ortho.metrics.loud_rows import norms
 from topk_ortho.metrics.reconstruction import frequency_histogram
 from topk_ortho.metrics.saelens import PROMPTS, RunEvalsLosses, RunEvalsRows
 from topk_ortho.sae import SAE
@@ -52,6 +51,7 @@ def measure(sae: SAE, data: Measurable, *, samples: int, progress: bool = True) 
             f"the SAE reads activations of width {sae.d_in}, but the data has "
             f"{data.source.d_in}; give the model and hook point (or files) it was trained on."
         )
+    data.check_target(sae)
     meters = Meters(sae, data.source.truth)
     losses: dict[str, Any] = {}
     saelens = contexts = None
@@ -61,7 +61,8 @@ def measure(sae: SAE, data: Measurable, *, samples: int, progress: bool = True) 
         contexts, kept = data.contexts(samples)
         rows = _over_contexts(meters, data, contexts, kept, shown=progress)
         losses, theirs = _losses(sae, data, contexts, kept, shown=progress)
-        saelens = {**theirs, **rows.result(meters.reconstruction.result())}
+        if not sae.transcoder:  # SAELens' run_evals knows none
+            saelens = {**theirs.result(), **rows.result(meters.reconstruction.result())}
     found = meters.result()
     counts = found.figures.pop("counts")
     return Measured(
@@ -77,7 +78,7 @@ def measure(sae: SAE, data: Measurable, *, samples: int, progress: bool = True) 
 def _over_blocks(meters: Meters, data: Measurable, *, samples: int, shown: bool) -> None:
     with bar("reconstruction", samples, unit="row", shown=shown) as progress:
         for block in data.blocks(samples, rows=rows_at_once(meters.sae.d_sae)):
-            meters.add(block.x, block.fired)
+            meters.add(*block)
             progress.update(len(block.x))
 
 
@@ -89,20 +90,19 @@ def _over_contexts(
     assert language is not None
     with bar("reconstruction", len(contexts), unit="context", shown=shown) as progress:
         for tokens, keep in zip(contexts.split(PROMPTS), kept.split(PROMPTS), strict=True):
-            x = language.model.activations(tokens, language.hook)
-            x = x[keep.to(x.device)]
-            if data.norm_limit is not None:
-                x = x[norms(x) <= data.norm_limit]
-            pieces = x.split(rows_at_once(meters.sae.d_sae))
-            x_hat = torch.cat([meters.add(piece) for piece in pieces])
-            theirs.update(x, x_hat.to(x.device))
+            block = data.at(tokens, keep)
+            size = rows_at_once(meters.sae.d_sae)
+            pieces = [block.take(slice(n, n + size)) for n in range(0, len(block.x), size)]
+            x_hat = torch.cat([meters.add(*piece) for piece in pieces])
+            target = block.x if block.target is None else block.target
+            theirs.update(target, x_hat.to(target.device))
             progress.update(len(tokens))
     return theirs
 
 
 def _losses(
     sae: SAE, data: Measurable, contexts: Tensor, kept: Tensor, *, shown: bool
-) -> tuple[dict[str, float | None], dict[str, dict[str, float | None]]]:
+) -> tuple[dict[str, float | None], RunEvalsLosses]:
     """Our losses and scores, and those of SAELens."""
     language, theirs = data.language, RunEvalsLosses()
     assert language is not None
@@ -110,15 +110,16 @@ def _losses(
         ours = behaviour(
             language.model,
             contexts,
-            language.hook,
+            language.hook_out or language.hook,
             reconstructor(sae),
+            hook_in=language.hook if language.hook_out else "",
             kept=kept,
             norm_limit=data.norm_limit,
             batch=PROMPTS,
             beside=theirs,
             progress=progress.update,
         )
-    return ours, theirs.result()
+    return ours, theirs
 
 
 def bar(name: str, total: int, *, unit: str, shown: bool) -> Any:

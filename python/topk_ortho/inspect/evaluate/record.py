@@ -51,11 +51,10 @@ def evaluate(
     """
     stored = formats.read(sae, allow_pickle=allow_pickle)
     module = as_module(stored)
-    asked = understand(
-        sae, given, split=split, device=device, named={"model": stored.model, "hook": stored.hook}
-    )
-    _check_held_out(asked)
     named = {"model": stored.model, "hook": stored.hook}
+    named |= {"hook_out": stored.hook_out} if stored.transcoder else {}
+    asked = understand(sae, given, split=split, device=device, named=named)
+    _check_held_out(asked)
     check_origin(sae=sae, named=named, given=_given(asked.config), insist=allow_mismatch)
     if asked.config.activations == "language-model":
         stored.check_unprocessed(sae, insist=allow_mismatch)
@@ -77,7 +76,8 @@ def evaluate(
 def _given(config: TrainConfig) -> dict[str, str]:
     """Model and hook point of the activations, before a model is loaded for them."""
     model = config.activations == "language-model"
-    return {"model": config.model, "hook": config.hook} if model else {}
+    names = ("model", "hook", "hook_out")
+    return {name: getattr(config, name) for name in names} if model else {}
 
 
 def _check_held_out(asked: Asked) -> None:
@@ -104,6 +104,7 @@ def as_json(asked: Asked, sae: SAE, measured: Measured, device: torch.device) ->
             "path": str(asked.sae),
             "kind": sae.config.kind,
             "d_in": sae.d_in,
+            **({"d_out": sae.d_out} if sae.transcoder else {}),
             "d_sae": sae.d_sae,
         },
         "data": _data(asked.config, asked.split, measured),
@@ -133,6 +134,7 @@ def _data(config: TrainConfig, split: str, measured: Measured) -> dict[str, Any]
         described |= {
             "model": config.model,
             "hook": config.hook,
+            **({"hook_out": config.hook_out} if config.hook_out else {}),
             "context": config.context,
             "text": [str(path) for path in config.text] or config.dataset,
         }
@@ -144,11 +146,15 @@ def as_text(record: dict[str, Any]) -> str:
     sae, data = record["sae"], record["data"]
     head = (
         f"SAE   {printable(sae['path'])}: {sae['kind']}, {sae['d_sae']:,} features, "
-        f"d_in {sae['d_in']}\ndata  {printable(_where(data))}, {data['rows']:,} rows"
+        f"d_in {sae['d_in']}{_out(sae)}\ndata  {printable(_where(data))}, {data['rows']:,} rows"
     )
     return "\n\n".join(
         [head, metrics_text(record["figures"], record["frequency_histogram"], record["saelens"])]
     )
+
+
+def _out(sae: dict[str, Any]) -> str:
+    return f", d_out {sae['d_out']} (transcoder)" if "d_out" in sae else ""
 
 
 def _where(data: dict[str, Any]) -> str:
@@ -160,4 +166,5 @@ def _where(data: dict[str, Any]) -> str:
         kind = "" if data["activations"] == "files" else f"{data['activations']} "
         return f"{kind}{data.get('data', '')}{planted} ({part})"
     tokens = "" if data["contexts"] is None else f", {data['contexts']:,} contexts without BOS"
-    return f"{data['model']} at {data['hook']}{planted} ({part}){tokens}"
+    to = f" to {data['hook_out']}" if "hook_out" in data else ""
+    return f"{data['model']} at {data['hook']}{to}{planted} ({part}){tokens}"

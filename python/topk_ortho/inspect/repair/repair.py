@@ -76,6 +76,7 @@ def repair(config: TrainConfig, out: str | Path | None = None, *, keep_l0: bool 
     """
     assert config.init_from is not None
     stored = formats.read(config.init_from, allow_pickle=config.allow_pickle)
+    stored.check_no_transcoder(config.init_from, command="topk-ortho repair")
     device = choose_device(config.device)
     data = prepare(check(config), device=str(device))
     check_width(config, stored, d_in=data.source.d_in)

@@ -126,7 +126,10 @@ def assert_close(expected: float, measured: float) -> None:
 
 
 @pytest.mark.usefixtures("few_rows")
-@pytest.mark.parametrize("setting", CHEAP)
+@pytest.mark.parametrize(
+    "setting",
+    ["sparse", *(pytest.param(s, marks=pytest.mark.slow) for s in CHEAP if s != "sparse")],
+)
 def test_the_components_add_up_to_the_peak(setting: str, tmp_path: Path) -> None:
     peak = expected(CHEAP[setting])
     live = peak.peak("host") - parts(peak)["kept by the allocator"]
@@ -134,7 +137,7 @@ def test_the_components_add_up_to_the_peak(setting: str, tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("few_rows")
-@pytest.mark.parametrize("setting", ["dense", "ranked"])
+@pytest.mark.parametrize("setting", ["dense", pytest.param("ranked", marks=pytest.mark.slow)])
 def test_the_peak_of_a_run_is_within_20_percent(setting: str, tmp_path: Path) -> None:
     # Holes in the heap are not the same from one process to the next.
     runs = [measured(CHEAP[setting], tmp_path / str(run)) for run in range(2)]

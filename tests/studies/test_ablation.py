@@ -244,7 +244,9 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no
 
 @pytest.mark.fault("kill -9 of an ablation")
 @needs_proc
-@pytest.mark.parametrize(("jobs", "workers_too"), [(1, False), (2, True)])
+@pytest.mark.parametrize(
+    ("jobs", "workers_too"), [pytest.param(1, False, marks=pytest.mark.slow), (2, True)]
+)
 def test_killed_in_the_middle_it_goes_on_and_computes_nothing_twice(tmp_path, jobs, workers_too):
     root = tmp_path / "a"
     process = start(root, "--jobs", str(jobs))

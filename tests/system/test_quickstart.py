@@ -8,7 +8,7 @@ from topk_ortho.commands.reader import parse
 from topk_ortho.training import train
 
 
-@pytest.mark.parametrize("preset", ["forest-240"])
+@pytest.mark.parametrize("preset", [pytest.param("forest-240", marks=pytest.mark.slow)])
 def test_absorption_falls_and_nothing_else_does(preset: str, tmp_path) -> None:
     config = parse(["--synthetic.preset", preset, "--with-baseline"]).settings
     constrained = train(config, tmp_path / "run", progress=False)

@@ -263,7 +263,10 @@ def continues_exactly(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.fault("SIGTERM or Ctrl-C")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
+)
 def test_a_signal_ends_the_run_with_a_checkpoint(number, code, tmp_path):
     folder = tmp_path / "run"
     process = started(folder)

@@ -211,8 +211,8 @@ def shards(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_exported_sae_works_in_the_units_of_the_model(kind, shards, tmp_path, monkeypatch):
     trained = []
-    finish = Loop._finish
-    monkeypatch.setattr(Loop, "_finish", lambda self: trained.append(self.state) or finish(self))
+    finish = Loop.finish
+    monkeypatch.setattr(Loop, "finish", lambda self: trained.append(self.state) or finish(self))
     config = tiny(*SHORT, "--activations", "files", "--data", str(shards), "--sae.kind", kind,
                   base=SHAPE)  # fmt: skip
     result = training.train(config, tmp_path / "run", progress=False)

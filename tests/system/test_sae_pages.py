@@ -74,7 +74,9 @@ def run(line: str, hub: str) -> int:
     return cli.main(over(words, *tiny(words)))
 
 
-@pytest.mark.parametrize(("page", "count"), [("sae-formats.md", 2), ("repair.md", 8)])
+@pytest.mark.parametrize(
+    ("page", "count"), [("sae-formats.md", 2), pytest.param("repair.md", 8, marks=pytest.mark.slow)]
+)
 def test_every_command_runs(
     page: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,10 +75,10 @@ def test_step_times_are_kept_for_the_latest_steps_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept: list[int] = []
-    finish = loop.Loop._finish
+    finish = loop.Loop.finish
     monkeypatch.setattr(loop, "TIMED_STEPS", 7)
     monkeypatch.setattr(
-        loop.Loop, "_finish", lambda self: kept.append(len(self.step_seconds)) or finish(self)
+        loop.Loop, "finish", lambda self: kept.append(len(self.step_seconds)) or finish(self)
     )
     train(tiny(), tmp_path / "run", progress=False)
     assert kept == [7]

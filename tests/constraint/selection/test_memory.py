@@ -119,7 +119,7 @@ def _linux() -> None:
 
 
 @pytest.mark.usefixtures("_linux")
-@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize("backend", ["auto", pytest.param("torch", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["csr", "codes", "dense"])
 def test_a_selection_stays_within_its_memory_budget(kind: str, backend: str) -> None:
     used = growth(kind, backend=backend)

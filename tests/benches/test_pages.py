@@ -145,6 +145,7 @@ def test_groups_are_by_the_number_of_true_features(tmp_path: Path, in_process) -
     assert sums.explained(crowding.ORACLE)[-1] > sums.explained("none")[-1]
 
 
+@pytest.mark.slow
 def test_the_calibration_is_shown_as_it_was_printed(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -23,6 +23,7 @@ needs_submitit = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @needs_submitit
 def test_local_jobs_compute_the_shards(tmp_path: Path):
     import submitit

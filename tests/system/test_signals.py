@@ -135,7 +135,11 @@ PHASES = {
 
 @pytest.mark.fault("a signal after the last step")
 @pytest.mark.parametrize("phase", PHASES)
-@pytest.mark.parametrize("ignored", [False, True], ids=["", "in a background job of a script"])
+@pytest.mark.parametrize(
+    "ignored",
+    [False, pytest.param(True, marks=pytest.mark.slow)],
+    ids=["", "in a background job of a script"],
+)
 def test_after_the_last_step_it_ends_at_once_and_names_the_folder(
     phase, ignored, tmp_path, undisturbed, monkeypatch, capsys
 ):

@@ -120,7 +120,9 @@ def _linux() -> None:
 
 @pytest.mark.usefixtures("_linux")
 @pytest.mark.parametrize("backend", ["auto", pytest.param("torch", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("kind", ["csr", "codes", "dense"])
+@pytest.mark.parametrize(
+    "kind", ["codes", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("csr", "dense"))]
+)
 def test_a_selection_stays_within_its_memory_budget(kind: str, backend: str) -> None:
     used = growth(kind, backend=backend)
     assert used <= BUDGET, f"{used / 2**20:.0f} MiB were used of {BUDGET / 2**20:.0f} MiB"

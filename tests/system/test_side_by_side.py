@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import topk_ortho.train as command
 from tests import tiny_llama
 from tests.system.tiny_run import SHAPE, assert_same, over, tiny
 from topk_ortho.activations.language_model import LanguageModelSource
-from topk_ortho.activations.passes import SharedPasses
+from topk_ortho.activations.passes import Passes
 from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.config.toml import read_config
 from topk_ortho.training import Interrupted, train
@@ -150,18 +152,68 @@ def test_the_command(options, tmp_path, capsys):
     assert command.main(["--resume", str(tmp_path / "runs"), "--vary", "sae.k=2"]) == 2
 
 
+@pytest.mark.fault("a signal that asks several runs to end")
+def test_a_signal_leaves_checkpoints_of_all(together, configs, tmp_path, monkeypatch):
+    from topk_ortho.training import loop
+
+    step = loop.train_step
+
+    def last(state, x, target=None):
+        if state.config.seed == 5 and state.step == 29:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(state, x, target)
+
+    folder = tmp_path / "runs"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", last)
+        with pytest.raises(Interrupted, match="after step 29, ") as stop:
+            train_side_by_side(configs, folder, progress=False)
+    assert stop.value.exit_code == 143
+    resume_side_by_side(folder, progress=False)
+    for name in configs:
+        assert_same(folder / name, together / name)
+
+
+def test_runs_on_other_data_than_a_language_models(tmp_path):
+    first = tiny()
+    runs = {"a": first, "b": replace(first, seed=3), "c": replace(first, lr=0.01)}
+    train_side_by_side(runs, tmp_path / "runs", progress=False)
+    for name in runs:
+        config = read_config(tmp_path / "runs" / name / "config.toml")
+        train(config, tmp_path / name, progress=False)
+        assert_same(tmp_path / "runs" / name, tmp_path / name)
+
+
+def test_transcoders_of_one_target_share_the_pass(configs, tmp_path, monkeypatch):
+    asked: list[tuple[str, ...]] = []
+    compute = LanguageModelSource.rows_at
+
+    def counted(self, index, split, hooks):
+        asked.append(tuple(hooks))
+        return compute(self, index, split, hooks)
+
+    first = replace(configs["a"], hook="blocks.0.hook_resid_post", hook_out=HOOKS[1])
+    runs = {"a": first, "b": replace(first, hook="blocks.0.hook_resid_mid")}
+    monkeypatch.setattr(LanguageModelSource, "rows_at", counted)
+    train(first, tmp_path / "a", progress=False)
+    alone = len(asked)
+    asked.clear()
+    train_side_by_side(runs, tmp_path / "runs", progress=False)
+    assert asked == alone * [(runs["a"].hook, runs["b"].hook, HOOKS[1])]
+    assert_same(tmp_path / "runs" / "a", tmp_path / "a")
+
+
 def test_rows_that_wait_are_dropped_beyond_a_limit():
-    shared = SharedPasses(["p", "q"])
-    shared.most_bytes = 3 * 40
+    passes = Passes(["p", "q"], most_rows=30)
 
     def compute(index, split, hooks):
         return {hook: torch.full((10, 1), float(index)) for hook in hooks}
 
     for index in range(5):
-        shared.rows(compute, index, "train", "p")
-    assert shared.passes == 5
+        passes.block(compute, index, "train", "p")
+    assert passes.count == 5
     for index in (2, 3, 4):
-        assert float(shared.rows(compute, index, "train", "q")[0]) == index
-    assert shared.passes == 5
-    shared.rows(compute, 0, "train", "q")  # was dropped
-    assert shared.passes == 6
+        assert float(passes.block(compute, index, "train", "q").x[0]) == index
+    assert passes.count == 5
+    passes.block(compute, 0, "train", "q")  # was dropped
+    assert passes.count == 6

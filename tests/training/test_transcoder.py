@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from tests.system.tiny_run import assert_same, tiny
+from tests.training.states import Gaussian
 from topk_ortho import load_sae
 from topk_ortho.activations import Activations
 from topk_ortho.activations.preparation import Units
 from topk_ortho.activations.scaling import ScaledSource, sampled, total_variance
-from topk_ortho.activations.source import Block, GroundTruth, Split
+from topk_ortho.activations.source import Block, Split
 from topk_ortho.config import ConfigError, SAEConfig, TrainConfig
 from topk_ortho.config.registry import ARCHITECTURES
 from topk_ortho.sae import build
@@ -31,17 +32,10 @@ SELDOM = ("--log-every", "600", "--checkpoint-every", "600")
 
 
 @dataclass
-class Linear:
+class Linear(Gaussian):
     """Sparse combinations of fixed directions, far from 0; the target is a fixed matrix times x."""
 
     d_in: int = D_IN
-    truth: GroundTruth | None = None
-
-    def n_blocks(self, split: Split) -> None:
-        return None
-
-    def where(self, index: int, split: Split, row: int) -> str:
-        return f"row {row} of block {index}"
 
     def block(self, index: int, split: Split) -> Block:
         generator = torch.Generator().manual_seed(2 * index + (split == "eval"))

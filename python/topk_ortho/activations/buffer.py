@@ -128,14 +128,19 @@ class ShuffleBuffer:
             self._ahead.pause()
             self._ahead = None
 
-    def state_dict(self) -> dict[str, Any]:
-        """Returns the cursor as plain numbers, and where a text that is streamed has its place."""
-        state = {"epoch": self.cursor.epoch, "block": self.cursor.block, "row": self.cursor.row}
+    def state_dict(self, *, at: Cursor | None = None) -> dict[str, Any]:
+        """Returns the cursor as plain numbers, and where a text that is streamed has its place.
+
+        Args:
+            at: another position than the present one.
+        """
+        cursor = self.cursor if at is None else at
+        state = {"epoch": cursor.epoch, "block": cursor.block, "row": cursor.row}
         stream = stream_of(self.source)
         if stream is None:
             return state
         with self.alone():
-            return state | {"stream": stream.state(self.cursor.block)}
+            return state | {"stream": stream.state(cursor.block)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a stored position.

@@ -14,7 +14,7 @@ from torch import Tensor
 from topk_ortho.activations.contexts import CONTEXTS_PER_BLOCK, ContextBlocks, WholeText
 from topk_ortho.activations.leaving_out import LeaveOut, counted
 from topk_ortho.activations.models import LanguageModel
-from topk_ortho.activations.passes import SharedPasses
+from topk_ortho.activations.passes import Passes
 from topk_ortho.activations.source import Block, GroundTruth, Split
 from topk_ortho.config import ConfigError
 
@@ -38,7 +38,7 @@ class LanguageModelSource:
         cache_bytes: memory for computed blocks, so that a second epoch runs no model.
         leave_out: positions that are no rows; BOS alone unless given.
         text: what messages call the text of the contexts.
-        shared: of the sources of several hook points that share their passes.
+        passes: those that it shares with sources of other hook points; its own unless given.
 
     Raises:
         ConfigError: unusable hook, fewer than five contexts, context too long for the model.
@@ -58,9 +58,9 @@ class LanguageModelSource:
         cache_bytes: int = 1 << 30,
         leave_out: LeaveOut | None = None,
         text: str = "the text",
-        shared: SharedPasses | None = None,
+        passes: Passes | None = None,
     ) -> None:
-        self._shared = shared
+        self._passes = passes or Passes([hook], target=hook_out)
         self.leave_out = leave_out or LeaveOut(model.bos)
         if isinstance(contexts, Tensor):
             check_contexts(model, contexts, text)
@@ -136,7 +136,7 @@ class LanguageModelSource:
             raise IndexError(f"block {index} of {split}: there are {limit}")
         kept = self._kept.get((split, index))
         if kept is None:
-            kept = self._compute(index, split)
+            kept = self._passes.block(self.rows_at, index, split, self.hook)
             size = sum(part.nbytes for part in kept if part is not None)
             if size <= self._room:
                 self._room -= size
@@ -145,12 +145,6 @@ class LanguageModelSource:
 
     def where(self, index: int, split: Split, row: int) -> str:
         return f"row {row} of {split} block {index} of {self.hook} in {self.model.name!r}"
-
-    def _compute(self, index: int, split: Split) -> Block:
-        if self._shared is not None:
-            return Block(self._shared.rows(self.rows_at, index, split, self.hook), None)
-        found = self.rows_at(index, split, [hook for hook in (self.hook, self.hook_out) if hook])
-        return Block(found[self.hook], None, found.get(self.hook_out))
 
     def rows_at(self, index: int, split: Split, hooks: Sequence[str]) -> dict[str, Tensor]:
         """Returns the rows of a block at several hook points, from one pass of the model.

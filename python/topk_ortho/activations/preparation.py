@@ -12,7 +12,7 @@ from torch import Tensor
 
 from topk_ortho.activations.kinds import of_language
 from topk_ortho.activations.language_source import LanguageSource
-from topk_ortho.activations.passes import SharedPasses
+from topk_ortho.activations.passes import Passes
 from topk_ortho.activations.plant import PlantedSource
 from topk_ortho.activations.quiet import QuietSource
 from topk_ortho.activations.scaling import (
@@ -265,9 +265,12 @@ def open_hooks(
     contexts = contexts_of(config, documents, model, leave_out, streamed=streamed)
     if streamed:  # what comes later is read once; the first rows are read again
         cache_bytes = min(cache_bytes, STREAMED_CACHE)
-    # targets are read by every source, and no rows wait for two
-    shared = SharedPasses(hooks) if len(hooks) > 1 and not config.hook_out else None
-    sources = {
+    passes = Passes(
+        hooks,
+        target=config.hook_out,
+        most_rows=(len(hooks) - 1) * (2 * config.buffer_rows + ESTIMATION_ROWS),
+    )
+    return {
         hook: LanguageModelSource(
             model,
             contexts,
@@ -276,11 +279,7 @@ def open_hooks(
             cache_bytes=cache_bytes // len(hooks),
             leave_out=leave_out,
             text=text_name(config.text, config.dataset),
-            shared=shared,
+            passes=passes,
         )
         for hook in hooks
     }
-    if shared is not None:
-        widths = sum(source.d_in for source in sources.values())
-        shared.most_bytes = 4 * widths * (2 * config.buffer_rows + ESTIMATION_ROWS)
-    return sources

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from topk_ortho.activations.ahead import Cursor
 from topk_ortho.activations.buffer import Batch, ShuffleBuffer
 
 
@@ -36,7 +37,9 @@ class SharedBatches(ShuffleBuffer):
         """Returns the next batch, which must not be written to."""
         common = self._common
         if self.taken == common.taken:
+            before = common.buffer.cursor
             common.latest = common.buffer.next_batch(more=more)
+            common.before = before
             common.taken += 1
         if self.taken + 1 != common.taken or common.latest is None:
             raise RuntimeError(f"batch {self.taken} was asked for at batch {common.taken}")
@@ -70,11 +73,12 @@ class SharedBatches(ShuffleBuffer):
     def close(self) -> None:
         self._common.buffer.close()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Returns the position after the latest batch, which must be this run's latest as well."""
-        if self.taken != self._common.taken:
-            raise RuntimeError(f"batch {self.taken} is not the latest, {self._common.taken}")
-        return self._common.buffer.state_dict()
+    def state_dict(self, *, at: Cursor | None = None) -> dict[str, Any]:
+        """Returns this run's position; where it has yet to take the latest batch, that before."""
+        behind = self._common.taken - self.taken
+        if behind not in (0, 1):
+            raise RuntimeError(f"batch {self.taken} is not near the latest, {self._common.taken}")
+        return self._common.buffer.state_dict(at=at or (self._common.before if behind else None))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a stored position, from which `begin` goes on."""
@@ -82,10 +86,11 @@ class SharedBatches(ShuffleBuffer):
 
 
 class _Common:
-    """What the runs share: the buffer, its latest batch, and how many there have been."""
+    """What the runs share: the buffer, its latest batch, the position before it, and the number."""
 
     def __init__(self, buffer: ShuffleBuffer) -> None:
         self.buffer = buffer
         self.taken = 0
         self.begun = False
         self.latest: Batch | None = None
+        self.before: Cursor | None = None

@@ -33,28 +33,8 @@ class RunFolder:
         Raises:
             ConfigError: it exists, or cannot be written.
         """
-        if path.exists():
-            raise ConfigError(
-                f"--out {path} was given, but it exists already and a run never overwrites; "
-                f"take another folder, or resume it with --resume {path}."
-            )
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-            try:
-                temporary.chmod(0o755)
-                atomic.write_file(temporary / "config.toml", config_text(absolute(config)).encode())
-                atomic.sync(temporary)
-                temporary.rename(path)
-            except BaseException:
-                shutil.rmtree(temporary, ignore_errors=True)
-                raise
-            atomic.sync(path.parent)
-        except OSError as error:
-            raise ConfigError(
-                f"--out {path} was given, but the folder cannot be written ({error.strerror}); "
-                "take a folder that can."
-            ) from None
+        with new_folder(path) as made:
+            atomic.write_file(made / "config.toml", config_text(absolute(config)).encode())
         return cls(path)
 
     @classmethod
@@ -150,6 +130,46 @@ class RunFolder:
     def write_bytes(self, name: str, value: bytes) -> None:
         """Write a file as a whole or not at all."""
         atomic.replace_file(self.path / name, value)
+
+
+def refuse_existing(path: Path) -> None:
+    """Refuse a folder that is there, before data is prepared for it, which may take long.
+
+    Raises:
+        ConfigError: it exists.
+    """
+    if path.exists():
+        raise ConfigError(
+            f"--out {path} was given, but it exists already and a run never overwrites; "
+            f"take another folder, or resume it with --resume {path}."
+        )
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A context that fills a new folder, under another name until it is whole.
+
+    Raises:
+        ConfigError: it exists, or cannot be written.
+    """
+    refuse_existing(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            temporary.chmod(0o755)
+            yield temporary
+            atomic.sync(temporary)
+            temporary.rename(path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        atomic.sync(path.parent)
+    except OSError as error:
+        raise ConfigError(
+            f"--out {path} was given, but the folder cannot be written ({error.strerror}); "
+            "take a folder that can."
+        ) from None
 
 
 def new_run_path(config: TrainConfig, root: Path = Path("runs")) -> Path:

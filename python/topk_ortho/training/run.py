@@ -22,7 +22,7 @@ from topk_ortho.machine.forecast import Forecast
 from topk_ortho.machine.interrupt import Interrupted, SignalWatch, kept
 from topk_ortho.machine.phases import shown
 from topk_ortho.training.announce import announce, in_short
-from topk_ortho.training.folder import RunFolder, new_run_path
+from topk_ortho.training.folder import RunFolder, new_run_path, refuse_existing
 from topk_ortho.training.loop import Loop
 from topk_ortho.training.state import TrainState
 from topk_ortho.training.warm_start import fine_tuning
@@ -74,7 +74,7 @@ def train(
         check_threads(config.threads)
         device = hardware.choose_device(config.device)
         if out is not None:
-            _refuse_existing(Path(out), config)
+            refuse_existing(Path(out))
         data = data or prepare(config, device=str(device))
         folder = RunFolder.create(new_run_path(config) if out is None else Path(out), config)
         return _both_arms(folder, config, data, device, Progressing(stop_after, profile, progress))
@@ -102,12 +102,6 @@ def resume(
 
 def _as_it_was(folder: RunFolder) -> str:
     return f"stopped; what was finished is kept; resume with: {folder.resume_command}"
-
-
-def _refuse_existing(path: Path, config: TrainConfig) -> None:
-    """Refuse before the data is prepared, which may take long."""
-    if path.exists():
-        RunFolder.create(path, config)
 
 
 def _both_arms(

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import json
 import shlex
-import shutil
 import sys
-import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -35,7 +33,7 @@ from topk_ortho.machine.forecast import Place, readable
 from topk_ortho.machine.interrupt import Interrupted, SignalWatch, kept
 from topk_ortho.machine.phases import shown
 from topk_ortho.training.finite import NotFiniteError
-from topk_ortho.training.folder import RunFolder
+from topk_ortho.training.folder import RunFolder, new_folder, refuse_existing
 from topk_ortho.training.loop import Loop
 from topk_ortho.training.run import NOTHING, write_manifest
 from topk_ortho.training.state import TrainState, shuffled
@@ -77,8 +75,7 @@ def train_side_by_side(
         checked = {name: _checked(config) for name, config in configs.items()}
         checked = _of_one_order(checked)
         _check_shared(checked)
-        if Path(out).exists():
-            RunFolder.create(Path(out), next(iter(checked.values())))
+        refuse_existing(Path(out))
         device = hardware.choose_device(next(iter(checked.values())).device)
         data = _prepared(checked, str(device))
         folder = _create(Path(out), checked)
@@ -179,26 +176,11 @@ def _data_key(config: TrainConfig) -> str:
 
 def _create(path: Path, configs: Mapping[str, TrainConfig]) -> Path:
     """Make the folder with all run folders, as a whole or not at all."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        try:
-            temporary.chmod(0o755)
-            for name, config in configs.items():
-                RunFolder.create(temporary / name, config)
-            listed = json.dumps({"runs": list(configs)}, indent=2) + "\n"
-            atomic.write_file(temporary / RUNS, listed.encode())
-            atomic.sync(temporary)
-            temporary.rename(path)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        atomic.sync(path.parent)
-    except OSError as error:
-        raise ConfigError(
-            f"--out {path} was given, but the folder cannot be written ({error.strerror}); take a "
-            "folder that can."
-        ) from None
+    with new_folder(path) as made:
+        for name, config in configs.items():
+            RunFolder.create(made / name, config)
+        listed = json.dumps({"runs": list(configs)}, indent=2) + "\n"
+        atomic.write_file(made / RUNS, listed.encode())
     return path
 
 
@@ -287,7 +269,8 @@ def _begun(
     for run in sorted(runs.values(), key=lambda run: run.step):
         run.begin()
     if progress and runs:
-        print(f"{len(runs)} runs side by side; memory: at most {readable(expected)} more in all",
+        print(f"{len(runs)} runs side by side; memory: about {readable(expected)} more in all, "
+              "with what they share counted for each",
               file=sys.stderr, flush=True)  # fmt: skip
     return runs
 

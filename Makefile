@@ -49,9 +49,10 @@ rust-test:
 	cargo test --quiet
 
 # A process for each core, eight at most; a file's tests stay together, since they share fixtures.
+# All must collect the same tests in the same order, so their sets are ordered alike.
 PARALLEL ?= --numprocesses=auto --maxprocesses=8 --dist=loadfile
 py-test: setup
-	$(BIN)/python -m pytest $(PARALLEL)
+	PYTHONHASHSEED=0 $(BIN)/python -m pytest $(PARALLEL)
 
 # Lists and counts every injected fault by class, on the terminal and in docs/reliability.md.
 faults: setup

@@ -50,6 +50,15 @@ def pytest_make_parametrize_id(val: object) -> str | None:
     return f"{len(val)}-bytes" if isinstance(val, bytes) and len(val) > 8 else None
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Refuse sets as parameters: their order differs from process to process, and processes that
+    collect the same tests in another order cannot share them."""
+    for mark in metafunc.definition.iter_markers("parametrize"):
+        if len(mark.args) > 1 and isinstance(mark.args[1], set | frozenset):
+            name = metafunc.definition.nodeid
+            raise TypeError(f"{name} is parametrized with a set, which has no order; sort it")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     import torch

@@ -40,8 +40,18 @@ def pytest_configure(config: pytest.Config) -> None:
             "`make setup` (or `maturin develop`), then the tests with the same Python."
         ) from None
     config.pluginmanager.register(FaultCount())
+    _hear_signals()
     # Tiny runs have few pairs to choose from; that the warning comes is tested by itself.
     config.addinivalue_line("filterwarnings", "ignore:.*hardly anything is being selected")
+
+
+def _hear_signals() -> None:
+    """Hear signals that the shell had ignored (`nohup`, `&`), as in a terminal: what is ignored
+    stays so in every command that the tests start."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:

@@ -59,7 +59,9 @@ def test_every_host_has_one_example() -> None:
     assert all(len(blocks) == 1 for blocks in EXAMPLES.values())
 
 
-@pytest.mark.parametrize("title", ["A loop of your own", "A transcoder"])
+@pytest.mark.parametrize(
+    "title", ["A loop of your own", pytest.param("A transcoder", marks=pytest.mark.slow)]
+)
 def test_a_loop_of_ones_own(title: str, tmp_path: Path) -> None:
     run(EXAMPLES[title][0], tmp_path)
 

@@ -119,6 +119,7 @@ print("works", *sys.version_info[:2])
 """
 
 
+@pytest.mark.slow
 def test_it_works_under_a_later_python_with_numpy_alone(wheel, later, numpy_alone, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")

@@ -30,15 +30,15 @@ from topk_ortho.training.loop import Loop
 
 SHORT = ["--steps", "20", "--checkpoint-every", "8"]
 EVENT = {
-    "step", "loss", "l2", "l1", "l0", "orthogonality", "penalty", "aux", "explained_variance",
-    "dead", "zero_rows", "lr", "sparsity_penalty", "tokens_per_second", "memory_allocated",
-    "memory_reserved", "variance_share_top_rows", "score_share_top_rows",
+    "step", "loss", "l2", "l1", "l0", "orthogonality", "penalty", "penalty_share", "aux",
+    "explained_variance", "dead", "zero_rows", "lr", "sparsity_penalty", "tokens_per_second",
+    "memory_allocated", "memory_reserved", "variance_share_top_rows", "score_share_top_rows",
     "pairs", "pairs_requested", "jaccard",
 }  # fmt: skip
 OF_SELECTIONS = {
     "pairs_positive", "pairs_unsupported", "saturation", "path", "selection_budget",
     "selection_blocks", "selection_largest_block", "entered", "left", "kept",
-    "mean_ema", "stable_share",
+    "mean_ema", "stable_share", "pairs_overlapping", "pairs_features", "living_features",
 }  # fmt: skip
 RESULT = {
     "steps", "seconds", "step_ms", "seed", "criterion", "coefficient", "variance", "scale",

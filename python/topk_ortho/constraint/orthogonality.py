@@ -17,6 +17,7 @@ from topk_ortho.constraint import schedules
 from topk_ortho.constraint.firing import Firing
 from topk_ortho.constraint.history import HistoryRecorder, PairHistory
 from topk_ortho.constraint.penalty import OrthogonalityPenalty
+from topk_ortho.constraint.reach import LOOK_EVERY, Idle, Reach, reach
 from topk_ortho.constraint.rows import codes_of_unit_rows, decoder_rows
 from topk_ortho.constraint.selection import PairSelection, PairSelector
 from topk_ortho.constraint.settings import OrthogonalityConfig, checked
@@ -82,6 +83,7 @@ class Orthogonality:
         self._recorder: HistoryRecorder | None = None
         self._tracked_at: int | None = None
         self._measured = RunningVariance()
+        self._idle = Idle(self.selector.criterion)
         self._pieces: list[Codes] = []
         self._pieces_of = -1
 
@@ -125,6 +127,19 @@ class Orthogonality:
         if self.selection is None:
             return W_dec.new_zeros(())
         return self._penalty(self.selection, W_dec, firing_rate, 1.0)
+
+    def reach(self, W_dec: Tensor, firing_rate: Tensor) -> Reach | None:
+        """Returns what the current pairs reach; None before the first selection.
+
+        Args:
+            W_dec: `[d_sae, d_in]`.
+            firing_rate: `[d_sae]`.
+        """
+        pairs = self.selection
+        if pairs is None:
+            return None
+        overlapping = self.overlap.overlapping(W_dec.detach(), pairs, ema=self.ema)
+        return reach(pairs.i, pairs.j, overlapping, firing_rate)
 
     @property
     def weight(self) -> float:
@@ -191,6 +206,8 @@ class Orthogonality:
         pairs = self.select(codes, step=step, **inputs)
         penalty = self.penalty(pairs, rows, step=step, firing_rate=self.firing.rate)
         self.value = penalty.detach()
+        if step % LOOK_EVERY == 0 and (found := self.reach(rows, self.firing.rate)):
+            self._idle.look(step, found)
         return penalty
 
     @property

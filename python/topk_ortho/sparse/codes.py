@@ -141,6 +141,10 @@ class Codes:
         total = torch.zeros(self.d_sae, dtype=value.dtype, device=self.device)
         return total.index_add_(0, self.col, value)
 
+    def row_sums(self, value: Tensor) -> Tensor:
+        """Returns `[batch]` sums of `value` `[nnz]` by row, in the order of the features."""
+        return torch.segment_reduce(value, "sum", lengths=self.crow.diff())
+
     def column_minima(self) -> Tensor:
         """Returns `[d_sae]`, the smallest activation of each feature, infinite where inactive."""
         least = torch.full((self.d_sae,), torch.inf, dtype=self.value.dtype, device=self.device)

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from topk_ortho.constraint.orthogonality import Orthogonality
+from topk_ortho.constraint.reach import Idle
 from topk_ortho.machine.memory import memory_in_use
 from topk_ortho.metrics.loud_rows import loud_rows, loudest, score_share
 from topk_ortho.sparse.scale import row_norms
@@ -77,6 +79,7 @@ class StepMetrics:
     def __init__(self, state: TrainState) -> None:
         self.state = state
         self._warned = self._warned_dead = False
+        self._idle = Idle(state.config.pairs.criterion)
 
     def of(self, step: Step, *, steps: int, seconds: float) -> dict[str, Any]:
         """Returns the line of `step`, the last of `steps` that took `seconds`."""
@@ -92,6 +95,7 @@ class StepMetrics:
             "l0": step.out.codes.nnz / len(step.x),
             "orthogonality": self._orthogonality(),
             "penalty": float(step.penalty),
+            "penalty_share": float(step.penalty / step.loss) if float(step.loss) else None,
             "aux": float(step.aux),
             "explained_variance": 1 - l2 / variance if variance > 0 else None,
             "dead": self._dead(),
@@ -143,6 +147,7 @@ class StepMetrics:
             "pairs_unsupported": selection.unsupported,
             "saturation": selection.saturation,
             "path": selection.path,
+            **self._reach(constraint),
             "selection_budget": constraint.selector.memory_budget,
             "selection_blocks": selection.blocks,
             "selection_largest_block": selection.largest_block,
@@ -164,6 +169,19 @@ class StepMetrics:
             event |= {k: last[k] for k in ("jaccard", "entered", "left", "kept", "mean_ema",
                                            "stable_share")}  # fmt: skip
         return event
+
+    def _reach(self, constraint: Orthogonality) -> dict[str, Any]:
+        """Returns what the pairs reach; warns, once, where they lie among a few features."""
+        state = self.state
+        found = constraint.reach(state.sae.W_dec, state.firing.rate)
+        if found is None:
+            return {}
+        self._idle.look(state.step, found)
+        return {
+            "pairs_overlapping": found.overlapping,
+            "pairs_features": found.features,
+            "living_features": found.living,
+        }
 
 
 def _loud_rows(step: Step) -> dict[str, Any]:

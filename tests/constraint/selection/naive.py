@@ -48,6 +48,9 @@ def scores(criterion: str, e: Mapping[str, NDArray], min_support: int) -> Array:
         match criterion:
             case "coactivation":
                 return gram(f)
+            case "row-coactivation":
+                norm = np.sqrt(np.cumsum(f**2, axis=1)[:, -1:])  # added feature by feature
+                return gram(np.nan_to_num(f / norm))
             case "coactivation-cosine":
                 norm = np.sqrt((f**2).sum(0))
                 return supported(np.nan_to_num(gram(f) / np.outer(norm, norm)), f, min_support)

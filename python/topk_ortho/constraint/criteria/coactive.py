@@ -27,6 +27,12 @@ def one(e: SelectorInputs) -> Tensor:
     return e.codes.value.new_ones(e.codes.nnz)
 
 
+def of_unit_row(e: SelectorInputs) -> Tensor:
+    """The activations divided by the norm of their row's, float64: loud rows count like others."""
+    value = e.codes.value.double()
+    return value / e.codes.row_sums(value**2).sqrt()[e.codes.row]
+
+
 def gradient(e: SelectorInputs) -> Tensor:
     """`|dL_rec/df|`."""
     return e.entry_gradient.abs()
@@ -82,6 +88,12 @@ RECORDS = (
         "coactivation",
         "`Σ_b f_bi f_bj`",
         CoactiveSum(activation),
+        coefficient=2.0,
+    ),
+    Criterion(
+        "row-coactivation",
+        "`Σ_b u_bi u_bj`, `u_b = f_b / |f_b|`: every row counts alike",
+        CoactiveSum(of_unit_row),
         coefficient=2.0,
     ),
     Criterion(

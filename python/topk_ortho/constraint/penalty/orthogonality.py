@@ -113,6 +113,23 @@ class OrthogonalityPenalty:
             tau, weight = self._tau_and_weight(W_dec.detach(), overlap.detach(), score, ema)
             return scale * (weight * torch.relu(overlap - tau) ** 2).sum()
 
+    @torch.no_grad()
+    def overlapping(self, W_dec: Tensor, pairs: Pairs, *, ema: Tensor | None = None) -> Tensor:
+        """Returns `[k]` bool: the pairs whose overlap is above their threshold τ.
+
+        Args:
+            W_dec: `[d_sae, d_out]`, rows of any norm.
+            pairs: `i`, `j`, `score`, all `[k]`.
+            ema: `[k]`, for `stability`.
+        """
+        with torch.autocast(W_dec.device.type, enabled=False):
+            W_dec = W_dec.float() if W_dec.dtype.itemsize < 4 else W_dec
+            if not pairs.i.numel():
+                return pairs.i.bool()
+            cosine = self._cosines(W_dec, pairs.i, pairs.j, None)
+            overlap = cosine.abs() if self.sign == "both" else cosine
+            return overlap > self._tau_and_weight(W_dec, overlap, pairs.score, ema)[0]
+
     def _in_one_pass(self, W_dec: Tensor) -> bool:
         """Returns whether Rust can penalise the pairs in one pass: τ has to be known beforehand."""
         asked = torch.is_grad_enabled() and W_dec.requires_grad

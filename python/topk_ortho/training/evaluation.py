@@ -21,6 +21,7 @@ from topk_ortho.sae import SAE
 
 if TYPE_CHECKING:
     from topk_ortho.activations.language_source import LanguageSource
+    from topk_ortho.activations.models import LanguageModel
 
 CALIBRATION_ROWS = 65_536
 EVAL_BATCH = 2048
@@ -33,7 +34,9 @@ GEOMETRY_CELLS = 2**31
 """Cosines of decoder rows measured: above, a sample of the features against all others."""
 COSINES_AT_ONCE = 2048
 """Decoder rows of a tile in `decoder_geometry`."""
-BEHAVIOUR_CONTEXTS = 128
+BEHAVIOUR_CONTEXTS, LEAST_CONTEXTS = 128, 16
+BEHAVIOUR_WORK = 6 * 10**11
+"""Weights times tokens of a language model on a CPU for behaviour: about a minute a core."""
 
 
 class Evaluation(NamedTuple):
@@ -121,7 +124,7 @@ def evaluate(
     data: Activations,
     *,
     samples: int,
-    contexts: int = BEHAVIOUR_CONTEXTS,
+    contexts: int | None = None,
     geometry: bool = True,
     progress: Callable[[int], object] = lambda rows: None,
 ) -> Evaluation:
@@ -131,7 +134,7 @@ def evaluate(
         sae: in the units of the data.
         data: its held-out split is measured.
         samples: rows.
-        contexts: of a language model, for behaviour.
+        contexts: of a language model, for behaviour; `behaviour_contexts` unless given.
         geometry: whether cosines of decoder rows are measured.
         progress: called with the number of rows of each piece that is done.
     """
@@ -144,6 +147,18 @@ def evaluate(
     if data.language is not None and truth is None:
         figures |= _behaviour(sae, data.language, data, contexts)
     return Evaluation(figures, measured)
+
+
+def behaviour_contexts(model: LanguageModel, context: int) -> int:
+    """Returns the contexts of so many tokens that behaviour is measured on, unless it is said.
+
+    128 of them, and fewer, no fewer than 16, of a large model on a CPU, where the five passes over
+    them would take longer than all else.
+    """
+    if model.device.type != "cpu":
+        return BEHAVIOUR_CONTEXTS
+    affordable = BEHAVIOUR_WORK // (model.weights * context)
+    return max(LEAST_CONTEXTS, min(BEHAVIOUR_CONTEXTS, affordable))
 
 
 def rows_at_once(d_sae: int) -> int:
@@ -172,17 +187,20 @@ def eval_blocks(
 
 
 def _behaviour(
-    sae: SAE, language: LanguageSource, data: Activations, contexts: int
+    sae: SAE, language: LanguageSource, data: Activations, contexts: int | None
 ) -> dict[str, float | None]:
-    return behaviour(
+    tokens, kept = language.contexts("eval"), language.kept("eval")
+    n = min(len(tokens), contexts or behaviour_contexts(language.model, tokens.shape[1]))
+    found = behaviour(
         language.model,
-        language.contexts("eval")[:contexts],
+        tokens[:n],
         language.hook_out or language.hook,
         reconstructor(sae, data.scale, out=data.reconstructed.scale),
         hook_in=language.hook if language.hook_out else "",
-        kept=language.kept("eval")[:contexts],
+        kept=kept[:n],
         norm_limit=data.norm_limit,
     )
+    return found | {"behaviour_contexts": n}
 
 
 def reconstructor(

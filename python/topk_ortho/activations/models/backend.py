@@ -24,6 +24,7 @@ class Backend(Protocol):
         d_vocab: number of token ids.
         d_model: width of the residual stream.
         d_mlp: width inside an MLP.
+        weights: how many it has.
         device: where its tokens go.
         dtype: type of its weights.
     """
@@ -35,6 +36,7 @@ class Backend(Protocol):
     d_vocab: int
     d_model: int
     d_mlp: int
+    weights: int
     device: torch.device
     dtype: torch.dtype
 

@@ -43,6 +43,7 @@ class Transformers:
         self.d_vocab = int(model.config.vocab_size)
         self.d_model = int(model.config.hidden_size)
         self.d_mlp = int(getattr(model.config, "intermediate_size", None) or 4 * self.d_model)
+        self.weights = sum(weight.numel() for weight in model.parameters())
         self.max_context = _max_context(model.config)
 
     def capture(self, tokens: Tensor, hooks: Sequence[str]) -> dict[str, Tensor]:

@@ -31,6 +31,7 @@ class TransformerLens:
         self.d_vocab = int(bridge.cfg.d_vocab)
         self.d_model = int(bridge.cfg.d_model)
         self.d_mlp = int(bridge.cfg.d_mlp or 4 * self.d_model)
+        self.weights = sum(weight.numel() for weight in bridge.parameters())
         embedding = bridge.original_model.get_input_embeddings().weight
         self.device, self.dtype = embedding.device, embedding.dtype
 

@@ -30,6 +30,7 @@ class LanguageModel:
         bos: id of the token that every context starts with and that separates documents.
         max_context: longest context in tokens.
         d_vocab: number of token ids.
+        weights: how many it has.
         hooks: names of all hook points, sorted.
         device: where it runs; tokens may come from anywhere.
         described: backend, type of the weights, device, and why it is that backend, as a manifest
@@ -44,6 +45,7 @@ class LanguageModel:
         self.bos = bos_token(backend.tokenizer)
         self.max_context = backend.max_context
         self.d_vocab = backend.d_vocab
+        self.weights = backend.weights
         self.hooks = tuple(sorted(backend.hooks))
         self.device = backend.device
         self.described = {

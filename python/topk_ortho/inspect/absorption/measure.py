@@ -42,7 +42,7 @@ from topk_ortho.metrics.loud_rows import norms
 from topk_ortho.metrics.probe import LinearProbe
 from topk_ortho.metrics.reconstruction import Reconstruction
 from topk_ortho.sae import SAE
-from topk_ortho.training.evaluation import BEHAVIOUR_CONTEXTS, reconstructor, rows_at_once
+from topk_ortho.training.evaluation import behaviour_contexts, reconstructor, rows_at_once
 
 Score = Literal["f1", "correlation"]
 
@@ -196,7 +196,7 @@ def _halves(contexts: Tensor, model: LanguageModel, text: str) -> dict[Split, Te
 def _behaviour(
     model: LanguageModel, contexts: Tensor, kept: Tensor, hook: str, sae: SAE
 ) -> dict[str, float | None]:
-    some = slice(BEHAVIOUR_CONTEXTS)
+    some = slice(behaviour_contexts(model, contexts.shape[1]))
     return behaviour(model, contexts[some], hook, reconstructor(sae), kept=kept[some])
 
 

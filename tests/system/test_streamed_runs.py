@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -10,6 +13,7 @@ from typing import Literal
 import pytest
 
 from tests import tiny_llama
+from tests.system.test_resume import newest_step
 from tests.system.tiny_run import assert_same, tiny
 from topk_ortho.activations import reading
 from topk_ortho.activations.cache import write_cache
@@ -17,6 +21,7 @@ from topk_ortho.activations.preparation import open_language_model
 from topk_ortho.config import TrainConfig
 from topk_ortho.inspect.evaluate.record import evaluate
 from topk_ortho.machine.interrupt import Interrupted
+from topk_ortho.training import loop
 from topk_ortho.training.run import resume, train
 
 
@@ -49,6 +54,32 @@ def test_a_stopped_run_ends_bit_for_bit_the_same(
         train(settings, tmp_path / "stopped", stop_after=stop, progress=False)
     resume(tmp_path / "stopped", progress=False)
     assert_same(tmp_path / "stopped", tmp_path / "whole")
+
+
+@pytest.mark.fault("kill -9 in the middle of a stream")
+@pytest.mark.parametrize("prefetch", ["off", "on"])
+def test_a_killed_run_ends_bit_for_bit_the_same(
+    settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefetch: Literal["off", "on"]
+) -> None:
+    train(settings, tmp_path / "whole", progress=False)
+    step, folder = loop.train_step, tmp_path / "killed"
+
+    def killed(state, x, *target):
+        if state.step == 23:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(state, x, *target)
+
+    child = os.fork()
+    if not child:
+        monkeypatch.setattr(loop, "train_step", killed)
+        with suppress(BaseException):
+            train(replace(settings, prefetch=prefetch), folder, progress=False)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    assert newest_step(folder) == 20
+    resume(folder, progress=False)
+    assert_same(folder, tmp_path / "whole")
 
 
 def test_evaluate_leaves_out_the_same_rows(settings, tmp_path: Path) -> None:

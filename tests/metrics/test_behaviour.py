@@ -172,3 +172,37 @@ def test_stories260k_on_its_own_stories() -> None:
         batch=1,
     )
     assert 0.5 < noisy["ce_score_mean"] < noisy["ce_score"] < 1
+
+
+class Counting(Table):
+    """Counts its passes."""
+
+    passes = 0
+
+    def activations(self, tokens: Tensor, hook: str) -> Tensor:
+        self.passes += 1
+        return super().activations(tokens, hook)
+
+    def run_with_hooks(self, tokens, hook=None, replace=None) -> Tensor:
+        self.passes += 1
+        return super().run_with_hooks(tokens, hook, replace)
+
+
+def test_several_saes_measure_the_ablations_once(contexts: Tensor) -> None:
+    known: dict[str, float] = {}
+    for factor, passes in ((0.6, 5), (0.9, 2), (0.3, 2)):
+        model = Counting()
+        alone = behaviour(Table(), contexts, HOOK, lambda x, by=factor: by * x)
+        found = behaviour(model, contexts, HOOK, lambda x, by=factor: by * x, ablated=known)
+        assert found == alone
+        assert model.passes == passes
+    assert set(known) == {"ce_zero", "ce_mean", "kl_zero", "kl_mean"}
+
+
+def test_a_model_keeps_them_by_where_they_were_measured() -> None:
+    from topk_ortho.activations.models import LanguageModel
+
+    model = LanguageModel.load(tiny_llama.shared())
+    model.ablated("here")["ce_zero"] = 1.0
+    assert model.ablated("here") == {"ce_zero": 1.0}
+    assert model.ablated("elsewhere") == {}

@@ -127,7 +127,7 @@ register_source(
         options=frozenset(
             {"model", "text", "dataset", "hook", "hook_out", "context"}
             | {"tokens", "leave_out", "skip_positions", "chat_roles"}
-            | {"backend", "dtype", "attn", "model_device", "device_map"}
+            | {"eval_contexts", "backend", "dtype", "attn", "model_device", "device_map"}
         ),
     )
 )

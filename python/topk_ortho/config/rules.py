@@ -18,7 +18,7 @@ from topk_ortho.config.toml import canonical
 from topk_ortho.config.train import OF_A_LANGUAGE_MODEL, TrainConfig, check_data
 
 NAMES_A_SOURCE = (*OF_A_LANGUAGE_MODEL, "tokens", "leave_out", "skip_positions", "chat_roles",
-                  "max_norm", "data", "init_sha256", "allow_pickle")  # fmt: skip
+                  "eval_contexts", "max_norm", "data", "init_sha256", "allow_pickle")  # fmt: skip
 """Options that are only ever set on purpose, so that they have an effect or are refused."""
 
 

@@ -104,6 +104,11 @@ class TrainConfig:
     """Newest checkpoints kept."""
     eval_samples: int = option(30_000, within=ROWS)
     """Held-out activations that the metrics at the end are measured on."""
+    eval_contexts: int | None = option(
+        None, within=whole(0, 2**20), used=_sources_with("eval_contexts")
+    )
+    """`language-model`: contexts that the CE and KL scores at the end are measured on; 128 unless
+    given, and fewer of a large model on a CPU. 0 for no such scores."""
     evaluate_every: int = option(0, within=STEPS)
     """Steps between two measurements on held-out activations during training; 0 for none."""
     evaluate_samples: int = option(4096, within=ROWS, used=unless("evaluate-every", 0))

@@ -1,8 +1,9 @@
 """The effect of a reconstruction on the model that it is spliced into: cross-entropy and KL.
 
-Costs five forward passes per context (activations, original, reconstructed, zero, mean), and a
-sixth for SAELens' own way of counting. BOS positions are never spliced and never counted. Refused:
-a reconstruction of another shape, and logits that are not finite.
+Costs five forward passes per context (activations, original, reconstructed, zero, mean), a sixth
+for SAELens' own way of counting, and two where the ablations are known from another SAE. BOS
+positions are never spliced and never counted. Refused: a reconstruction of another shape, and
+logits that are not finite.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from topk_ortho.metrics.saelens import RunEvalsLosses
 
 CONTEXTS_AT_ONCE = 16
 """Contexts of a pass that computes logits."""
+ABLATIONS = ("zero", "mean")
+"""What a reconstruction is compared with, whatever it is."""
 
 
 class SpliceModel(Protocol):
@@ -55,6 +58,7 @@ def behaviour(
     norm_limit: float | None = None,
     batch: int = CONTEXTS_AT_ONCE,
     beside: RunEvalsLosses | None = None,
+    ablated: dict[str, float] | None = None,
     progress: Callable[[int], object] = lambda contexts: None,
 ) -> dict[str, float | None]:
     """Returns losses and scores of `x_hat` in place of `x`, beside zero and mean ablation.
@@ -74,6 +78,8 @@ def behaviour(
         norm_limit: rows that are read with a norm above are never spliced, in the model's units.
         batch: contexts per forward pass.
         beside: takes in the same predictions as SAELens counts them.
+        ablated: what an earlier call found of the ablations, on the same contexts and at the same
+            hook; they are not run again. Filled in where it is empty.
         progress: called after each batch with the number of contexts done.
 
     Returns:
@@ -88,8 +94,11 @@ def behaviour(
     bos = _bos(contexts)
     kept = contexts != bos if kept is None else kept
     hooks = {"hook": hook, "hook_in": hook_in}
-    mean = _mean_activation(model, contexts, **hooks, kept=kept, limit=norm_limit, batch=batch)
-    arms = _arms(reconstruct, mean)
+    known = ablated or {}
+    arms: dict[str, Replace] = {"reconstructed": lambda x, x_in: reconstruct(x_in)}
+    if not known:
+        mean = _mean_activation(model, contexts, **hooks, kept=kept, limit=norm_limit, batch=batch)
+        arms |= _ablations(mean)
     sums = dict.fromkeys(["ce_original", *(f"{m}_{a}" for a in arms for m in ("ce", "kl"))], 0.0)
     predictions = positions = 0
     quiet = {name: _quiet(replace, norm_limit) for name, replace in arms.items()}
@@ -98,6 +107,9 @@ def behaviour(
         positions += int(keep.sum())
         _add(sums, model, tokens, keep, **hooks, arms=quiet, beside=beside, bos=bos)
         progress(len(tokens))
+    sums |= known
+    if ablated is not None:
+        ablated |= {name: value for name, value in sums.items() if name.endswith(ABLATIONS)}
     broken = [name for name, value in sums.items() if not math.isfinite(value)]
     if broken:
         raise ValueError(f"{', '.join(broken)} not finite at {hook!r}: check the reconstruction")
@@ -106,9 +118,8 @@ def behaviour(
     return {**out, **_scores(out)}
 
 
-def _arms(reconstruct: Callable[[Tensor], Tensor], mean: Tensor) -> dict[str, Replace]:
+def _ablations(mean: Tensor) -> dict[str, Replace]:
     return {
-        "reconstructed": lambda x, x_in: reconstruct(x_in),
         "zero": lambda x, x_in: torch.zeros_like(x),
         "mean": lambda x, x_in: mean.to(x).expand_as(x),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,6 +29,8 @@ EVAL_BATCH = 2048
 LEAST_CALIBRATION_ROWS = 8192
 CALIBRATION_CELLS = 2**33
 """Encoder outputs that calibration uses: wide dictionaries get by with fewer rows."""
+CALIBRATION_WORK = 22 * 10**11
+"""Weights times tokens of a language model on a CPU that calibration has to run."""
 CELLS_AT_ONCE = 2**24
 """Elements of `[rows, d_sae]` measured at once: 64 MB of float32."""
 GEOMETRY_CELLS = 2**31
@@ -51,14 +54,18 @@ class Evaluation(NamedTuple):
     truth: GroundTruthResult | None
 
 
-def calibrate(sae: SAE, fresh: ShuffleBuffer) -> None:
+def calibrate(sae: SAE, fresh: ShuffleBuffer, *, model: LanguageModel | None = None) -> None:
     """Have the architecture set what affects codes only outside training (method 5).
 
     Args:
         sae: trained.
         fresh: a source of activations that the SAE was not trained on.
+        model: what has to run for them.
     """
     rows, pieces = calibration_rows(sae.d_sae, fresh.batch_size), rows_at_once(sae.d_sae)
+    if model is not None and model.device.type == "cpu":
+        affordable = max(LEAST_CALIBRATION_ROWS, CALIBRATION_WORK // model.weights)
+        rows = max(1, min(rows, affordable) // fresh.batch_size) * fresh.batch_size
     batches = (fresh.next() for _ in range(rows // fresh.batch_size))
     sae.calibrate(piece for batch in batches for piece in batch.split(pieces))
 
@@ -134,7 +141,7 @@ def evaluate(
         sae: in the units of the data.
         data: its held-out split is measured.
         samples: rows.
-        contexts: of a language model, for behaviour; `behaviour_contexts` unless given.
+        contexts: of a language model, for behaviour; `behaviour_contexts` unless given, 0 for none.
         geometry: whether cosines of decoder rows are measured.
         progress: called with the number of rows of each piece that is done.
     """
@@ -144,7 +151,7 @@ def evaluate(
         meters.add(*block)
         progress(len(block.x))
     figures, measured = meters.result(geometry=geometry)
-    if data.language is not None and truth is None:
+    if data.language is not None and truth is None and contexts != 0:
         figures |= _behaviour(sae, data.language, data, contexts)
     return Evaluation(figures, measured)
 
@@ -191,16 +198,25 @@ def _behaviour(
 ) -> dict[str, float | None]:
     tokens, kept = language.contexts("eval"), language.kept("eval")
     n = min(len(tokens), contexts or behaviour_contexts(language.model, tokens.shape[1]))
+    hook, into = language.hook, language.hook_out or language.hook
     found = behaviour(
         language.model,
         tokens[:n],
-        language.hook_out or language.hook,
+        into,
         reconstructor(sae, data.scale, out=data.reconstructed.scale),
-        hook_in=language.hook if language.hook_out else "",
+        hook_in=hook if language.hook_out else "",
         kept=kept[:n],
         norm_limit=data.norm_limit,
+        ablated=language.model.ablated(
+            (hook, into, data.norm_limit, digest(tokens[:n]), digest(kept[:n]))
+        ),
     )
     return found | {"behaviour_contexts": n}
+
+
+def digest(x: Tensor) -> bytes:
+    """Returns a digest of the elements of a tensor on CPU."""
+    return hashlib.sha256(x.contiguous().numpy().tobytes()).digest()
 
 
 def reconstructor(

@@ -39,13 +39,19 @@ def finish(
     if state.step == 0:
         raise RuntimeError("0 steps executed, but a run has to train; see --steps.")
     with phase("calibrating thresholds"):
-        evaluation.calibrate(state.sae, state.buffer.fork())
+        language = state.data.language
+        model = None if language is None else language.model
+        evaluation.calibrate(state.sae, state.buffer.fork(), model=model)
     with phase("saving the SAE"):
         _export(folder, state)
     rows = config.eval_samples
     with phase("measuring on held-out activations", total=rows) as shown:
         figures, truth = evaluation.evaluate(
-            state.sae, state.data, samples=rows, progress=shown.advance
+            state.sae,
+            state.data,
+            samples=rows,
+            contexts=config.eval_contexts,
+            progress=shown.advance,
         )
     if truth is not None:
         folder.write_json("ground_truth.json", truth.table())

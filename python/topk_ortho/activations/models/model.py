@@ -6,7 +6,7 @@ not exist or do not fire, and those that do not hold one row per token.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ class LanguageModel:
         if why:
             self.described["why"] = why
         self._backend = backend
+        self._ablated: dict[Hashable, dict[str, float]] = {}
 
     @classmethod
     def load(
@@ -88,6 +89,13 @@ class LanguageModel:
         b, on = self._backend, self.device
         place: Place | None = "host" if on.type == "cpu" else "device" if on == device else None
         return ModelSizes(b.d_model, b.d_mlp, b.d_vocab, b.dtype.itemsize, place)
+
+    def ablated(self, at: Hashable) -> dict[str, float]:
+        """Returns what was found of ablations, `at` saying where and on what; empty before.
+
+        Whoever measures them fills it in, so that several SAEs measure them once.
+        """
+        return self._ablated.setdefault(at, {})
 
     def activations(self, tokens: Tensor, hook: str) -> Tensor:
         """Returns activations at `hook`, `[batch, position, d_in]` float32 on the model's device.

@@ -74,7 +74,7 @@ NARROW = Reach(pairs=100, overlapping=0.12, features=5, living=100)
 
 def test_it_warns_once_and_not_of_one_odd_batch() -> None:
     wide = replace(NARROW, features=90)
-    idle = Idle("coactivation")
+    idle = Idle()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for found in (NARROW, wide) * LOOKS:

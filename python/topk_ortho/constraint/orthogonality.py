@@ -83,7 +83,7 @@ class Orthogonality:
         self._recorder: HistoryRecorder | None = None
         self._tracked_at: int | None = None
         self._measured = RunningVariance()
-        self._idle = Idle(self.selector.criterion)
+        self._idle = Idle()
         self._pieces: list[Codes] = []
         self._pieces_of = -1
 

@@ -65,8 +65,7 @@ def reach(i: Tensor, j: Tensor, overlapping: Tensor, firing_rate: Tensor) -> Rea
 class Idle:
     """Warns, once, of a constraint whose pairs lie among a few features again and again."""
 
-    def __init__(self, criterion: str) -> None:
-        self._criterion = criterion
+    def __init__(self) -> None:
         self._narrow = 0
         self._warned = False
 
@@ -79,14 +78,8 @@ class Idle:
         warnings.warn(
             f"step {step}: all {reach.pairs} pairs lie among {reach.features} of "
             f"{reach.living} living features, and {reach.overlapping:.0%} of them overlap by more "
-            f"than τ, so the constraint is idle for the rest; {self._cure()}",
+            "than τ, so the constraint is idle for the rest; where a few loud activations decide "
+            "which pairs score most, the criterion row-coactivation counts all alike, and "
+            "--max-norm 10 leaves them out.",
             stacklevel=2,
-        )
-
-    def _cure(self) -> str:
-        if self._criterion == "row-coactivation":
-            return "leave out loud activations (--max-norm 10), or take fewer pairs."
-        return (
-            "a few loud activations may decide which pairs score most: take the criterion "
-            "row-coactivation, or leave such activations out (--max-norm 10)."
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -100,11 +100,8 @@ def behaviour(
         mean = _mean_activation(model, contexts, **hooks, kept=kept, limit=norm_limit, batch=batch)
         arms |= _ablations(mean)
     sums = dict.fromkeys(["ce_original", *(f"{m}_{a}" for a in arms for m in ("ce", "kl"))], 0.0)
-    predictions = positions = 0
     quiet = {name: _quiet(replace, norm_limit) for name, replace in arms.items()}
     for tokens, keep in zip(contexts.split(batch), kept.split(batch), strict=True):
-        predictions += int(_counted(tokens, keep, bos).sum())
-        positions += int(keep.sum())
         _add(sums, model, tokens, keep, **hooks, arms=quiet, beside=beside, bos=bos)
         progress(len(tokens))
     sums |= known
@@ -113,9 +110,14 @@ def behaviour(
     broken = [name for name, value in sums.items() if not math.isfinite(value)]
     if broken:
         raise ValueError(f"{', '.join(broken)} not finite at {hook!r}: check the reconstruction")
-    counts = {name: predictions if name[:2] == "ce" else positions for name in sums}
-    out = {name: sums[name] / n if n else None for name, n in counts.items()}
-    return {**out, **_scores(out)}
+    means = _means(sums, predictions=int(_counted(contexts, kept, bos).sum()), positions=kept.sum())
+    return means | _scores(means)
+
+
+def _means(sums: dict[str, float], *, predictions: int, positions: Tensor) -> dict[str, Any]:
+    """Returns cross-entropies by prediction and divergences by position; None without any."""
+    counts = {name: predictions if name[:2] == "ce" else int(positions) for name in sums}
+    return {name: sums[name] / n if n else None for name, n in counts.items()}
 
 
 def _ablations(mean: Tensor) -> dict[str, Replace]:

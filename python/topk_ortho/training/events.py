@@ -79,7 +79,7 @@ class StepMetrics:
     def __init__(self, state: TrainState) -> None:
         self.state = state
         self._warned = self._warned_dead = False
-        self._idle = Idle(state.config.pairs.criterion)
+        self._idle = Idle()
 
     def of(self, step: Step, *, steps: int, seconds: float) -> dict[str, Any]:
         """Returns the line of `step`, the last of `steps` that took `seconds`."""

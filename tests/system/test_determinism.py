@@ -44,7 +44,10 @@ def test_a_whole_run_is_the_same_in_another_process_that_may_take_more_threads(
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(k, marks=[] if k == "batch-topk" else pytest.mark.slow) for k in KINDS],
+)
 def test_a_whole_run_is_the_same_beside_others_and_after_them(kind: str, tmp_path: Path) -> None:
     """Nothing is carried over from run to run in a process: no random state, no bar, no buffer."""
     config = tiny("--sae.kind", kind)

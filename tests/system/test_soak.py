@@ -20,6 +20,7 @@ FILES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_short_run_leaves_what_a_long_one_does(tmp_path: Path) -> None:
     check_files(tmp_path / "run", soak.train(tmp_path / "run", steps=1000, timeout=300), steps=1000)
 

@@ -42,8 +42,15 @@ def settings(tmp_path: Path) -> TrainConfig:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("prefetch", ["off", "on"])
-@pytest.mark.parametrize(("stop", "tokens"), [(3, None), (23, 6000)])
+@pytest.mark.parametrize(
+    ("stop", "tokens", "prefetch"),
+    [
+        (3, None, "off"),
+        (23, 6000, "on"),
+        pytest.param(3, None, "on", marks=pytest.mark.slow),
+        pytest.param(23, 6000, "off", marks=pytest.mark.slow),
+    ],
+)
 def test_a_stopped_run_ends_bit_for_bit_the_same(
     settings, tmp_path: Path, stop: int, tokens: int | None, prefetch: Literal["off", "on"]
 ) -> None:
@@ -57,7 +64,7 @@ def test_a_stopped_run_ends_bit_for_bit_the_same(
 
 
 @pytest.mark.fault("kill -9 in the middle of a stream")
-@pytest.mark.parametrize("prefetch", ["off", "on"])
+@pytest.mark.parametrize("prefetch", ["off", pytest.param("on", marks=pytest.mark.slow)])
 def test_a_killed_run_ends_bit_for_bit_the_same(
     settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefetch: Literal["off", "on"]
 ) -> None:

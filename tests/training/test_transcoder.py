@@ -80,7 +80,13 @@ def explained(y: Tensor, y_hat: Tensor) -> float:
     return float(1 - (y - y_hat).pow(2).sum() / (y - y.mean(0)).pow(2).sum())
 
 
-@pytest.mark.parametrize("kind", ARCHITECTURES.names())
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=[] if kind in ("topk", "batch-topk") else pytest.mark.slow)
+        for kind in ARCHITECTURES.names()
+    ],
+)
 def test_every_architecture_learns_a_fixed_matrix(kind: str, tmp_path: Path) -> None:
     """What is measured in training's units is what the stored transcoder does in the data's."""
     config = settings("--steps", "600", "--sae.kind", kind, *SELDOM)

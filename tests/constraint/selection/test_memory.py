@@ -55,7 +55,7 @@ def brute_force(
     return i[order], j[order], score[order]
 
 
-@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize("backend", ["auto", pytest.param("torch", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("levels", [0, 4], ids=["distinct", "ties"])
 def test_selection_at_full_width_is_the_brute_force(levels: int, backend: str) -> None:
     acts = full_width_codes(levels=levels)

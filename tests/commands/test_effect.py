@@ -84,6 +84,13 @@ def test_an_option_without_effect_is_refused_by_name(
         assert part in said
 
 
+def test_no_to_what_does_not_happen_anyway_is_no_mistake() -> None:
+    config = TrainConfig().without_constraint()
+    assert not config.with_baseline
+    assert not list(without_effect(["with-baseline"], config))
+    assert [name for name, _ in without_effect(["history.enabled"], config)] == ["history.enabled"]
+
+
 @pytest.mark.fault("an option that is given and not used")
 @pytest.mark.parametrize(
     ("text", "named"),

@@ -198,7 +198,8 @@ def _unmet(name: str, config: Any) -> When | None:
             return None
         condition: When | None = fields[part].metadata.get("used")
         if condition is not None and not condition.holds(config):
-            return condition
+            # "no" to what does not happen anyway is no mistake
+            return None if _value(config, name) is False else condition
         cls = fields[part].default_factory  # type: ignore[assignment]
     return None
 

@@ -21,7 +21,6 @@ from topk_ortho.metrics.reconstruction import Reconstruction, decoder_geometry
 from topk_ortho.sae import SAE
 
 if TYPE_CHECKING:
-    from topk_ortho.activations.language_source import LanguageSource
     from topk_ortho.activations.models import LanguageModel
 
 CALIBRATION_ROWS = 65_536
@@ -151,8 +150,8 @@ def evaluate(
         meters.add(*block)
         progress(len(block.x))
     figures, measured = meters.result(geometry=geometry)
-    if data.language is not None and truth is None and contexts != 0:
-        figures |= _behaviour(sae, data.language, data, contexts)
+    if number := scored_contexts(data, contexts):
+        figures |= score(sae, data, number, progress=lambda contexts: None)
     return Evaluation(figures, measured)
 
 
@@ -193,25 +192,49 @@ def eval_blocks(
         index += 1
 
 
-def _behaviour(
-    sae: SAE, language: LanguageSource, data: Activations, contexts: int | None
-) -> dict[str, float | None]:
-    tokens, kept = language.contexts("eval"), language.kept("eval")
-    n = min(len(tokens), contexts or behaviour_contexts(language.model, tokens.shape[1]))
+def scored_contexts(data: Activations, asked: int | None = None) -> int:
+    """Returns how many contexts of a language model the SAE is put in at: 0 without a model, or
+    where something was planted in its activations.
+
+    Args:
+        data: what the SAE was trained on.
+        asked: how many were asked for; `behaviour_contexts` unless given.
+    """
+    language = data.language
+    if language is None or data.source.truth is not None or asked == 0:
+        return 0
+    held_out = language.contexts("eval")
+    return min(len(held_out), asked or behaviour_contexts(language.model, held_out.shape[1]))
+
+
+def score(
+    sae: SAE, data: Activations, contexts: int, *, progress: Callable[[int], object]
+) -> dict[str, Any]:
+    """Returns the model's losses with the reconstruction in place of its activations.
+
+    Args:
+        sae: in the units of the data.
+        data: of a language model.
+        contexts: `scored_contexts`.
+        progress: called with the number of contexts of each batch that is done.
+    """
+    language = data.language
+    assert language is not None
+    tokens, kept = language.contexts("eval")[:contexts], language.kept("eval")[:contexts]
     hook, into = language.hook, language.hook_out or language.hook
+    where = (hook, into, data.norm_limit, digest(tokens), digest(kept))
     found = behaviour(
         language.model,
-        tokens[:n],
+        tokens,
         into,
         reconstructor(sae, data.scale, out=data.reconstructed.scale),
         hook_in=hook if language.hook_out else "",
-        kept=kept[:n],
+        kept=kept,
         norm_limit=data.norm_limit,
-        ablated=language.model.ablated(
-            (hook, into, data.norm_limit, digest(tokens[:n]), digest(kept[:n]))
-        ),
+        ablated=language.model.ablated(where),
+        progress=progress,
     )
-    return found | {"behaviour_contexts": n}
+    return found | {"behaviour_contexts": contexts}
 
 
 def digest(x: Tensor) -> bytes:

@@ -47,12 +47,11 @@ def finish(
     rows = config.eval_samples
     with phase("measuring on held-out activations", total=rows) as shown:
         figures, truth = evaluation.evaluate(
-            state.sae,
-            state.data,
-            samples=rows,
-            contexts=config.eval_contexts,
-            progress=shown.advance,
+            state.sae, state.data, samples=rows, contexts=0, progress=shown.advance
         )
+    if contexts := evaluation.scored_contexts(state.data, config.eval_contexts):
+        with phase("measuring the model's losses", total=contexts, unit="contexts") as shown:
+            figures |= evaluation.score(state.sae, state.data, contexts, progress=shown.advance)
     if truth is not None:
         folder.write_json("ground_truth.json", truth.table())
     history = state.settled_history()

@@ -78,8 +78,8 @@ def behaviour(
         norm_limit: rows that are read with a norm above are never spliced, in the model's units.
         batch: contexts per forward pass.
         beside: takes in the same predictions as SAELens counts them.
-        ablated: what an earlier call found of the ablations, on the same contexts and at the same
-            hook; they are not run again. Filled in where it is empty.
+        ablated: what an earlier call found of the ablations at the same hook and contexts, which
+            are then not run again; filled in where it is empty.
         progress: called after each batch with the number of contexts done.
 
     Returns:
@@ -94,33 +94,36 @@ def behaviour(
     bos = _bos(contexts)
     kept = contexts != bos if kept is None else kept
     hooks = {"hook": hook, "hook_in": hook_in}
-    known = ablated or {}
     arms: dict[str, Replace] = {"reconstructed": lambda x, x_in: reconstruct(x_in)}
-    if not known:
-        mean = _mean_activation(model, contexts, **hooks, kept=kept, limit=norm_limit, batch=batch)
-        arms |= _ablations(mean)
+    if not ablated:
+        arms |= _ablations(model, contexts, **hooks, kept=kept, limit=norm_limit, batch=batch)
     sums = dict.fromkeys(["ce_original", *(f"{m}_{a}" for a in arms for m in ("ce", "kl"))], 0.0)
     quiet = {name: _quiet(replace, norm_limit) for name, replace in arms.items()}
     for tokens, keep in zip(contexts.split(batch), kept.split(batch), strict=True):
         _add(sums, model, tokens, keep, **hooks, arms=quiet, beside=beside, bos=bos)
         progress(len(tokens))
-    sums |= known
+    sums |= ablated or {}
+    _check(sums, hook)
     if ablated is not None:
         ablated |= {name: value for name, value in sums.items() if name.endswith(ABLATIONS)}
+    return _figures(sums, predictions=_counted(contexts, kept, bos).sum(), positions=kept.sum())
+
+
+def _check(sums: dict[str, float], hook: str) -> None:
     broken = [name for name, value in sums.items() if not math.isfinite(value)]
     if broken:
         raise ValueError(f"{', '.join(broken)} not finite at {hook!r}: check the reconstruction")
-    means = _means(sums, predictions=int(_counted(contexts, kept, bos).sum()), positions=kept.sum())
+
+
+def _figures(sums: dict[str, float], *, predictions: Tensor, positions: Tensor) -> dict[str, Any]:
+    """Returns cross-entropies by prediction, divergences by position, None without any; scores."""
+    counts = {name: int(predictions if name[:2] == "ce" else positions) for name in sums}
+    means = {name: sums[name] / n if n else None for name, n in counts.items()}
     return means | _scores(means)
 
 
-def _means(sums: dict[str, float], *, predictions: int, positions: Tensor) -> dict[str, Any]:
-    """Returns cross-entropies by prediction and divergences by position; None without any."""
-    counts = {name: predictions if name[:2] == "ce" else int(positions) for name in sums}
-    return {name: sums[name] / n if n else None for name, n in counts.items()}
-
-
-def _ablations(mean: Tensor) -> dict[str, Replace]:
+def _ablations(model: SpliceModel, contexts: Tensor, **how: Any) -> dict[str, Replace]:
+    mean = _mean_activation(model, contexts, **how)
     return {
         "zero": lambda x, x_in: torch.zeros_like(x),
         "mean": lambda x, x_in: mean.to(x).expand_as(x),

@@ -8,15 +8,12 @@ tokenising, measuring and writing.
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from statistics import median
 
+from language_model import timed
 from machine import CORES, HERE, parser, write
 
 LAYERS = (3, 6, 9)
@@ -38,22 +35,6 @@ def command(o: argparse.Namespace, name: str, out: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def timed(words: list[str], out: Path) -> dict[str, float]:
-    """Run a command once; returns its seconds: `whole`, `model`, `training` and `beyond` training.
-
-    Raises:
-        SystemExit: it failed.
-    """
-    shutil.rmtree(out, ignore_errors=True)
-    began = time.perf_counter()
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    whole = time.perf_counter() - began
-    if done.returncode:
-        raise SystemExit(f"{' '.join(words)} failed:\n{done.stderr[-4000:]}")
-    spent = json.loads(next(line for line in done.stdout.splitlines() if line[:1] == "@")[1:])
-    return {"whole": whole, **spent, "beyond": whole - spent["training"]}
-
-
 def main() -> None:
     """Measure and write."""
     options = parser(__doc__ or "")
@@ -67,7 +48,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         for turn in range(o.rounds):
             for name, found in runs.items():
-                found.append(timed(command(o, name, Path(place) / "run"), Path(place) / "run"))
+                spent = timed(command(o, name, Path(place) / "run"), Path(place) / "run")
+                found.append(spent | {"beyond": spent["whole"] - spent["training"]})
                 print(f"round {turn + 1}: {name} {found[-1]}", flush=True)
     rows = [
         {"name": name} | {part: median(run[part] for run in found) for part in found[0]}

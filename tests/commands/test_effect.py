@@ -28,6 +28,8 @@ UNUSED = [
     ("--data-layer 1", ["--data-layer", "--activations synthetic"]),
     ("--evaluate-samples 9", ["--evaluate-samples", "--evaluate-every 0"]),
     ("--context 9", ["--context", "--activations synthetic"]),
+    ("--data x --eval-contexts 9", ["--eval-contexts", "--activations files"]),
+    ("--eval-contexts 0", ["--eval-contexts", "--activations synthetic"]),
     ("--data x --tokens 9", ["--tokens", "--activations files"]),
     ("--data x --skip-positions 4", ["--skip-positions", "--activations files"]),
     ("--data x --leave-out special", ["--leave-out", "--activations files"]),

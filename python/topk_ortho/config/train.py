@@ -323,6 +323,12 @@ def check_data(c: TrainConfig) -> None:
             "a name such as blocks.3.hook_resid_post was expected",
             "add --hook NAME",
         )
+        require(
+            c.eval_contexts is None or not c.plant.enabled,
+            f"--eval-contexts {c.eval_contexts} was given with --plant",
+            "it has no effect there: what was planted is not the model's, so there is no CE score",
+            "leave one of them out",
+        )
         _check_transcoder(c)
         check_loading(c)
     if c.activations == "files":

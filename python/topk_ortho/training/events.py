@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from topk_ortho.constraint.orthogonality import Orthogonality
 from topk_ortho.constraint.reach import Idle
 from topk_ortho.machine.memory import memory_in_use
 from topk_ortho.metrics.loud_rows import loud_rows, loudest, score_share
@@ -107,7 +106,7 @@ class StepMetrics:
             "memory_allocated": allocated,
             "memory_reserved": reserved,
         }
-        return event | self.selection()
+        return event | self.selection() | self._reach()
 
     def _dead(self) -> int:
         """Returns the dead features; warns, once, where none is left alive."""
@@ -147,7 +146,6 @@ class StepMetrics:
             "pairs_unsupported": selection.unsupported,
             "saturation": selection.saturation,
             "path": selection.path,
-            **self._reach(constraint),
             "selection_budget": constraint.selector.memory_budget,
             "selection_blocks": selection.blocks,
             "selection_largest_block": selection.largest_block,
@@ -170,10 +168,12 @@ class StepMetrics:
                                            "stable_share")}  # fmt: skip
         return event
 
-    def _reach(self, constraint: Orthogonality) -> dict[str, Any]:
+    def _reach(self) -> dict[str, Any]:
         """Returns what the pairs reach; warns, once, where they lie among a few features."""
         state = self.state
-        found = constraint.reach(state.sae.W_dec, state.firing.rate)
+        if state.constraint is None:
+            return {}
+        found = state.constraint.reach(state.sae.W_dec, state.firing.rate)
         if found is None:
             return {}
         self._idle.look(state.step, found)

@@ -24,7 +24,8 @@ from machine import CORES, HERE, parser, write
 LAYER = 9
 PEERS_PYTHON = HERE.parent / ".venv-peers" / "bin" / "python"
 OURS = "topk-ortho"
-PROGRAMS = (OURS, "saelens", "sparsify")
+PROGRAMS = (OURS, "saelens", "sparsify", "sparsify-all-layers")
+"""`sparsify` has the layers behind the hook taken out by hand, the other runs them."""
 SPLIT = ("model", "training")
 
 
@@ -34,8 +35,9 @@ def ours(o: argparse.Namespace, out: Path) -> list[str]:
     return [
         sys.executable, str(HERE / "language_model_worker.py"), "--model", o.model,
         "--hook", f"blocks.{LAYER}.hook_resid_post", "--text", str(o.text),
-        "--context", str(o.context), "--steps", str(o.tokens // o.batch_size),
-        "--batch-size", str(o.batch_size), "--buffer-rows", str(o.buffer),
+        "--context", str(o.context), "--tokens", str(o.tokens),
+        "--steps", str(o.tokens // o.batch_size), "--batch-size", str(o.batch_size),
+        "--buffer-rows", str(o.buffer),
         "--sae.d-sae", str(o.d_sae), "--sae.k", str(o.k), "--threads", str(CORES),
         "--eval-contexts", "0", "--eval-samples", "2048", "--out", str(out),
     ]  # fmt: skip

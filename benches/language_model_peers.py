@@ -80,7 +80,8 @@ def saelens(o: argparse.Namespace, clock: Clock) -> None:
 
 
 def sparsify(o: argparse.Namespace, clock: Clock) -> None:
-    """`Trainer` with a TopK SAE, on the base model as its command line loads it.
+    """`Trainer` with a TopK SAE, on the base model as its command line loads it; the layers behind
+    the hook, which that runs too, are dropped unless the program is `sparsify-all-layers`.
 
     Harvesting and training are one function there; the model's share is what is left of the
     training loop after the SAE's own functions.
@@ -92,7 +93,8 @@ def sparsify(o: argparse.Namespace, clock: Clock) -> None:
     from transformers import AutoModel, AutoTokenizer
 
     model = AutoModel.from_pretrained(o.model, dtype=torch.float32)
-    keep_layers(model, o.layer + 1)
+    if o.program == "sparsify":
+        keep_layers(model, o.layer + 1)
     data = chunk_and_tokenize(
         Dataset.from_dict({"text": documents(o.text)}),
         AutoTokenizer.from_pretrained(o.model),
@@ -121,7 +123,7 @@ def keep_layers(model: Any, number: int) -> None:
     model.config.num_hidden_layers = number
 
 
-PEERS = {"saelens": saelens, "sparsify": sparsify}
+PEERS = {"saelens": saelens, "sparsify": sparsify, "sparsify-all-layers": sparsify}
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ def command(o: argparse.Namespace, name: str, out: Path) -> list[str]:
     hooks = [f"--hook=blocks.{layer}.hook_resid_post" for layer in layers]
     return [
         sys.executable, str(HERE / "language_model_worker.py"), "--model", o.model, *hooks, *arms,
-        "--text", str(o.text), "--steps", str(o.tokens // o.batch_size),
+        "--text", str(o.text), "--tokens", str(o.tokens), "--steps", str(o.tokens // o.batch_size),
         "--batch-size", str(o.batch_size), "--buffer-rows", str(o.buffer),
         "--sae.d-sae", str(o.d_sae), "--threads", str(CORES), "--out", str(out),
     ]  # fmt: skip

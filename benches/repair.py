@@ -47,7 +47,7 @@ AFTER_HALF: Mapping[str, Sequence[str]] = {
     "trained on without": ["--pairs.criterion", "none"],
     "decoder-cosine": ["--pairs.criterion", "decoder-cosine", *DECODER],
     "suppressed": ["--pairs.criterion", "suppressed", *DECODER],
-    "coactivation": DEFAULT,
+    "default": DEFAULT,
 }
 Figures = dict[str, Any]
 

@@ -17,7 +17,7 @@ from language_model import timed
 from machine import CORES, HERE, parser, write
 
 LAYERS = (3, 6, 9)
-ARMS = ("sae.k=16,32", "pairs.criterion=coactivation,none")
+ARMS = ("sae.k=16,32", "pairs.criterion=row-coactivation,none")
 ALONE, TOGETHER = "one SAE of the last layer", "three layers, four arms"
 
 

@@ -18,7 +18,7 @@ from topk_ortho.config.option import SEED, option
 from topk_ortho.config.rules import check
 from topk_ortho.config.toml import config_hash
 from topk_ortho.report.table import comparison_table
-from topk_ortho.studies.arms import arms
+from topk_ortho.studies.arms import VARIED, arms
 from topk_ortho.training import resume, train
 
 Figures = dict[str, float]
@@ -131,7 +131,7 @@ def run_bars(
     means = {arm: _mean(figures) for arm, figures in results.items()}
     print(f"{name}, means over seeds {', '.join(map(str, seeds))}")
     print(comparison_table(list(means.items()), COLUMNS))
-    if not {"none", "coactivation"} <= means.keys():
+    if not {"none", VARIED} <= means.keys():
         return 0
     missed = 0
     k = base.sae.k
@@ -140,7 +140,7 @@ def run_bars(
         lambda c, n: all(abs(x["l0"] / k - 1) <= 0.03 for x in (c, n)),
     )
     for sentence, holds in (*BARS[name], matched):
-        met = holds(means["coactivation"], means["none"])
+        met = holds(means[VARIED], means["none"])
         missed += not met
         print(f"  {'met   ' if met else 'MISSED'}  {sentence}")
     return 1 if missed else 0

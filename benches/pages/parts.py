@@ -14,7 +14,7 @@ from topk_ortho.studies.recipes import RECIPES
 
 CONTROLS = ("rate-matched-random", "ortsae")
 NESTED = ("matryoshka",)
-BOTH = "matryoshka+coactivation"
+BOTH = "matryoshka+constraint"
 FRESH = 10
 PLANTED = 5
 """Fresh seeds of the main comparisons."""

@@ -44,7 +44,7 @@ def test_every_part_can_be_planned(name: str) -> None:
 def test_the_page_has_what_it_has_to_have() -> None:
     for name in ("planted-6", "planted-12", "forest-240"):
         plan = _plan(request(name))
-        assert {*ALWAYS_ON, "random", "matryoshka+coactivation"} <= set(plan.arms)
+        assert {*ALWAYS_ON, "random", "matryoshka+constraint"} <= set(plan.arms)
         assert request(name).tune
     assert {"forest-240", "forest-240-topk", "forest-240-relu"} <= {
         name for name in parts() if len(_plan(request(name)).seeds) == FRESH
@@ -170,7 +170,7 @@ def test_the_bars_of_a_setting_are_checked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(bars, "setting", lambda name, **_: BASE)
-    arguments = ["forest-240", "--seeds", "1", "--arms", "none", "coactivation"]
+    arguments = ["forest-240", "--seeds", "1", "--arms", "none", "default"]
     assert bars.main([*arguments, "--out", str(tmp_path)]) in (0, 1)
     shown = capsys.readouterr().out
     assert "forest-240, means over seeds 1" in shown

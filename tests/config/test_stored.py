@@ -33,6 +33,8 @@ account = true
 n = "k"
 tau = "mean-std"
 """
+LITERAL = PairsConfig(criterion="coactivation")
+"""What was the default then."""
 HASH = "cd0fb9497e02ce1f"
 NOW = TrainConfig(
     steps=70,
@@ -56,7 +58,7 @@ def test_a_stored_run_is_read_with_the_old_names(stored):
 
 def test_its_hash_is_the_one_in_its_manifest():
     assert config_hash(NOW) == HASH
-    assert config_hash(TrainConfig()) == "5d0279bb8d3709e2"
+    assert config_hash(TrainConfig(pairs=LITERAL)) == "5d0279bb8d3709e2"
 
 
 @pytest.mark.parametrize(
@@ -65,9 +67,9 @@ def test_its_hash_is_the_one_in_its_manifest():
 )
 def test_a_value_of_another_type_is_translated_too(products, now, hash_then, tmp_path):
     path = tmp_path / "config.toml"
-    path.write_text(f'[sae]\nproducts = "{products}"\n')
+    path.write_text(f'[sae]\nproducts = "{products}"\n[pairs]\ncriterion = "coactivation"\n')
     config = read_stored_config(path)
-    assert config == TrainConfig(sae=SAEConfig(bf16_prefilter=now))
+    assert config == TrainConfig(pairs=LITERAL, sae=SAEConfig(bf16_prefilter=now))
     assert config_hash(config) == hash_then
 
 

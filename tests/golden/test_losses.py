@@ -19,10 +19,10 @@ from topk_ortho.training import Interrupted, train
 STORED = Path(__file__).with_name("losses.json")
 STEPS = 20
 ARMS = {
-    "topk": "--sae.kind topk",
-    "batch-topk": "--sae.kind batch-topk",
-    "relu": "--sae.kind relu",
-    "matryoshka": "--sae.kind matryoshka",
+    "topk": "--pairs.criterion coactivation --sae.kind topk",
+    "batch-topk": "--pairs.criterion coactivation --sae.kind batch-topk",
+    "relu": "--pairs.criterion coactivation --sae.kind relu",
+    "matryoshka": "--pairs.criterion coactivation --sae.kind matryoshka",
     "none": "--pairs.criterion none",
     "coactive-cosine": "--pairs.criterion coactive-cosine",
     "decoder-cosine": "--pairs.criterion decoder-cosine --penalty.tau mean-std-all",
@@ -30,13 +30,15 @@ ARMS = {
     "random": "--pairs.criterion random --penalty.gradient symmetric",
     "random-matched": "--pairs.criterion rate-matched-random",
     "ortsae": "--pairs.criterion ortsae --penalty.threshold 0 --penalty.gradient symmetric",
-    "jumprelu": "--sae.kind jumprelu",
-    "stability": "--penalty.tau stability --penalty.refresh-every 2",
+    "jumprelu": "--pairs.criterion coactivation --sae.kind jumprelu",
+    "stability": "--pairs.criterion coactivation --penalty.tau stability --penalty.refresh-every 2",
     "documents": (
-        "--pairs.fraction .01 --penalty.normalize-by k --penalty.units absolute "
+        "--pairs.criterion coactivation --pairs.fraction .01 "
+        "--penalty.normalize-by k --penalty.units absolute "
         "--penalty.sign both --penalty.coefficient .1 --penalty.threshold .1 --penalty.ramp 0"
     ),
-    "planted": "--plant.roots 3",
+    "planted": "--pairs.criterion coactivation --plant.roots 3",
+    "default": "",
 }
 
 

@@ -74,7 +74,7 @@ def test_known_features_give_absorption_before_and_after(
         assert out["difference"][name] == pytest.approx(out["after"][name] - out["before"][name])
     result = json.loads(Path("r/result.json").read_text())
     assert out["after"]["explained_variance"] == pytest.approx(result["explained_variance"])
-    assert (out["steps"], out["criterion"]) == (12, "coactivation")
+    assert (out["steps"], out["criterion"]) == (12, "row-coactivation")
     assert out["coefficient"] == PENALTY["penalty.coefficient"]
     text = printed(["plain", *over(SHORT, *tiny, "--out", "r")], capsys)  # nothing is trained again
     assert "absorption_rate" in text
@@ -147,8 +147,8 @@ def test_the_default_criterion_may_be_named(here: Path) -> None:
     formats.write(stored("topk"), "sae")
     usual = settings_of(here)
     assert usual.penalty.coefficient == PENALTY["penalty.coefficient"]
-    assert settings_of(here, "--pairs.criterion", "coactivation") == usual
-    assert settings_of(here, "--pairs.criterion=coactivation") == usual
+    assert settings_of(here, "--pairs.criterion", "row-coactivation") == usual
+    assert settings_of(here, "--pairs.criterion=row-coactivation") == usual
     other = settings_of(here, "--pairs.criterion", "suppressed")
     assert (other.penalty.coefficient, other.penalty.threshold) == (None, 0.05)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from topk_ortho import OrthogonalityPenalty, PairSelection, PairSelector
-from topk_ortho.config import PenaltyConfig
+from topk_ortho.config import DEFAULT_CRITERION, PenaltyConfig
 from topk_ortho.constraint.criteria import CRITERIA
 from topk_ortho.integrations import OrthogonalityConfig
 
@@ -60,11 +60,11 @@ def expected(
         variance: total variance of the data.
         weight: a further factor.
     """
-    pairs = PairSelector("coactivation", per_feature=2.5)(acts)
+    pairs = PairSelector(DEFAULT_CRITERION, per_feature=2.5)(acts)
     rate = (acts.to_dense() > 0).float().mean(0)
     rows = W_dec.detach().clone().requires_grad_()
     penalty = OrthogonalityPenalty(gradient="child_only")
-    coefficient = CRITERIA["coactivation"].coefficient * variance * weight
+    coefficient = CRITERIA[DEFAULT_CRITERION].coefficient * variance * weight
     cost = penalty(rows, pairs, firing_rate=rate, coefficient=coefficient)
     cost.backward()
     assert cost > 0

@@ -23,7 +23,8 @@ ORTSAE = {
 }
 DIFFERENCES: dict[str, dict[str, object]] = {
     "none": {"pairs.criterion": "none"},
-    "coactivation": {},
+    "default": {},
+    "coactivation": {"pairs.criterion": "coactivation"},
     "coactive-cosine": {"pairs.criterion": "coactive-cosine"},
     "random": {"pairs.criterion": "random"},
     "rate-matched-random": {"pairs.criterion": "rate-matched-random"},
@@ -31,7 +32,7 @@ DIFFERENCES: dict[str, dict[str, object]] = {
     "ortsae-every-5": {**ORTSAE, "penalty.every_n": 5},
     "ortsae-child-only": {"pairs.criterion": "ortsae", "penalty.threshold": 0.0},
     "matryoshka": {"pairs.criterion": "none", "sae.kind": "matryoshka"},
-    "matryoshka+coactivation": {"sae.kind": "matryoshka"},
+    "matryoshka+constraint": {"sae.kind": "matryoshka"},
 }
 
 
@@ -61,7 +62,7 @@ def test_arms_differ_in_what_their_names_say() -> None:
 def test_coefficients_go_with_the_criterion() -> None:
     given = TrainConfig(penalty=PenaltyConfig(coefficient=5.0))
     weights = {name: arm.coefficient() for name, arm in arms(given).items()}
-    assert weights["coactivation"] == weights["matryoshka+coactivation"] == 5.0
+    assert weights["default"] == weights["matryoshka+constraint"] == 5.0
     assert weights["random"] == weights["rate-matched-random"] == 1.0
     assert weights["ortsae"] == weights["ortsae-every-5"] == weights["ortsae-child-only"] == 0.1
     assert weights["coactive-cosine"] == 0.2

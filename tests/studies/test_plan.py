@@ -105,10 +105,10 @@ def test_a_baseline_is_left_out_by_name():
 
 def test_further_arms_stand_beside_those_that_are_always_there():
     base = TrainConfig()
-    names = baselines(base, ("ortsae",), ("matryoshka+coactivation", "random", "fixed-tau"))
+    names = baselines(base, ("ortsae",), ("matryoshka+constraint", "random", "fixed-tau"))
     assert names == ("none", "random", "rate-matched-random", "matryoshka",
-                     "matryoshka+coactivation", "fixed-tau")  # fmt: skip
-    for wrong in ("ortsae", "coactivation", "fixed-taus"):
+                     "matryoshka+constraint", "fixed-tau")  # fmt: skip
+    for wrong in ("ortsae", "default", "fixed-taus"):
         with pytest.raises(ConfigError, match=f"--with-arm {wrong}"):
             baselines(base, (), (wrong,))
 

@@ -40,7 +40,7 @@ class Options(Training):
     """Leave a baseline out."""
     with_arm: tuple[str, ...] = ()
     """Further arms: random, ortsae-every-5, ortsae-child-only, coactive-cosine,
-    matryoshka+coactivation, or a recipe by its name."""
+    matryoshka+constraint, or a recipe by its name."""
     tune: bool = False
     """Choose every arm's coefficient first, by the same number of tries on seeds 0 to 2."""
     out: Path = Path("runs/ablation")

@@ -20,6 +20,7 @@ from topk_ortho.config.registry import CRITERIA, OneOf
 
 CriterionName = Annotated[str, OneOf(CRITERIA, besides=("none",))]
 
+DEFAULT_CRITERION = "row-coactivation"
 DEFAULT_PER_FEATURE = 2.5
 _CONSTRAINED = unless("pairs.criterion", "none")
 _SUPPORTED = When("pairs.criterion", lambda: [c.name for c in CRITERIA if c.supported])
@@ -30,7 +31,7 @@ _GROWING = unless("pairs.schedule", "constant")
 class PairsConfig:
     """The choice of pairs."""
 
-    criterion: CriterionName = "coactivation"
+    criterion: CriterionName = DEFAULT_CRITERION
     """Score of a pair (`docs/method.md`); `none` trains without the constraint."""
     per_feature: float | None = option(None, within=ABOVE_0, used=_CONSTRAINED)
     """k as a multiple of `d_sae` (2.5 unless `fraction` is given)."""

@@ -19,7 +19,7 @@ class PenaltyConfig:
     """The penalty on the chosen pairs."""
 
     coefficient: float | None = option(None, within=FROM_0)
-    """Coefficient of the penalty; the criterion's own unless given (2 for `coactivation`)."""
+    """Coefficient of the penalty; the criterion's own unless given (2 for the default)."""
     units: Literal["variance", "absolute"] = option("variance", used=_PULLS)
     """`variance`: the coefficient is in units of the data's total variance."""
     normalize_by: Literal["d-sae", "k"] = "d-sae"

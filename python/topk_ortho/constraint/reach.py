@@ -79,7 +79,7 @@ class Idle:
             f"step {step}: all {reach.pairs} pairs lie among {reach.features} of "
             f"{reach.living} living features, and {reach.overlapping:.0%} of them overlap by more "
             "than τ, so the constraint is idle for the rest; where a few loud activations decide "
-            "which pairs score most, the criterion row-coactivation counts all alike, and "
-            "--max-norm 10 leaves them out.",
+            "which pairs score most, the default criterion, row-coactivation, counts all alike, "
+            "and --max-norm 10 leaves them out.",
             stacklevel=2,
         )

@@ -69,7 +69,7 @@ def checked(c: OrthogonalityConfig) -> OrthogonalityConfig:
     if c.pairs.criterion == "none":
         raise ConfigError(
             "criterion none was given, but that is a run without the constraint; leave the call "
-            "out, or take coactivation."
+            "out, or take row-coactivation."
         )
     c = canonical(c)
     for name, value in (("variance", c.variance), ("error_weight", c.error_weight)):
@@ -94,7 +94,7 @@ def checked(c: OrthogonalityConfig) -> OrthogonalityConfig:
         raise ConfigError(
             f"criterion {c.pairs.criterion} was given, but it also needs {', '.join(missing)}, "
             "which a host does not pass on; take one that needs codes and decoder alone, such as "
-            "coactivation or coactive-cosine, or train with `python -m topk_ortho.train`."
+            "row-coactivation or coactive-cosine, or train with `python -m topk_ortho.train`."
         )
     return c
 

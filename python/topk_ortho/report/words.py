@@ -15,7 +15,7 @@ VARIANT = "variant"
 DEFAULT = "default"
 """How tables name that arm where nothing is varied."""
 
-DEFAULT_ARMS = (DEFAULT, "coactivation")
+DEFAULT_ARMS = (DEFAULT, "row-coactivation", "coactivation")
 """Names of the default arm; folders of bars have that of its criterion."""
 
 

@@ -9,8 +9,8 @@ from topk_ortho.studies.recipes import RECIPES
 
 ALWAYS_ON = ("none", "rate-matched-random", "ortsae", "matryoshka")
 """Baselines that every comparison carries."""
-VARIED = "coactivation"
-"""The default arm, whatever its criterion: what an ablation varies."""
+VARIED = "default"
+"""What an ablation varies; its criterion is that of the configuration."""
 ORTSAE_EVERY = 5
 
 
@@ -18,7 +18,7 @@ def arms(config: TrainConfig) -> dict[str, TrainConfig]:
     """Returns every arm by name.
 
     Args:
-        config: the default arm, which is called `coactivation` whatever its criterion is.
+        config: the default arm.
     """
     config = replace(config, with_baseline=False)
     plain = config.without_constraint()
@@ -29,6 +29,7 @@ def arms(config: TrainConfig) -> dict[str, TrainConfig]:
     return {
         "none": plain,
         VARIED: config,
+        "coactivation": _criterion(config, "coactivation"),
         "coactive-cosine": _criterion(config, "coactive-cosine"),
         "random": _criterion(config, "random"),
         "rate-matched-random": _criterion(config, "rate-matched-random"),
@@ -36,7 +37,7 @@ def arms(config: TrainConfig) -> dict[str, TrainConfig]:
         f"ortsae-every-{ORTSAE_EVERY}": replace(ortsae, penalty=every),
         "ortsae-child-only": replace(ortsae, penalty=child_only),
         "matryoshka": replace(plain, sae=nested),
-        "matryoshka+coactivation": replace(config, sae=nested),
+        "matryoshka+constraint": replace(config, sae=nested),
     }
 
 

@@ -123,7 +123,7 @@ def _checked(config: TrainConfig) -> TrainConfig:
     if config.with_baseline:
         raise ConfigError(
             "--with-baseline was given with several runs, but it makes a run of its own; give "
-            "--vary pairs.criterion=coactivation,none."
+            "--vary pairs.criterion=row-coactivation,none."
         )
     return config
 

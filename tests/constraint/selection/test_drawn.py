@@ -145,7 +145,7 @@ def test_matched_pairs_keep_rates_and_are_none_of_the_chosen(step) -> None:
     d_sae = 2048
     codes = sparse_codes(d_sae, firing=0.8)
     counts = codes.counts()
-    chosen = PairSelector("coactivation", per_feature=1)(codes)
+    chosen = PairSelector("row-coactivation", per_feature=1)(codes)
     got = PairSelector("rate-matched-random", per_feature=1)(codes, step=step)
     assert len(got) == len(chosen) == len(keys(got, d_sae)) == d_sae  # distinct
     assert (got.i < got.j).all()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from topk_ortho.constraint.criteria.coactive import activation
+from topk_ortho.constraint.criteria.coactive import of_unit_row
 from topk_ortho.constraint.criteria.criterion import CoactiveSum, Criterion, Drawn
 
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ def uniform(e: SelectorInputs, k: int, seed: int, select: Select) -> PairSelecti
 
 
 def matched(e: SelectorInputs, k: int, seed: int, select: Select) -> PairSelection:
-    """Returns pairs of like firing rates as those that `coactivation` chooses, and none of them."""
+    """Returns pairs of like firing rates as those of `row-coactivation`, and none of them."""
     from topk_ortho.constraint.criteria.matched import matched_pairs
 
-    return matched_pairs(select(CoactiveSum(activation), k), e.codes.counts(), seed=seed)
+    return matched_pairs(select(CoactiveSum(of_unit_row), k), e.codes.counts(), seed=seed)
 
 
 def chunked(e: SelectorInputs, k: int, seed: int, select: Select) -> PairSelection:
@@ -43,7 +43,8 @@ RECORDS = (
     Criterion("random", "uniform; a control", Drawn(uniform), coefficient=1.0),
     Criterion(
         "rate-matched-random",
-        "as many pairs of like rates, none of them chosen by `coactivation`; the sharper control",
+        "as many pairs of like rates as `row-coactivation` chooses, and none of those; the sharper "
+        "control",
         Drawn(matched, label="codes"),
         coefficient=1.0,
     ),

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from topk_ortho.config import DEFAULT_PER_FEATURE
+from topk_ortho.config import DEFAULT_CRITERION, DEFAULT_PER_FEATURE
 from topk_ortho.config.errors import one_of
 from topk_ortho.constraint.criteria import (
     CRITERIA,
@@ -52,13 +52,13 @@ class PairSelector:
         backend: `"auto"`: Rust for pairs that fire together on CPU; `"torch"`: never.
 
     Example:
-        >>> selection = PairSelector("coactivation", fraction=0.001)(acts)
+        >>> selection = PairSelector(fraction=0.001)(acts)
         >>> selection.i, selection.j, selection.score
     """
 
     def __init__(
         self,
-        criterion: str = "coactivation",
+        criterion: str = DEFAULT_CRITERION,
         *,
         fraction: float | None = None,
         per_feature: float | None = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -12,8 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from topk_ortho.inspect.absorption.classes import Member, on
+from topk_ortho.activations.source import Split
+from topk_ortho.inspect.absorption.classes import Member, TokenClasses, on
+from topk_ortho.inspect.absorption.gate import HALVES, ProbedText, judge
 from topk_ortho.inspect.absorption.random_classes import NEAREST, RandomClasses
+from topk_ortho.metrics.probe import LinearProbe
 
 
 def naive_on(contexts: torch.Tensor, members: frozenset[Member]) -> torch.Tensor:
@@ -62,7 +66,30 @@ def test_a_draw_and_a_class_are_those_of_the_naive_twins(
     members = random.present(chosen)
     assert torch.equal(on(contexts, chosen), naive_on(contexts, frozenset(chosen)))
     a, b = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed)
-    assert random.draw(members, a) == naive_draw(contexts, 1, members, b)
+    drawn = [*islice(random.draws(members, a), 3)]
+    assert drawn == [naive_draw(contexts, 1, members, b) for _ in drawn]
+
+
+def test_the_verdicts_are_those_of_the_naive_twins() -> None:
+    generator = torch.Generator().manual_seed(0)
+    contexts = (torch.rand(80, 16, generator=generator) ** 2 * 30).long() + 2
+    contexts[:, 0] = 1
+    halves: dict[Split, torch.Tensor] = {"train": contexts[:40], "eval": contexts[40:]}
+    kept = {half: rows != 1 for half, rows in halves.items()}
+    x = {half: torch.randn(int(at.sum()), 6, generator=generator) for half, at in kept.items()}
+    probe = LinearProbe(x["train"], x["eval"])
+    members = (frozenset({(2,), (5,), (6, 3)}), frozenset({(4,), (9,), (11,), (12,)}))
+    classes = TokenClasses(("a", "b"), members, ((0, 1),))
+    found = list(judge(classes, ProbedText(halves, 1, probe), draws=4, seed=7))
+    for index, (verdict, own) in enumerate(zip(found, members, strict=True)):
+        rng = torch.Generator().manual_seed(7 + index)
+        there = RandomClasses(contexts, bos=1).present(own)
+        draws = [naive_draw(contexts, 1, there, rng) for _ in range(4)]
+        f1 = [
+            probe.f1(*(naive_on(halves[half], some)[kept[half]] for half in HALVES))
+            for some in (own, *draws)
+        ]
+        assert [verdict.probe_f1, *verdict.random_f1] == f1
 
 
 class Elements(TorchDispatchMode):
@@ -120,6 +147,20 @@ def test_the_work_grows_with_the_text_and_not_with_its_square(length: int) -> No
             work(lambda: on(contexts, random.draw(members, generator)))  # noqa: B023
         )
     assert done[1] < 2 * 8 * done[0], "eight times the text, and hardly more than as much work"
+
+
+def test_the_gate_takes_ten_times_as_long_for_ten_times_the_text() -> None:
+    times, done = 10, []
+    for vocabulary in (400, 400 * times):
+        contexts = text_of(vocabulary)
+        half = len(contexts) // 2
+        halves: dict[Split, torch.Tensor] = {"train": contexts[:half], "eval": contexts[half:]}
+        x = {name: torch.randn(int((rows != 1).sum()), 4) for name, rows in halves.items()}
+        text = ProbedText(halves, 1, LinearProbe(x["train"], x["eval"]))
+        members = frozenset((token,) for token in range(2, vocabulary, 4))
+        classes = TokenClasses(("every fourth",), (members,), ())
+        done.append(work(lambda: list(judge(classes, text, draws=5, seed=0))))  # noqa: B023
+    assert done[1] < 2 * times * done[0]
 
 
 def test_a_vocabulary_of_a_real_model_is_drawn_from_and_labelled() -> None:

@@ -91,6 +91,10 @@ def _among(windows: Tensor, members: Tensor) -> Tensor:
     the work is that of the text, however many members there are.
     """
     size = 1 + int(max(windows.max(), members.max()))
+    if members.shape[1] == 1:
+        is_member = torch.zeros(size, dtype=torch.bool)
+        is_member[members[:, 0]] = True
+        return is_member[windows[..., 0]]
     begun = torch.zeros(windows.shape[:2], dtype=torch.int64)
     own = torch.zeros(len(members), dtype=torch.int64)
     for at in range(members.shape[1]):

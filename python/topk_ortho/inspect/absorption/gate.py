@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from statistics import fmean
 from typing import Final, Literal
 
@@ -107,7 +108,7 @@ def _judge(
     judged = replace(judged, probe_f1=text.probe.f1(*masks))
     if len(there) == 1:
         return replace(judged, verdict="one member")
-    others = [random.draw(there, generator) for _ in range(draws)]
+    others = [*islice(random.draws(there, generator), draws)]
     if any(len(other) < len(there) for other in others):
         return replace(judged, why="the text has too few other tokens to draw random classes from")
     return _against(judged, [[text.on(other, half) for half in HALVES] for other in others], text)

@@ -38,12 +38,28 @@ class _Sequences:
     of_times: dict[int, list[int]]
 
 
-class _Free:
-    """Sequences of one length that are not used yet, nearest in frequency first."""
+class _Others:
+    """The sequences of one length that a class does not have; the same for all of its draws."""
 
-    def __init__(self, all_: _Sequences, used: frozenset[Member]) -> None:
-        self._all, self._used = all_, used
-        self._times = sorted(all_.of_times)  # of which some may be free
+    def __init__(self, all_: _Sequences, members: frozenset[Member]) -> None:
+        self.all, self._members = all_, members
+        self.times = sorted(all_.of_times)
+        self._of_times: dict[int, list[int]] = {}
+
+    def of(self, times: int) -> list[int]:
+        """Places of those that stand in the text so often."""
+        if times not in self._of_times:
+            places, all_ = self.all.of_times[times], self.all.members
+            self._of_times[times] = [p for p in places if all_[p] not in self._members]
+        return self._of_times[times]
+
+
+class _Free:
+    """The others that one draw has not taken yet, nearest in frequency first."""
+
+    def __init__(self, others: _Others) -> None:
+        self._others = others
+        self._times = [*others.times]  # of which some may be free
         self._free: dict[int, deque[int]] = {}
 
     def take(self, own: int, generator: torch.Generator) -> Member | None:
@@ -53,7 +69,7 @@ class _Free:
             return None
         times, place = near[int(torch.randint(len(near), (1,), generator=generator))]
         self._free[times].remove(place)  # one of the first `NEAREST`
-        return self._all.members[place]
+        return self._others.all.members[place]
 
     def _nearest(self, own: int) -> Iterator[tuple[int, int]]:
         """`(times, place)` by the ratio of `times` and `own`, then by place."""
@@ -79,9 +95,7 @@ class _Free:
     def _of(self, times: int) -> deque[int]:
         """Places of the free ones that stand in the text so often."""
         if times not in self._free:
-            members = self._all.members
-            found = (p for p in self._all.of_times[times] if members[p] not in self._used)
-            self._free[times] = deque(found)
+            self._free[times] = deque(self._others.of(times))
         return self._free[times]
 
 
@@ -110,16 +124,23 @@ class RandomClasses:
 
         It is smaller where the text has too few other sequences.
         """
-        free: dict[int, _Free] = {}
-        drawn = set[Member]()
-        for member in sorted(members):
-            all_ = self._of(len(member))
-            if len(member) not in free:
-                free[len(member)] = _Free(all_, members)
-            taken = free[len(member)].take(all_.times[member], generator)
-            if taken is not None:
-                drawn.add(taken)
-        return frozenset(drawn)
+        return next(self.draws(members, generator))
+
+    def draws(
+        self, members: frozenset[Member], generator: torch.Generator
+    ) -> Iterator[frozenset[Member]]:
+        """Yields such classes without end, each independent of those before."""
+        ordered = sorted(members)
+        own = [self._of(len(member)).times[member] for member in ordered]
+        lengths = {len(member) for member in ordered}
+        others = {length: _Others(self._of(length), members) for length in sorted(lengths)}
+        while True:
+            free = {length: _Free(some) for length, some in others.items()}
+            drawn = (
+                free[len(member)].take(times, generator)
+                for member, times in zip(ordered, own, strict=True)
+            )
+            yield frozenset(member for member in drawn if member is not None)
 
     def _of(self, length: int) -> _Sequences:
         """All sequences of so many tokens, in a defined order."""

@@ -12,8 +12,9 @@ from topk_ortho.formats.stored import StoredSAE
 DEFAULTS: Mapping[str, Any] = {"steps": 400, "warmup-steps": 20}
 """Of a repair, where they differ from those of a training."""
 PENALTY: Mapping[str, Any] = {"penalty.coefficient": 12.0, "penalty.threshold": 0.1}
-"""Of the default criterion and those of its coefficient: strong, since absorption is there already, and with a threshold, since
-without one, directions that merely crowd each other are moved as well, at once and at a cost."""
+"""Of the default criterion and those of its coefficient: strong, since absorption is there already,
+and with a threshold, since without one, directions that merely crowd each other are moved as well,
+at once and at a cost."""
 STAND_IN_K = 1.0
 """k of an SAE whose files do not say it, until its mean L0 has been measured."""
 
@@ -27,10 +28,8 @@ def defaults(stored: StoredSAE, *, given: Collection[str], criterion: str | None
         criterion: the one that was given, None where none was.
     """
     found = dict(DEFAULTS)
-    chosen = CRITERIA[criterion] if criterion in CRITERIA else None
-    usual = CRITERIA[DEFAULT_CRITERION].coefficient
-    alike = criterion is None or (chosen is not None and chosen.coefficient == usual)
-    if "recipe" not in given and alike:
+    usual = {c.name for c in CRITERIA if c.coefficient == CRITERIA[DEFAULT_CRITERION].coefficient}
+    if "recipe" not in given and (criterion is None or criterion in usual):
         found |= PENALTY
     if "model" in given and stored.hook:
         found["hook"] = stored.hook

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from topk_ortho.config import HistoryConfig as HistoryConfig
     from topk_ortho.config import PairsConfig as PairsConfig
     from topk_ortho.config import PenaltyConfig as PenaltyConfig
+    from topk_ortho.config import SAEConfig as SAEConfig
     from topk_ortho.config import TrainConfig as TrainConfig
     from topk_ortho.constraint.criteria import Criterion as Criterion
     from topk_ortho.constraint.criteria import register_criterion as register_criterion
@@ -43,6 +44,7 @@ _HOMES = {
     "PairSelector": "topk_ortho.constraint.selection",
     "PairsConfig": "topk_ortho.config",
     "PenaltyConfig": "topk_ortho.config",
+    "SAEConfig": "topk_ortho.config",
     "TrainConfig": "topk_ortho.config",
     "load_sae": "topk_ortho.formats.load",
     "register_criterion": "topk_ortho.constraint.criteria",
@@ -54,6 +56,15 @@ __all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'topk_ortho' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    near = ""
+    if not name.startswith("_"):
+        from topk_ortho.config.errors import nearest
+
+        near = nearest(name, __all__)
+    raise AttributeError(f"module 'topk_ortho' has no attribute {name!r}{near}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -11,7 +11,6 @@ from topk_ortho.config.renamed import RENAMED, RENAMED_VALUES
 from topk_ortho.config.toml import (
     ADDED,
     as_written,
-    choices,
     config_hash,
     config_text,
     from_table,
@@ -20,6 +19,7 @@ from topk_ortho.config.toml import (
     read_stored_config,
     to_table,
 )
+from topk_ortho.config.values import choices
 
 # As a run of these settings wrote them, and the hash in its manifest.
 STORED = """

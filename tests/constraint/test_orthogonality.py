@@ -291,7 +291,7 @@ def test_criteria_that_need_more_are_refused(criterion: str) -> None:
     ("change", "said"),
     [
         ({"pairs": PairsConfig(criterion="none")}, "run without the constraint"),
-        ({"pairs": PairsConfig(fraction=2.0)}, "fraction"),
+        ({"pairs": PairsConfig(fraction=0.1, per_feature=2)}, "^pairs.fraction=0.1 and pairs.per"),
         ({"variance": 0.0}, "variance=0.0"),
         ({"variance": float("nan")}, "variance=nan"),
         ({"error_weight": -1.0}, "error_weight=-1.0"),

@@ -18,12 +18,13 @@ from topk_ortho.config.option import (
     when,
     whole,
 )
+from topk_ortho.config.settings import Settings
 
 _PLANTED = when("plant.enabled", True)
 
 
-@dataclass(frozen=True)
-class SyntheticConfig:
+@dataclass(frozen=True, repr=False)
+class SyntheticConfig(Settings):
     """Forest data with known directions; a number left out comes from the preset."""
 
     preset: Literal["forest-240", "forest-256"] = "forest-240"
@@ -60,8 +61,8 @@ class SyntheticConfig:
     """Seed of the true directions; the run's seed unless given."""
 
 
-@dataclass(frozen=True)
-class PlantConfig:
+@dataclass(frozen=True, repr=False)
+class PlantConfig(Settings):
     """Known hierarchies added on top of any activations, which gives ground truth on real ones."""
 
     enabled: bool = False

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from topk_ortho.config.option import DECAY_ABOVE_0, option, when, whole
+from topk_ortho.config.settings import Settings
 
 _KEPT = when("history.enabled", True)
 
 
-@dataclass(frozen=True)
-class HistoryConfig:
+@dataclass(frozen=True, repr=False)
+class HistoryConfig(Settings):
     """The history of the chosen pairs."""
 
     enabled: bool = True

@@ -17,6 +17,7 @@ from topk_ortho.config.option import (
     whole,
 )
 from topk_ortho.config.registry import CRITERIA, OneOf
+from topk_ortho.config.settings import Settings
 
 CriterionName = Annotated[str, OneOf(CRITERIA, besides=("none",))]
 
@@ -27,8 +28,8 @@ _SUPPORTED = When("pairs.criterion", lambda: [c.name for c in CRITERIA if c.supp
 _GROWING = unless("pairs.schedule", "constant")
 
 
-@dataclass(frozen=True)
-class PairsConfig:
+@dataclass(frozen=True, repr=False)
+class PairsConfig(Settings):
     """The choice of pairs."""
 
     criterion: CriterionName = DEFAULT_CRITERION

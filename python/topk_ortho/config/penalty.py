@@ -8,14 +8,15 @@ from typing import Literal
 from topk_ortho.config.option import COSINE, FROM_0, STEPS_FROM_1, Range, option, unless, when
 from topk_ortho.config.pairs import PairsConfig
 from topk_ortho.config.registry import CRITERIA
+from topk_ortho.config.settings import Settings
 
 _PULLS = unless("penalty.coefficient", 0)
 
 Tau = Literal["fixed", "mean-std", "mean-std-all", "strength", "strength-threshold", "stability"]
 
 
-@dataclass(frozen=True)
-class PenaltyConfig:
+@dataclass(frozen=True, repr=False)
+class PenaltyConfig(Settings):
     """The penalty on the chosen pairs."""
 
     coefficient: float | None = option(None, within=FROM_0)

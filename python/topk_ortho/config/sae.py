@@ -17,10 +17,11 @@ from topk_ortho.config.option import (
     whole,
 )
 from topk_ortho.config.registry import ARCHITECTURES, OneOf
+from topk_ortho.config.settings import Settings
 
 
-@dataclass(frozen=True)
-class SAEConfig:
+@dataclass(frozen=True, repr=False)
+class SAEConfig(Settings):
     """The dictionary."""
 
     kind: Annotated[str, OneOf(ARCHITECTURES)] = "batch-topk"

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import tomllib
-import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,15 +14,16 @@ from typing import Any
 from topk_ortho.config import TrainConfig
 from topk_ortho.config.errors import ConfigError
 from topk_ortho.config.errors import nearest as nearest
-from topk_ortho.config.registry import OneOf
 from topk_ortho.config.renamed import (
     renamed_option,
     renamed_value,
     with_new_names,
     with_old_names,
 )
-from topk_ortho.config.spelling import spelled, unspelled
+from topk_ortho.config.settings import unchecked
+from topk_ortho.config.spelling import spelled
 from topk_ortho.config.train import OF_A_LANGUAGE_MODEL
+from topk_ortho.config.values import UnfitError, field_types, typed
 
 if typing.TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -229,25 +229,6 @@ def option_types(cls: type = TrainConfig, prefix: str = "") -> dict[str, Any]:
     return types_
 
 
-def choices(kind: Any) -> tuple[Any, ...]:
-    """The values that an option of this type may have; none where they are not listed."""
-    if typing.get_origin(kind) is typing.Literal:
-        return typing.get_args(kind)
-    listed = getattr(kind, "__metadata__", (None,))[0]
-    return listed.names() if isinstance(listed, OneOf) else ()
-
-
-def field_types(cls: type) -> dict[str, Any]:
-    """Returns each field's type; of annotations only those that list its values stay."""
-    plain, full = typing.get_type_hints(cls), typing.get_type_hints(cls, include_extras=True)
-    return {
-        name: full[name]
-        if isinstance(getattr(full[name], "__metadata__", (None,))[0], OneOf)
-        else kind
-        for name, kind in plain.items()
-    }
-
-
 def _build(cls: type, table: dict[str, Any], where: str, prefix: str) -> Any:
     hints = field_types(cls)
     values = {}
@@ -267,7 +248,7 @@ def _build(cls: type, table: dict[str, Any], where: str, prefix: str) -> Any:
                 f"{where} has {shown} twice, with a hyphen and an underscore; keep one."
             )
         values[name] = _value(hints[name], value, where, shown)
-    return cls(**values)
+    return unchecked(cls, values)
 
 
 def _value(hint: Any, value: Any, where: str, shown: str) -> Any:
@@ -275,27 +256,12 @@ def _value(hint: Any, value: Any, where: str, shown: str) -> Any:
         if isinstance(value, dict):
             return _build(typing.cast(type, hint), value, where, f"{shown}.")
         raise _mismatch(where, shown, value, "a table")
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        return _value(next(a for a in args if a is not type(None)), value, where, shown)
     if (renamed := renamed_value(shown, value)) is not None:
         raise _mismatch(where, shown, value, f"{renamed}, as it is called now,")
-    if listed := choices(hint):
-        canonical = value.replace("_", "-") if isinstance(value, str) else value
-        if canonical in listed:
-            return canonical
-        near = nearest(str(canonical), [str(name) for name in listed])
-        raise _mismatch(where, shown, value, f"one of {', '.join(map(str, listed))}{near}")
-    if origin is tuple:
-        items = value if isinstance(value, list) else [value]
-        return tuple(_value(args[0], item, where, shown) for item in items)
-    if hint in (Path, str) and isinstance(value, str):
-        return hint(unspelled(value))
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise _mismatch(where, shown, value, f"a value of type {hint.__name__}")
-    return value
+    try:
+        return typed(hint, value)
+    except UnfitError as error:
+        raise _mismatch(where, shown, value, str(error)) from None
 
 
 def _mismatch(where: str, shown: str, value: Any, expected: str) -> ConfigError:

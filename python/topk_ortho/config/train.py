@@ -34,6 +34,7 @@ from topk_ortho.config.pairs import PairsConfig
 from topk_ortho.config.penalty import PenaltyConfig, coefficient
 from topk_ortho.config.registry import OneOf
 from topk_ortho.config.sae import SAEConfig
+from topk_ortho.config.settings import Settings
 from topk_ortho.config.sources import SOURCES
 
 
@@ -66,8 +67,8 @@ A_CORE_OR_MORE = whole(
 """Processes at a time."""
 
 
-@dataclass(frozen=True)
-class TrainConfig:
+@dataclass(frozen=True, repr=False)
+class TrainConfig(Settings):
     """One arm: data, dictionary, pairs, penalty, optimiser."""
 
     seed: int = option(0, within=SEED)
@@ -194,7 +195,7 @@ class TrainConfig:
     penalty: PenaltyConfig = table(PenaltyConfig, used=_CONSTRAINED)
     history: HistoryConfig = table(HistoryConfig, used=_CONSTRAINED)
 
-    def __post_init__(self) -> None:
+    def complete(self) -> None:
         if self.activations == "auto":
             object.__setattr__(self, "activations", self._source())
 

@@ -87,6 +87,10 @@ class Orthogonality:
         self._pieces: list[Codes] = []
         self._pieces_of = -1
 
+    def __repr__(self) -> str:
+        count, own = len(self.selection or ()), coefficient(self.config.pairs, self.config.penalty)
+        return f"Orthogonality({self.selector.criterion!r}, coefficient={own:g}, {count:,} pairs)"
+
     # --- a loop that passes everything itself ---
 
     def required_inputs(self, step: int) -> frozenset[str]:
@@ -318,14 +322,11 @@ class Orthogonality:
         due = self.selection is None or step - self.selected_at >= c.refresh_every
         return due and step % c.every_n == 0
 
-    def _tracks(self, step: int) -> bool:
-        last = self._tracked_at
-        due = last is None or step - last >= self.config.track_every
-        return self.config.pairs.track_memory and due
-
     def _select(self, codes: Codes, inputs: dict[str, Tensor], step: int) -> None:
         how: dict[str, Any] = {"fraction": self._fraction(step), "step": step, **inputs}
-        if self._tracks(step):
+        last = self._tracked_at
+        due = last is None or step - last >= self.config.track_every
+        if self.config.pairs.track_memory and due:
             self.selection, self.temporaries = self.selector.tracked(codes, **how)
             self._tracked_at = step
         else:

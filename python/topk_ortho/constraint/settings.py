@@ -13,15 +13,17 @@ from topk_ortho.config import (
     PairsConfig,
     PenaltyConfig,
 )
+from topk_ortho.config.errors import in_python
 from topk_ortho.config.option import SEED, check_ranges, option
 from topk_ortho.config.registry import CRITERIA
 from topk_ortho.config.rules import check_constraint
+from topk_ortho.config.settings import Settings
 from topk_ortho.config.toml import canonical
 from topk_ortho.constraint.rows import Orientation
 
 
-@dataclass(frozen=True)
-class OrthogonalityConfig:
+@dataclass(frozen=True, repr=False)
+class OrthogonalityConfig(Settings):
     """The settings of the constraint: pairs, penalty, history, and the loop around it."""
 
     pairs: PairsConfig = field(default_factory=PairsConfig)
@@ -71,7 +73,8 @@ def checked(c: OrthogonalityConfig) -> OrthogonalityConfig:
             "criterion none was given, but that is a run without the constraint; leave the call "
             "out, or take row-coactivation."
         )
-    c = canonical(c)
+    with in_python():
+        c = canonical(c)
     for name, value in (("variance", c.variance), ("error_weight", c.error_weight)):
         if value is not None and not 0 < value < math.inf:
             raise ConfigError(
@@ -87,8 +90,9 @@ def checked(c: OrthogonalityConfig) -> OrthogonalityConfig:
             raise ConfigError(
                 f"{name}={number} was given, but at least 1 step was expected; leave it out."
             )
-    check_ranges(c)
-    check_constraint(c)
+    with in_python():
+        check_ranges(c)
+        check_constraint(c)
     missing = sorted(CRITERIA[c.pairs.criterion].required_inputs - set(c.inputs))
     if missing:
         raise ConfigError(

@@ -9,6 +9,7 @@ import torch
 
 from topk_ortho import formats
 from topk_ortho.config import SAEConfig
+from topk_ortho.config.settings import unchecked
 from topk_ortho.formats.stored import StoredSAE, with_centring
 from topk_ortho.sae import SAE, build
 
@@ -22,12 +23,12 @@ def load_sae(folder: str | Path, *, allow_pickle: bool = False) -> SAE:
             only tensors are read from it.
 
     Returns:
-        The SAE in the units of its model, float32.
+        The SAE in the units of its model, float32, in eval mode.
 
     Raises:
         ConfigError: no SAE there, or one that computes something this package has no module for.
     """
-    return as_module(formats.read(folder, allow_pickle=allow_pickle))
+    return as_module(formats.read(folder, allow_pickle=allow_pickle)).eval()
 
 
 def as_module(stored: StoredSAE) -> SAE:
@@ -37,7 +38,8 @@ def as_module(stored: StoredSAE) -> SAE:
     training pass that does says so.
     """
     k = None if stored.k is None else float(stored.k)
-    config = SAEConfig(kind=stored.kind, d_sae=stored.d_sae, k=k, prefixes=stored.prefixes)  # type: ignore[arg-type]
+    known = {"kind": stored.kind, "d_sae": stored.d_sae, "k": k, "prefixes": stored.prefixes}
+    config = unchecked(SAEConfig, known)
     sae = build(config, d_in=stored.d_in, d_out=stored.d_out if stored.transcoder else None, seed=0)
     fill(sae, stored)
     if stored.threshold is not None:

@@ -162,6 +162,10 @@ class AbsorptionMeter:
         self._matching = matching
         self._counts = EdgeCounts(pairs[:, 0], pairs[:, 1], matching.feature)
 
+    def __repr__(self) -> str:
+        counts = self._counts
+        return f"AbsorptionMeter({len(counts.parent_of)} edges, {counts.rows:,} tokens)"
+
     def update(self, acts: Tensor, on: Tensor) -> None:
         """Take in one batch.
 

@@ -95,6 +95,12 @@ class SAE(nn.Module):
         self.b_dec = nn.Parameter(torch.zeros(self.d_out))
         self.register_buffer("b_in", torch.zeros(d_in) if self.transcoder else None)
 
+    def extra_repr(self) -> str:
+        """Returns the sizes that `repr` shows."""
+        width = f", d_out={self.d_out}" if self.transcoder else ""
+        k: float | None = self.config.k  # None where the files of a trained SAE do not say
+        return f"d_in={self.d_in}{width}, d_sae={self.d_sae}, k={k if k is None else f'{k:g}'}"
+
     @classmethod
     def check(cls, config: SAEConfig) -> None:
         """Refuse settings that this architecture does not support.

@@ -56,8 +56,15 @@ class Codes:
         """Returns the codes of `acts` `[batch, d_sae]`: dense, CSR or COO, detached.
 
         Raises:
+            TypeError: no tensor.
             ValueError: not two-dimensional, not floating point, negative or not finite.
         """
+        if not isinstance(acts, Tensor):
+            fix = "torch.from_numpy(acts)" if isinstance(acts, np.ndarray) else "torch.tensor(acts)"
+            raise TypeError(
+                f"acts of type {type(acts).__name__} were given, but a floating point tensor "
+                f"[batch, d_sae] was expected; pass {fix}."
+            )
         if acts.dim() != 2 or not acts.is_floating_point():
             raise ValueError(
                 f"acts of shape {list(acts.shape)} and dtype {acts.dtype} were given, but a "

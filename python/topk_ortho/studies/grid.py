@@ -14,14 +14,8 @@ from typing import Any
 from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.config.registry import ARCHITECTURES, CRITERIA
 from topk_ortho.config.renamed import renamed_option
-from topk_ortho.config.toml import (
-    NOT_HASHED,
-    choices,
-    from_table,
-    nearest,
-    option_types,
-    to_table,
-)
+from topk_ortho.config.toml import NOT_HASHED, from_table, nearest, option_types, to_table
+from topk_ortho.config.values import choices
 
 FACTORS = (0.25, 0.5, 1.0, 1.5, 2.5)
 """Of the arm's own coefficient: what `efficiency` and `--tune` try."""

@@ -12,7 +12,8 @@ import torch
 from topk_ortho.activations import Activations, prepare
 from topk_ortho.activations.fingerprint import fingerprint
 from topk_ortho.activations.language_source import in_words
-from topk_ortho.config import TrainConfig
+from topk_ortho.config import ConfigError, TrainConfig
+from topk_ortho.config.errors import in_python
 from topk_ortho.config.paths import absolute
 from topk_ortho.config.rules import check
 from topk_ortho.config.toml import config_hash
@@ -68,9 +69,7 @@ def train(
         OSError: the disk is full or failed; the last checkpoint is unchanged.
     """
     with SignalWatch(at_once=True), kept(NOTHING), shown(progress):
-        # a digest means that the SAE has been looked up before, and k settled
-        given = {"sae.k"} if config.init_sha256 else set()
-        config = absolute(check(fine_tuning(config, given=given)))
+        config = absolute(_checked(config))
         check_threads(config.threads)
         device = hardware.choose_device(config.device)
         if out is not None:
@@ -78,6 +77,18 @@ def train(
         data = data or prepare(config, device=str(device))
         folder = RunFolder.create(new_run_path(config) if out is None else Path(out), config)
         return _both_arms(folder, config, data, device, Progressing(stop_after, profile, progress))
+
+
+def _checked(config: TrainConfig) -> TrainConfig:
+    if not isinstance(config, TrainConfig):
+        raise ConfigError(
+            f"a configuration of type {type(config).__name__} was given, but TrainConfig(...) was "
+            "expected; make one, such as TrainConfig(steps=400)."
+        )
+    # a digest means that the SAE has been looked up before, and k settled
+    given = {"sae.k"} if config.init_sha256 else set()
+    with in_python():
+        return check(fine_tuning(config, given=given))
 
 
 def resume(

@@ -13,11 +13,10 @@ from typing import Any, TypeVar
 
 from topk_ortho.commands.reader.help import help_text
 from topk_ortho.commands.reader.options import Option, options_of
-from topk_ortho.config.errors import ConfigError
+from topk_ortho.config.errors import ConfigError, nearest
 from topk_ortho.config.option import check_ranges
 from topk_ortho.config.renamed import renamed_option, renamed_value
 from topk_ortho.config.rules import check_effect
-from topk_ortho.config.toml import nearest
 
 T = TypeVar("T")
 SHOWN = 60
@@ -197,9 +196,10 @@ class _Words:
             return plain, False
         if sentence := renamed_option(name):
             raise ConfigError(f"--{sentence.replace(' now; write ', ' now; write --')}")
-        near = nearest(f"--{name}", [f"--{n}" for n, o in self.options.items() if not o.positional])
+        known = [n for n, o in self.options.items() if not o.positional]
+        near = nearest(name, known).replace("meant ", "meant --").replace(" or ", " or --")
         raise ConfigError(
-            f"the option --{_short(name)} was given, but there is no such option{near};  "
+            f"the option --{_short(name)} was given, but there is no such option{near}; "
             "see --help for all of them."
         )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from topk_ortho.config.errors import nearest
-from topk_ortho.config.toml import choices, field_types
+from topk_ortho.config.values import choices, field_types
 
 NAMES = {int: "a whole number", float: "a number", Path: "a path", str: "a value"}
 

@@ -11,7 +11,7 @@ from typing import Any
 from topk_ortho.commands.reader.arguments import Given, build, read
 from topk_ortho.commands.reader.options import options_of
 from topk_ortho.config import ConfigError, TrainConfig
-from topk_ortho.config.option import option, table, whole
+from topk_ortho.config.option import check_ranges, option, table, whole
 from topk_ortho.config.registry import CRITERIA
 from topk_ortho.config.rules import check, check_effect
 from topk_ortho.config.sources import SOURCES
@@ -157,6 +157,7 @@ def settings_of(given: Given, *, defaults: Mapping[str, Any] | None = None) -> A
     in_file, meant = names_in(stored), given_in(stored)
     stored = _of_one_source(stored, own)
     settings = from_table(stored, where=str(path))
+    check_ranges(settings)
     if name := given.values.get("recipe"):
         settings = _freely_sized(recipe(name).config(settings), own)
         in_file = {n for n in in_file if not n.startswith(REPLACED_BY_A_RECIPE)}
@@ -164,6 +165,7 @@ def settings_of(given: Given, *, defaults: Mapping[str, Any] | None = None) -> A
     if "activations" not in stored:
         missing["activations"] = "auto"
     settings = overlaid(settings, {**missing, **own})
+    check_ranges(settings)
     if settings.init_from is not None:
         from topk_ortho.training.warm_start import fine_tuning
 

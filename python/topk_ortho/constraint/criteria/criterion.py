@@ -115,7 +115,7 @@ class Drawn:
 Form: TypeAlias = CoactiveSum | OnePerFeature | AllPairs | Drawn
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Criterion:
     """A way to choose pairs.
 
@@ -137,6 +137,9 @@ class Criterion:
     coefficient: float = 0.2
     own_size: bool = False
     least_features: int = 2
+
+    def __repr__(self) -> str:
+        return f"Criterion({self.name!r}: {self.line})"
 
     @property
     def draws(self) -> bool:

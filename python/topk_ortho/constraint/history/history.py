@@ -43,6 +43,10 @@ class PairHistory:
     def __init__(self, *, capacity: int, decay: float = 0.99):
         self._core = _core.PairHistory(capacity=capacity, decay=decay)
 
+    def __repr__(self) -> str:
+        return (f"PairHistory({len(self):,} of {self.capacity:,} entries, "
+                f"{self.observations:,} observations, decay={self.decay:g})")  # fmt: skip
+
     def observe(self, step: int, i: Any, j: Any) -> None:
         """Record one selection.
 

@@ -15,6 +15,9 @@ from topk_ortho.machine.spans import spanned
 
 TAUS = ("fixed", "mean-std", "mean-std-all", "strength", "strength-threshold", "stability")
 
+THRESHOLDED = ("fixed", "strength-threshold", "stability")
+"""Those with a threshold of their own."""
+
 
 class Pairs(Protocol):
     """Index tensors of the chosen pairs: `i`, `j` `[k]` int64 and `score` `[k]` float."""
@@ -67,6 +70,11 @@ class OrthogonalityPenalty:
         self._sample: tuple[Tensor, Tensor] | None = None
         self._sample_of: tuple[int, torch.device] | None = None
 
+    def __repr__(self) -> str:
+        fixed = f"threshold={self.threshold:g}, " if self.tau in THRESHOLDED else ""
+        return (f"OrthogonalityPenalty({self.tau!r}, {fixed}sign={self.sign!r}, "
+                f"gradient={self.gradient!r}, normalize_by={self.normalize_by!r})")  # fmt: skip
+
     @spanned("penalty")
     def __call__(
         self,
@@ -94,6 +102,7 @@ class OrthogonalityPenalty:
         """
         d_sae = W_dec.shape[0]
         k = pairs.i.numel()
+        _check_rows(W_dec, pairs, firing_rate)
         _check_pairs(pairs.i, pairs.j, d_sae)
         with torch.autocast(W_dec.device.type, enabled=False):
             W_dec = W_dec.float() if W_dec.dtype.itemsize < 4 else W_dec
@@ -188,6 +197,26 @@ class OrthogonalityPenalty:
             self._sample = policies.sample_pairs(of[0], seed=self.seed, device=of[1])
             self._sample_of = of
         return self._cosines(W_dec, *self._sample, None)
+
+
+def _check_rows(W_dec: Tensor, pairs: Pairs, firing_rate: Tensor | None) -> None:
+    """Refuse a decoder whose features are its columns."""
+    if W_dec.dim() != 2:
+        raise ValueError(
+            f"W_dec of shape {list(W_dec.shape)} was given, but a decoder [d_sae, d_out] was "
+            "expected; pass one row per feature."
+        )
+    rows, columns = W_dec.shape
+    features = rows
+    if firing_rate is not None and firing_rate.dim() == 1:
+        features = len(firing_rate)
+    elif pairs.j.numel() > rows * (rows - 1) // 2:
+        features = int(pairs.j.amax()) + 1
+    if rows < features <= columns:
+        raise ValueError(
+            f"W_dec of shape {list(W_dec.shape)} was given for {features} features, but one row "
+            "per feature was expected; pass W_dec.T."
+        )
 
 
 def _check_pairs(i: Tensor, j: Tensor, d_sae: int) -> None:

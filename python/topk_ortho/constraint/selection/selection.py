@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PairSelection:
     """Chosen pairs, best first, ties to the smaller (i, j).
 
@@ -43,6 +43,11 @@ class PairSelection:
         new = torch.ones_like(self.i, dtype=torch.bool)
         new[1:] = (self.i[1:] != self.i[:-1]) | (self.j[1:] != self.j[:-1])
         return self.i[new], self.j[new]
+
+    def __repr__(self) -> str:
+        """Returns how many pairs were chosen of how many, and their scores."""
+        best = f", scores {self.score[0]:.4g} to {self.score[-1]:.4g}" if len(self) else ""
+        return f"PairSelection({len(self):,} of {self.positive:,} positive pairs{best})"
 
     def __len__(self) -> int:
         return self.i.numel()

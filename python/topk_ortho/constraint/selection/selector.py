@@ -93,6 +93,12 @@ class PairSelector:
         self.memory_budget = memory_budget
         self.seed = seed
 
+    def __repr__(self) -> str:
+        size = f"per_feature={self.per_feature:g}"
+        if self.fraction is not None:
+            size = f"fraction={self.fraction:g}, fraction_of={self.fraction_of!r}"
+        return f"PairSelector({self.criterion!r}{'' if self._criterion.own_size else f', {size}'})"
+
     @property
     def required_inputs(self) -> frozenset[str]:
         """Returns the names of the inputs that the criterion needs besides the codes."""

@@ -11,9 +11,9 @@ from types import ModuleType
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler's own log; before torch as well
 
-from topk_ortho import commands
+from topk_ortho import __version__, commands
 from topk_ortho.commands.reader.output import fail, guarded
-from topk_ortho.config.toml import nearest
+from topk_ortho.config.errors import nearest
 
 GONE = {
     "results": "it is `make results` in a checkout now",
@@ -35,6 +35,10 @@ def command(name: str) -> ModuleType:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    arguments = _help_asked(arguments)
+    if arguments in (["--version"], ["-V"]):
+        print(f"topk-ortho {__version__}")
+        return 0
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_listing())
         return 0 if arguments else 2
@@ -47,13 +51,21 @@ def main(arguments: list[str] | None = None) -> int:
     return guarded(lambda: command(name).run(rest, prog=f"topk-ortho {name}"))
 
 
+def _help_asked(arguments: list[str]) -> list[str]:
+    """Returns the words with `help` and `help COMMAND` as `--help` and `COMMAND --help`."""
+    if arguments[:1] != ["help"]:
+        return arguments
+    return [*arguments[1:2], "--help"]
+
+
 def _listing() -> str:
     """Returns every command with the first line of its module."""
     width = max(map(len, names())) + 2
     lines = [f"  {n:<{width}}{(command(n).__doc__ or '').splitlines()[0]}" for n in names()]
     return "\n".join([
         "usage: topk-ortho COMMAND [OPTIONS]", "", *lines, "",
-        "`topk-ortho COMMAND --help` shows a command's options.",
+        "`topk-ortho COMMAND --help` shows a command's options, and `topk-ortho --version` the "
+        "version.",
     ])  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler's own log; before torch as well
 
+from topk_ortho import __version__
 from topk_ortho.commands import train as command
 from topk_ortho.commands.reader.output import guarded
 
@@ -18,6 +19,9 @@ from topk_ortho.commands.reader.output import guarded
 def main(arguments: list[str] | None = None, *, prog: str = "python -m topk_ortho.train") -> int:
     """Run one command line; returns the exit code."""
     words = sys.argv[1:] if arguments is None else arguments
+    if words == ["--version"]:
+        print(f"topk-ortho {__version__}")
+        return 0
     return guarded(lambda: command.run(words, prog=prog))
 
 

@@ -23,7 +23,7 @@ from topk_ortho.config.option import Range
 from topk_ortho.config.toml import from_table
 
 COMMANDS = cli.names()
-NEEDS_NOTHING = {"train", "doctor", "ablate", "calibrate", "recipes"}
+NEEDS_NOTHING = {"train", "doctor", "ablate", "calibrate", "recipes", "report"}
 
 
 def error(*arguments: str, capsys: pytest.CaptureFixture[str]) -> str:

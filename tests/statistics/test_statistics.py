@@ -233,3 +233,15 @@ def test_a_margin_that_is_none_is_refused(margin):
 
 def test_sums_beyond_all_numbers_are_unavailable():
     assert paired({1: 1.7e308, 2: 1.7e308}, {1: -1.0, 2: -1.0}) is None
+
+
+def test_below_0_there_is_nothing_left_to_remove():
+    control = {seed: -0.001 + 0.0001 * seed for seed in range(3)}
+    lower = {seed: value - 0.012 for seed, value in control.items()}
+    higher = {seed: value + 0.5 for seed, value in control.items()}
+    fell, rose = paired(lower, control), paired(higher, control)
+    assert verdict(fell, better="lower", control=control) == "nothing to remove"
+    assert verdict(rose, better="lower", control=control) == "worse"
+    above = dict.fromkeys(range(3), 0.3)
+    assert verdict(fell, better="lower", control=above) == "better"
+    assert verdict(fell, better="lower", control=dict.fromkeys(range(3))) == "better"

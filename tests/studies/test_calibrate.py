@@ -109,3 +109,11 @@ def test_which_l0_need_it():
     )
     unfit = setting(0, 0.2, 0.3)
     assert calibrate._by_need({6.0: (unfit, None, "")}) == ""
+
+
+def test_one_seed_is_said_to_be_one(shards, in_process, capsys):  # noqa: F811
+    arguments = over(TINY, "--seeds", "1", "--l0", "4", "--coefficients", "4", "--out", "c")
+    assert cli.main(["calibrate", *arguments]) == 0
+    out = capsys.readouterr().out
+    assert "unavailable" not in out and out.count("(one seed)") == 4
+    assert "One seed has no interval, so any of this may be chance; --seeds 3 tells more." in out

@@ -94,3 +94,13 @@ def test_another_l0_is_said():
 
 def test_nothing_finished_is_no_table():
     assert tables(plan(TAU), lambda run: None) == "No run has finished."
+
+
+def test_an_excess_below_0_is_not_made_better():
+    def result(run):
+        jitter = 0.0001 * (run.seed - 101)
+        below = {"none": -0.001}.get(run.arm, -0.013) + jitter * (run.arm != "none")
+        return figures(run, excess=below) | {"excess": below}
+
+    fixed, _ = lines_of(tables(plan(TAU), result), "penalty.tau against none")
+    assert "-0.012 [" in fixed and "nothing to remove" in fixed and "better" not in fixed

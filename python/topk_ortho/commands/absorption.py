@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from topk_ortho.commands.reader import build, read
 from topk_ortho.commands.reader.output import check_out, say, write_json
+from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.config.option import ROWS_IN_MEMORY, SEED, option, whole
 from topk_ortho.config.train import (
     CONTEXT,
@@ -18,6 +19,8 @@ from topk_ortho.config.train import (
     ModelType,
     check_loading,
 )
+
+DEFAULT_CONTEXT = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,16 +34,18 @@ class Options:
 
     sae: Path = option(positional=True)
     """A run folder, or a folder with an SAE."""
-    model: str
-    """Model name, local folder or GGUF file."""
-    text: tuple[Path, ...]
-    """Text files; blank lines separate documents."""
-    hook: str
-    """Hook point that the SAE was trained on, such as `blocks.3.hook_resid_post`."""
     classes: Path
     """TOML or JSON file of classes and edges."""
-    context: int = option(128, within=CONTEXT)
-    """Tokens per context, BOS included."""
+    model: str = ""
+    """Model name, local folder or GGUF file; the run's, or the one the SAE names, unless given."""
+    text: tuple[Path, ...] = ()
+    """Text files; blank lines separate documents. The run's own, which it was trained on, unless
+    given."""
+    hook: str = ""
+    """Hook point that the SAE was trained on, such as `blocks.3.hook_resid_post`; the run's, or the
+    one the SAE names, unless given."""
+    context: int | None = option(None, within=CONTEXT)
+    """Tokens per context, BOS included; the run's, or 128, unless given."""
     tokens: int = option(200_000, within=ROWS_IN_MEMORY)
     """Tokens of the text that are used: half to fit probes and match features, half to measure."""
     draws: int = option(19, within=whole(1, 10_000))
@@ -77,6 +82,7 @@ def run(arguments: Sequence[str], *, prog: str) -> int:
     o = build(Options, read(Options, arguments, prog=prog))
     check_out(o.out)
     check_loading(o)
+    o = with_its_own(o)
     from topk_ortho.inspect.absorption.measure import measure
     from topk_ortho.inspect.absorption.text import as_text
     from topk_ortho.machine.hardware import choose_device
@@ -91,7 +97,7 @@ def run(arguments: Sequence[str], *, prog: str) -> int:
         hook=o.hook,
         classes=o.classes,
         loading=loading,
-        context=o.context,
+        context=o.context or DEFAULT_CONTEXT,
         tokens=o.tokens,
         draws=o.draws,
         match=o.match,
@@ -104,3 +110,29 @@ def run(arguments: Sequence[str], *, prog: str) -> int:
     write_json(o.out, record)
     say(json.dumps(record, indent=2) if o.json else as_text(found))
     return 0
+
+
+def with_its_own(o: Options) -> Options:
+    """Returns the options with model, text, hook point and context of a run or an SAE, where they
+    were not given.
+
+    Raises:
+        ConfigError: one was not given, and neither names it.
+    """
+    from topk_ortho import formats
+    from topk_ortho.inspect.evaluate.asked import run_config
+
+    run = run_config(o.sae) or TrainConfig()
+    model, hook, text = o.model or run.model, o.hook or run.hook, o.text or run.text
+    if not (model and hook):
+        stored = formats.read(o.sae, allow_pickle=o.allow_pickle)
+        model, hook = model or stored.model, hook or stored.hook
+    found = {"--model": model, "--text": text, "--hook": hook}
+    missing = [name for name, value in found.items() if not value]
+    if missing:
+        raise ConfigError(
+            f"{o.sae} was given without {' and '.join(missing)}, but it is no run of a language "
+            f"model on text files that says it; add {'it' if len(missing) == 1 else 'them'}."
+        )
+    own_context = run.context if run.model else DEFAULT_CONTEXT
+    return replace(o, model=model, hook=hook, text=text, context=o.context or own_context)

@@ -31,9 +31,9 @@ class Options(Training):
     """Fine-tune a trained SAE briefly under the constraint, and compare it before and after.
 
     Takes every option of `topk-ortho train`: the activations that the SAE reads (--model, --text
-    and --hook, or --data, or the synthetic data), and anything else in place of the defaults of a
-    repair. The repaired SAE is written in the layout that it came in. Interrupted at any point, the
-    same command with the same --out continues.
+    and --hook, or --data, or the synthetic data; a run's own unless given), and anything else in
+    place of the defaults of a repair. The repaired SAE is written in the layout that it came in.
+    Interrupted at any point, the same command with the same --out continues.
     """
 
     sae: Path = option(positional=True)
@@ -76,7 +76,7 @@ def repairing(given: Given) -> Repairing:
         ConfigError: no SAE there, one that is not opened, or a setting that cannot be used.
     """
     from topk_ortho import formats
-    from topk_ortho.inspect.repair.defaults import defaults
+    from topk_ortho.inspect.repair.defaults import defaults, own_data
 
     values, path = given.values, given.values.get("config")
     stored = {} if path is None else read_table(path)
@@ -86,6 +86,7 @@ def repairing(given: Given) -> Repairing:
     sae = formats.read(values["sae"], allow_pickle=values.get("allow-pickle", there.allow_pickle))
     sae.check_no_transcoder(values["sae"], command="topk-ortho repair")
     usual = defaults(sae, given=names, criterion=values.get("pairs.criterion", criterion))
+    usual = {**own_data(values["sae"], given=names), **usual}
     forced = {"init-from": values["sae"], "with-baseline": False}
     asked: Asked = settings_of(replace(given, values={**values, **forced}), defaults=usual)
     check_effect({n: w for n, w in asked.given.items() if n not in forced}, asked.settings)

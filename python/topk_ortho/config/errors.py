@@ -63,7 +63,7 @@ def closest(name: str, names: Iterable[str]) -> list[str]:
     if short := [n for n, tail in tails.items() if _abbreviates(name, tail)]:
         return difflib.get_close_matches(name, short, n=1, cutoff=0)
     for others in (names, list(tails.values())):
-        if close := difflib.get_close_matches(name, others, n=1, cutoff=0.5):
+        if close := difflib.get_close_matches(name, others, n=1, cutoff=0.55):
             return [close[0]] if others is names else [n for n in names if tails[n] == close[0]][:2]
     return []
 

@@ -35,6 +35,7 @@ _OF_A_PENALTY = re.compile(r"(pairs|penalty|history)\.")
 _OF_AN_ARM = re.compile(r"(pairs|penalty|history)\.|sae\.(kind|prefixes|bandwidth)")
 _SEED_FOLDER = re.compile(r"seed-\d+(-[0-9a-f]+)?")
 PLAN = "ablation.json"
+_WRITTEN = ("config.toml", "metrics.jsonl", "result.json")
 _LONGEST_NAME = 100
 _NOT_SEARCHED = {"checkpoints", "sae", "plots", "report"}
 
@@ -64,6 +65,28 @@ def collect(paths: Sequence[Path]) -> list[Comparison]:
         of_plans |= {place for plan in plans for place in places(plan)}
         loose |= {run.folder.resolve(): run for run in runs}
     return found + _groups([run for place, run in loose.items() if place not in of_plans])
+
+
+def newest(root: Path) -> Path:
+    """Returns the folder in `root` of which a run or an ablation was written last.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    written: dict[Path, float] = {}
+    for folder in sorted(root.iterdir()) if root.is_dir() else ():
+        if folder.is_dir() and folder.name[0] != ".":
+            plans, runs = _search(folder)
+            files = [plan / PLAN for plan in plans]
+            files += [run.folder / name for run in runs for name in _WRITTEN]
+            times = [file.stat().st_mtime for file in files if file.is_file()]
+            written |= {folder: max(times)} if times else {}
+    if not written:
+        raise ConfigError(
+            f"report was given no path, and there is no run in {root}; give the folder of a run or "
+            "an ablation."
+        )
+    return max(written, key=lambda folder: written[folder])
 
 
 def _search(path: Path) -> tuple[list[Path], list[Run]]:

@@ -111,7 +111,9 @@ def _row(
         variance_kept=variance.verdict,
         per_percent=_per_percent(statistics.paired(*both("absorption_rate")), time),
         adjusted_p=adjusted,
-        verdict=statistics.verdict(excess, better="lower", adjusted_p=adjusted),
+        verdict=statistics.verdict(
+            excess, better="lower", adjusted_p=adjusted, control=readable(beside, "excess")
+        ),
         invalid=next(iter(sick.values()), None),
         single=_single({key: both(key) for key in ("excess", "l0", "step_ms", *COSTS)}),
     )

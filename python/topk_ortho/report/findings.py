@@ -115,10 +115,11 @@ def _detectable(rows: Sequence[Row]) -> str:
             by_verdict.setdefault(row.verdict, []).append(row.arm.name)
     better, worse = by_verdict.get("better", []), by_verdict.get("worse", [])
     same = by_verdict.get("no detectable change", [])
+    none_left = by_verdict.get("nothing to remove", [])
     excess = [value for row in rows for value in row.arm.values("excess").values()]
     if excess and all(value is None for value in excess):
         return "Whether excess changed is unavailable, since there are no known features here."
-    if not better + worse + same:
+    if not better + worse + same + none_left:
         return "Whether any change is detectable is unavailable: an interval takes at least two " \
                "seeds of both arms."  # fmt: skip
     parts = []
@@ -128,7 +129,9 @@ def _detectable(rows: Sequence[Row]) -> str:
         parts.append(f"a detectable increase for {listed(worse)}")
     if same:
         parts.append(f"no detectable change for {listed(same)}")
-    several = len(better + worse + same) > 1
+    if none_left:
+        parts.append(f"nothing to remove for {listed(none_left)}, since the excess is not above 0")
+    several = len(better + worse + same + none_left) > 1
     how = " (paired by seed, corrected for several comparisons after Holm)" if several else ""
     return f"There is {listed(parts)}{how}."
 

@@ -12,9 +12,14 @@ from topk_ortho.machine.interrupt import kept
 from topk_ortho.metrics.health import health
 from topk_ortho.report.plots import draw
 from topk_ortho.report.table import COLUMNS, comparison_table
+from topk_ortho.report.words import NONE
 from topk_ortho.terminal import printable
 
 MEASURED = ("absorption_rate", "excess")
+ALONE = (
+    f"The arm without the constraint ({NONE}) was not trained; --with-baseline trains it too, and "
+    "compares."
+)
 SHOWN = (*COLUMNS, "ce_score", "kl_score", "c_dec")
 
 
@@ -25,7 +30,7 @@ def finish(folder: str | Path) -> str:
     baseline_path = path / "baseline" / "result.json"
     rows = [(result["criterion"], result)]
     if baseline_path.exists():
-        rows.insert(0, ("none", _read(baseline_path)))
+        rows.insert(0, (NONE, _read(baseline_path)))
     columns = [name for name in SHOWN if any(figures.get(name) is not None for _, figures in rows)]
     again = f"topk-ortho train --resume {shlex.quote(str(path))}"
     with kept(f"stopped while the plots were drawn; the run is finished, and {again} draws them."):
@@ -33,6 +38,8 @@ def finish(folder: str | Path) -> str:
     lines = [comparison_table(rows, columns)]
     if len(rows) == 2:
         lines.append(verdict(constrained=result, baseline=rows[0][1]))
+    elif result["criterion"] != NONE:
+        lines.append(ALONE)
     lines.append(f"run folder: {printable(str(path))}")
     return "\n\n".join(lines)
 

@@ -12,6 +12,8 @@ from topk_ortho.statistics.differences import (
     Values,
     centre_of,
     check,
+    finite,
+    mean_of_all,
     pairs_of,
     quantile,
     tail,
@@ -21,7 +23,7 @@ MARGIN_EXPLAINED_VARIANCE = 0.003
 """Explained variance that an arm may lose and still count as not inferior."""
 
 Better = Literal["lower", "higher"]
-Verdict = Literal["better", "worse", "no detectable change", "unavailable"]
+Verdict = Literal["better", "worse", "no detectable change", "nothing to remove", "unavailable"]
 Holds = Literal["holds", "does not hold", "unavailable"]
 
 
@@ -107,20 +109,35 @@ def holm(p: Mapping[str, float | None]) -> dict[str, float | None]:
 
 
 def verdict(
-    difference: Difference | None, *, better: Better, adjusted_p: float | None = None
+    difference: Difference | None,
+    *,
+    better: Better,
+    adjusted_p: float | None = None,
+    control: Values | None = None,
 ) -> Verdict:
     """Returns what may be said of a difference.
 
     "no detectable change" whenever its interval covers 0, or the p that was corrected for several
     comparisons is not below 1 - confidence. That is not "no loss": only `non_inferior` says that
     an arm loses at most its margin.
+
+    Args:
+        difference: of the arm and its control; None where it is unavailable.
+        better: whether higher or lower is better.
+        adjusted_p: of the difference, after a correction for several comparisons.
+        control: the control's values, given for a metric of which nothing is left at 0, such as
+            the excess: where their mean is 0 or below, going further down is "nothing to remove".
     """
     if difference is None:
         return "unavailable"
     level = 1 - difference.confidence
     if not difference.detectable or (adjusted_p is not None and not adjusted_p < level):
         return "no detectable change"
-    return "better" if (difference.mean < 0) == (better == "lower") else "worse"
+    improved = (difference.mean < 0) == (better == "lower")
+    level_before = None if control is None else mean_of_all(finite(v) for v in control.values())
+    if improved and level_before is not None and level_before <= 0:
+        return "nothing to remove"
+    return "better" if improved else "worse"
 
 
 def reduction_per_percent(

@@ -6,7 +6,7 @@ small grid of coefficient x L0 is trained on them, over paired seeds, as an abla
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,13 @@ LEAST_EXCESS = 0.02
 """Excess of `none` below which there is nothing worth removing."""
 LEAST_SHARE = 0.25
 """Share of it that a setting has to remove to be worth its cost."""
+ONE_SEED = "\nOne seed has no interval, so any of this may be chance; --seeds 3 tells more."
 CHOSEN = "chosen.toml"
 COLUMNS = ("absorption_rate", "base_miss", "excess", "f1_parent", "f1_child", "mcc",
            "explained_variance", "l0", "dead_features", "step_ms")  # fmt: skip
 
 Metrics = dict[str, Any]
+Values = Mapping[int, float | None]
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,8 @@ def run_calibration(
     for k, (_, _, why_) in taken.items():
         print(f"At L0 {k:g}{' (yours)' if k == base.sae.k else ''}: {why_}")
     print(_by_need(taken))
+    if len(plan.seeds) == 1:
+        print(ONE_SEED)
     if none.means() and not health(none.means()):
         path = out / CHOSEN
         replace_file(path, config_text(_without_planting(base, chosen)).encode())
@@ -187,8 +191,18 @@ def _against(setting: Setting, none: Setting) -> str:
     parts = []
     for key in ("excess", "explained_variance", "f1_child", "mcc"):
         name = LABELS[key].name
-        parts.append(f"{name} {_change(paired(setting.values(key), none.values(key)))}")
+        parts.append(f"{name} {_difference(setting.values(key), none.values(key))}")
     return ", ".join(parts)
+
+
+def _difference(ours: Values, theirs: Values) -> str:
+    """Returns a difference with its interval, or that of the one common seed."""
+    difference = paired(ours, theirs)
+    both = [(finite(ours[seed]), finite(theirs.get(seed))) for seed in ours]
+    known = [(a, b) for a, b in both if a is not None and b is not None]
+    if difference is None and len(known) == 1:
+        return f"{known[0][0] - known[0][1]:+.3f} (one seed)"
+    return _change(difference)
 
 
 def _change(difference: Difference | None) -> str:

@@ -164,7 +164,9 @@ def _verdict(row: Row, beside: Row, excess: Difference | None, adjusted: float |
         why = health(each.means())
         if why:
             return f"invalid: {each.name}, {why}"
-    said = verdict(excess, better="lower", adjusted_p=adjusted)
+    said: str = verdict(
+        excess, better="lower", adjusted_p=adjusted, control=beside.values("excess")
+    )
     matched = l0_matched(row.values("l0"), beside.values("l0"))
     return said if matched is not False else f"{said}; L0 not matched"
 

@@ -60,7 +60,8 @@ def _wrapped(text: str, width: int, *, indent: int) -> str:
 
 
 def _place(option: Option) -> str:
-    return f"{option.shown}..." if option.many else option.shown
+    shown = f"{option.shown}..." if option.many else option.shown
+    return shown if option.default is MISSING else f"[{shown}]"
 
 
 def _head(option: Option) -> str:

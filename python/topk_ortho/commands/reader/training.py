@@ -163,7 +163,7 @@ def settings_of(given: Given, *, defaults: Mapping[str, Any] | None = None) -> A
         in_file = {n for n in in_file if not n.startswith(REPLACED_BY_A_RECIPE)}
     missing = {n: v for n, v in (defaults or {}).items() if n not in {*own, *in_file}}
     if "activations" not in stored:
-        missing["activations"] = "auto"
+        missing.setdefault("activations", "auto")
     settings = overlaid(settings, {**missing, **own})
     check_ranges(settings)
     if settings.init_from is not None:

@@ -11,7 +11,7 @@ from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.config.paths import stored_config
 from topk_ortho.config.rules import check, check_effect
 from topk_ortho.config.sources import SOURCES
-from topk_ortho.config.toml import overlaid
+from topk_ortho.config.toml import overlaid, to_table
 from topk_ortho.config.train import OF_A_LANGUAGE_MODEL
 
 OF_A_RUN = ("seed", "eval_samples", "activations", "model", "text", "dataset", "hook", "hook_out",
@@ -106,11 +106,30 @@ def _kind(sae: Path, given: Mapping[str, Any], first: set[str], *, own: str | No
         return "synthetic"
     if own is not None:
         return own
-    raise ConfigError(
+    raise without_data(sae)
+
+
+def without_data(sae: Path) -> ConfigError:
+    """Returns the refusal of an SAE without data."""
+    return ConfigError(
         f"{sae} was given without data, but it is not a run folder with its own; add "
         "--text FILE... (and --model, --hook where the SAE does not name them), --data DIR, or "
         "--activations synthetic."
     )
+
+
+def data_options(run: TrainConfig) -> dict[str, Any]:
+    """Returns a run's data as options by name, such as `synthetic.d-in`."""
+    stored = to_table(run)
+    found: dict[str, Any] = {}
+    for name in (*OF_A_RUN, *LEFT_OUT):
+        value = stored.get(name)
+        shown = name.replace("_", "-")
+        if isinstance(value, dict):
+            found |= {f"{shown}.{key.replace('_', '-')}": each for key, each in value.items()}
+        elif value is not None:
+            found[shown] = value
+    return found
 
 
 def run_config(path: Path) -> TrainConfig | None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from topk_ortho.config import DEFAULT_CRITERION
 from topk_ortho.config.registry import CRITERIA
+from topk_ortho.config.sources import SOURCES
 from topk_ortho.formats.stored import StoredSAE
+from topk_ortho.inspect.evaluate.asked import data_options, run_config, without_data
 
 DEFAULTS: Mapping[str, Any] = {"steps": 400, "warmup-steps": 20}
 """Of a repair, where they differ from those of a training."""
@@ -36,3 +39,22 @@ def defaults(stored: StoredSAE, *, given: Collection[str], criterion: str | None
     if stored.k is None:
         found["sae.k"] = STAND_IN_K
     return found
+
+
+def own_data(sae: Path, *, given: Collection[str]) -> dict[str, Any]:
+    """Returns the options of a run's own data, where no data is given for its SAE.
+
+    Args:
+        sae: the SAE to repair.
+        given: names of all options that were given, also in a file.
+
+    Raises:
+        ConfigError: no data is given, and it is no run folder.
+    """
+    words = {"activations", *(word for kind in SOURCES for word in kind.options)}
+    if any(name.partition(".")[0].replace("-", "_") in words for name in given):
+        return {}
+    run = run_config(sae)
+    if run is None:
+        raise without_data(sae)
+    return data_options(run)

@@ -22,6 +22,9 @@ COLUMNS = (
     "c_dec",
 )
 
+WORTH_NAMING = 0.01
+"""Share of the features that have to have died to be named in the verdict."""
+
 
 def as_text(done: Repair) -> str:
     """The answer without a newline at its end."""
@@ -35,6 +38,9 @@ def _verdict(done: Repair) -> str:
     change = done.difference()
     cost = f"{done.steps} steps, {metric(change.get('explained_variance'), '+.4f')} " \
            "explained variance"  # fmt: skip
+    if change.get("dead_features", 0) >= WORTH_NAMING:
+        dead = [metric(arm["dead_features"], ".1%") for arm in (done.before, done.after)]
+        cost += f", dead features {dead[0]} -> {dead[1]}"
     if "ce_score" in change:
         cost += f", {metric(change['ce_score'], '+.4f')} CE score"
     measured = [

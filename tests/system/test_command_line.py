@@ -38,8 +38,9 @@ def sentence(arguments: list[str], capsys: pytest.CaptureFixture[str], *, code: 
     assert command.main(arguments) == code
     captured = capsys.readouterr()
     assert captured.out == ""
-    # what a run expects to need is said before its first step
-    lines = [line for line in captured.err.splitlines() if not line.startswith("memory: ")]
+    # what a run is and expects to need is said before its first step
+    before = ("training a ", "memory: ")
+    lines = [line for line in captured.err.splitlines() if not line.startswith(before)]
     assert len(lines) == 1, lines
     assert lines[0].startswith("error: ")
     assert lines[0].endswith((".", "`."))

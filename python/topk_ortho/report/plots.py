@@ -17,7 +17,7 @@ from topk_ortho.report.canvas import Chart, Words, png, sheet
 from topk_ortho.report.charts import LABEL, NOT_LOGGED, Bar, Look, Series, bars, curves, looks
 from topk_ortho.report.drawings import MEGABYTE, memory_kinds
 from topk_ortho.report.reading import Logged, on_gpu, read_json, read_log
-from topk_ortho.report.words import CURVES, HELD_OUT, LABELS
+from topk_ortho.report.words import CURVES, HELD_OUT, LABELS, NONE
 from topk_ortho.statistics import finite
 
 if TYPE_CHECKING:
@@ -81,10 +81,10 @@ def read_runs(folder: Path) -> list[_Run]:
         ConfigError: no log, an empty one, or one that is damaged before its last line.
     """
     label = str(read_json(folder / "result.json").get("criterion") or folder.resolve().name)
-    both = looks([label, BASELINE], plain=[BASELINE])
+    both = looks([label, NONE], plain=[NONE])
     runs = [_read(folder, label, both[label])]
     if (folder / BASELINE / "metrics.jsonl").exists():
-        runs.append(_read(folder / BASELINE, BASELINE, both[BASELINE]))
+        runs.append(_read(folder / BASELINE, NONE, both[NONE]))
     return runs
 
 
@@ -124,20 +124,28 @@ def training_sheet(runs: list[_Run]) -> Figure:
 
 
 def final_sheet(runs: list[_Run]) -> Figure:
-    """A sheet of bars for the end of training."""
-    rows = {
-        "steps": [run.bar(_steps(run)) for run in runs],
-        "loss": [run.bar(*final_loss(run)) for run in runs],
-        "lr": [run.bar(run.last("lr")) for run in runs],
-        "sparsity_penalty": [run.bar(run.last("sparsity_penalty")) for run in runs],
-    }
-    return sheet(
-        "At the end of training",
-        [_bars(key, each) for key, each in rows.items()],
-        columns=2,
-        note=f"final loss: mean and standard deviation over the last {_TAIL:.0%} of the log; "
-        "sparsity penalty: coefficient of the L1 term, 0 where there is none",
-    )
+    """What training came to: absorption first where it is known, then explained variance and L0
+    over the steps, the final loss, and last what was set, as bars where the runs differ in it."""
+    charts = [
+        _bars(key, [run.bar(finite(run.result.get(key))) for run in runs])
+        for key in ("absorption_rate", "excess")
+        if any(finite(run.result.get(key)) is not None for run in runs)
+    ]
+    for key in ("explained_variance", "l0"):
+        words = Words(key, LABELS[key].title, "", y=LABELS[key].short)
+        charts.append(curves(words, [run.curve(key) for run in runs]))
+    charts.append(_bars("loss", [run.bar(*final_loss(run)) for run in runs]))
+    alike = []
+    for key in ("steps", "lr", "sparsity_penalty"):
+        values = [_steps(run) if key == "steps" else run.last(key) for run in runs]
+        if len(set(values)) > 1:
+            charts.append(_bars(key, [run.bar(v) for run, v in zip(runs, values, strict=True)]))
+        elif values[0] is not None:
+            alike.append(f"{LABELS[key].name} {values[0]:,.6g}")
+    note = f"final loss: mean and standard deviation over the last {_TAIL:.0%} of the log"
+    if alike:
+        note += f"; {', '.join(alike)}{' of every run' if len(runs) > 1 else ''}"
+    return sheet("At the end of training", charts, columns=2, note=note)
 
 
 def _bars(key: str, rows: list[Bar]) -> Chart:

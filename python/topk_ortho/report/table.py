@@ -8,7 +8,7 @@ from typing import Any
 
 from topk_ortho.metrics.health import BESIDE, health, is_absorption
 from topk_ortho.report.typeset import DASH
-from topk_ortho.terminal import aligned, printable
+from topk_ortho.terminal import aligned, printable, width
 
 COLUMNS = (
     "absorption_rate",
@@ -59,7 +59,7 @@ def comparison_table(
         for arm, metrics in rows
     ]
     notes = [f"* {arm}: invalid, {reason}" for arm, reason in invalid.items()]
-    return "\n".join([*aligned([header, *body], gap=1), *notes])
+    return "\n".join([*aligned([header, *body], gap=1, within=width()), *notes])
 
 
 def _cell(name: str, value: Any, *, marked: bool) -> str:

@@ -57,7 +57,7 @@ LABELS = {
     "steps": Label("training steps", "steps", 0),
     "loss": Label("final loss", "loss", better="lower"),
     "lr": Label("learning rate at the end", "learning rate", None),
-    "sparsity_penalty": Label("sparsity penalty at the end", "sparsity penalty", 4),
+    "sparsity_penalty": Label("coefficient of the L1 term", "sparsity penalty", 4),
 }
 """By the key of a result or a line of the log."""
 

@@ -27,7 +27,7 @@ from topk_ortho.studies.grid import Axis
 from topk_ortho.studies.outcome import result_of
 from topk_ortho.studies.plan import Plan, Run, runs_of, seeds_of, store, subjects
 from topk_ortho.studies.tuning import MAY_LOSE, Tried, mean_of, weigh
-from topk_ortho.terminal import aligned
+from topk_ortho.terminal import aligned, width
 
 COEFFICIENT_FACTORS = (1 / 3, 1.0, 3.0)
 L0_FACTORS = (0.5, 1.0, 2.0)
@@ -288,7 +288,7 @@ def _by_root(plan: Plan, out: Path, settings: Sequence[Setting]) -> str:
     header = list(rows[0][1])
     lines = [["", *header], *([name, *map(metric, row.values())] for name, row in rows)]
     head = f"\nwhere, at L0 {settings[0].k:g}, means over each parent's children:"
-    return "\n".join([head, *aligned(lines, rule=False)])
+    return "\n".join([head, *aligned(lines, rule=False, within=width())])
 
 
 def _edges(folder: Path) -> list[Metrics]:

@@ -25,7 +25,7 @@ from topk_ortho.statistics import (
 )
 from topk_ortho.studies.grid import shown_value
 from topk_ortho.studies.plan import VARIANT, Plan, Run, control
-from topk_ortho.terminal import aligned
+from topk_ortho.terminal import aligned, width
 
 Metrics = Mapping[str, Any]
 Result = Callable[[Run], "Metrics | None"]
@@ -152,7 +152,7 @@ def _block(title: str, pairs: Sequence[tuple[Row, Row]]) -> list[str]:
         "explained variance; what is said of excess is corrected for the table's "
         f"{len(pairs)} comparison{'s' if len(pairs) > 1 else ''} (Holm)"
     )
-    return ["\n".join([note, *aligned(lines, sides="<", rule=False)])]
+    return ["\n".join([note, *aligned(lines, sides="<", rule=False, within=width())])]
 
 
 def _p(difference: Difference | None) -> float | None:

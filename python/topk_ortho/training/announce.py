@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -14,6 +15,7 @@ from topk_ortho.activations.models.memory import ModelSizes
 from topk_ortho.config import TrainConfig
 from topk_ortho.machine import hardware, memory
 from topk_ortho.machine.forecast import Forecast, Place, readable
+from topk_ortho.terminal import printable
 from topk_ortho.training.memory import forecast
 
 LOADED = 210 * 10**6
@@ -44,6 +46,30 @@ def announce(
     for problem in (*problems(expected, device), *slow_paths(config, device)):
         warnings.warn(problem, stacklevel=2)
     return expected
+
+
+def in_one_line(config: TrainConfig, *, d_in: int, device: torch.device, folder: Path) -> str:
+    """Returns what is trained on what: SAE, data, length, arms, device and folder."""
+    sae = config.sae
+    arms = config.pairs.criterion if config.constrained else "no constraint"
+    arms += ", and none beside it" if config.with_baseline else ""
+    planted = " with planted hierarchies" if config.plant.enabled else ""
+    kind = "transcoder" if config.hook_out else "SAE"
+    return printable(
+        f"training a {sae.kind} {kind} of {sae.d_sae:,} features, k {sae.k:g}, on "
+        f"{_data(config)} (d_in {d_in:,}){planted}: {config.steps:,} steps of "
+        f"{config.batch_size:,} activations, {arms}, on {device}, in {folder}"
+    )
+
+
+def _data(config: TrainConfig) -> str:
+    if config.model:
+        text = config.dataset or ", ".join(path.name for path in config.text)
+        to = f" to {config.hook_out}" if config.hook_out else ""
+        return f"{config.model} at {config.hook}{to}, {text}"
+    if config.activations == "synthetic":
+        return f"synthetic {config.synthetic.preset}"
+    return config.activations if config.data is None else f"{config.activations} in {config.data}"
 
 
 def in_short(expected: Forecast, device: torch.device) -> str:

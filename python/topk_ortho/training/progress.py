@@ -65,7 +65,7 @@ def _figures(e: dict[str, Any]) -> str:
         f"loss {e['loss']:.4g}",
         f"L0 {e['l0']:.3g}",
         "EV -" if explained is None else f"EV {explained:.3f}",
-        f"penalty {e['orthogonality']:.3g}",
+        f"orthogonality {e['orthogonality']:.3g}",
         f"pairs {e['pairs']}",
         f"{e['tokens_per_second']:,.0f} tok/s",
     ]

@@ -22,7 +22,7 @@ from topk_ortho.machine import hardware
 from topk_ortho.machine.forecast import Forecast
 from topk_ortho.machine.interrupt import Interrupted, SignalWatch, kept
 from topk_ortho.machine.phases import shown
-from topk_ortho.training.announce import announce, in_short
+from topk_ortho.training.announce import announce, in_one_line, in_short
 from topk_ortho.training.folder import RunFolder, new_run_path, refuse_existing
 from topk_ortho.training.loop import Loop
 from topk_ortho.training.state import TrainState
@@ -129,6 +129,9 @@ def _both_arms(
         with where.claimed():
             return _arm(where, what, data, device, replace(how, stop_after=left), run=folder)
 
+    if how.progress:
+        said = in_one_line(config, d_in=data.source.d_in, device=device, folder=folder.path)
+        print(said, file=sys.stderr, flush=True)
     with kept(_as_it_was(folder)):
         result, done = arm(folder, config, how.stop_after)
         if config.with_baseline:

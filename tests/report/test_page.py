@@ -19,7 +19,7 @@ from topk_ortho.report.drawings import Sketch
 from topk_ortho.report.page import sections
 from topk_ortho.report.write import write_report
 
-ORDER = ["found", "run", "health", "table", "tradeoffs", "tau", "fraction", "schedule", "stability",
+ORDER = ["found", "table", "tradeoffs", "health", "tau", "fraction", "schedule", "stability", "run",
          "memory", "training", "final"]  # fmt: skip
 
 
@@ -124,7 +124,7 @@ def test_nothing_but_unavailable_figures(tmp_path: Path) -> None:
         run_folder(tmp_path / arm, criterion=arm, figures=nothing, lines=[{"step": 50}])
     (comparison,) = collect([tmp_path])
     found = sections([comparison], history=lambda folder: None)
-    assert [section.name for section in found] == ["found", "run", "health", "table", "final"]
+    assert [section.name for section in found] == ["found", "table", "health", "run", "final"]
     html = write_report([tmp_path], tmp_path / "out").read_text(encoding="utf-8")
     assert "unavailable" in html
     assert ">nan<" not in html.lower()
@@ -134,7 +134,7 @@ def test_a_run_that_has_only_begun_is_shown_with_its_reason(tmp_path: Path) -> N
     run_folder(tmp_path / "run", figures={}, lines=log()[-1:])
     html = write_report([tmp_path / "run"]).read_text(encoding="utf-8")
     assert "not finished: step 200 of 200" in html
-    assert section_names(html) == ["found", "run", "stability", "memory", "training", "final"]
+    assert section_names(html) == ["found", "stability", "run", "memory", "training", "final"]
     assert (tmp_path / "run" / "report" / "index.html").exists()
 
 

@@ -164,16 +164,15 @@ _READING = (
 _Plan = tuple[str, str, str, Callable[[_Material], Block]]
 _PLAN: tuple[_Plan, ...] = (
     ("found", "What was found", "", _found),
-    ("run", "What was run", "", _run),
-    ("health", "Health of each SAE",
-     f"Invalid: explained variance below {MIN_EXPLAINED_VARIANCE} or CE score below {MIN_CE_SCORE}."
-     " An SAE that hardly trained scores near 0 on absorption, so its absorption is unavailable.",
-     _health),
     ("table", "Comparison", _READING, _table),
     ("tradeoffs", "Absorption against explained variance and L0",
      "Less absorption at more explained variance is better; arms can be compared where they stand "
      "above the same L0. Faint dots are seeds, bars 95 % intervals of the mean.",
      _drawn(_tradeoffs)),
+    ("health", "Health of each SAE",
+     f"Invalid: explained variance below {MIN_EXPLAINED_VARIANCE} or CE score below {MIN_CE_SCORE}."
+     " An SAE that hardly trained scores near 0 on absorption, so its absorption is unavailable.",
+     _health),
     ("tau", "τ policies", "Differences to none, paired by seed, with 95 % intervals.", _tau),
     ("fraction", "Share of pairs selected", "Means with 95 % intervals.",
      _drawn(drawings.fractions)),
@@ -181,6 +180,7 @@ _PLAN: tuple[_Plan, ...] = (
      _drawn(drawings.schedules)),
     ("stability", "Stability of the selection",
      "How much of a selection comes back in the next, and how long a pair stays.", _stability),
+    ("run", "What was run", "", _run),
     ("memory", "Memory",
      "Solid: allocated, or resident on CPU. Dashed: reserved, or the peak on CPU, where runs "
      "of one process share it.", _drawn(drawings.memory)),

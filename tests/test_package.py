@@ -114,6 +114,13 @@ def test_what_is_no_tensor_is_refused_in_one_sentence() -> None:
         train({"steps": 3})  # type: ignore[arg-type]
 
 
+def test_a_threshold_has_one_name() -> None:
+    with pytest.raises(ValueError, match=r"tau=0.05 and threshold=0.1 were both given"):
+        OrthogonalityPenalty(0.05, threshold=0.1)
+    assert OrthogonalityPenalty("stability", threshold=0.1).threshold == 0.1
+    assert OrthogonalityPenalty(0.2).threshold == 0.2 and OrthogonalityPenalty().threshold == 0.05
+
+
 @pytest.mark.parametrize("rates", [True, False])
 def test_a_transposed_decoder_is_told_what_it_is(rates: bool) -> None:
     pairs = PairSelector(per_feature=10)(ACTS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tests.report.folders import run_folder
 from topk_ortho import __version__, cli, train
 from topk_ortho.commands import absorption, repair
 from topk_ortho.commands.reader import build, read
+from topk_ortho.commands.reader.output import PACKAGE, plain_warnings
 from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.config.toml import config_text
 from topk_ortho.inspect.repair.defaults import own_data
@@ -51,6 +53,15 @@ def test_help_is_a_word_too(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "usage: topk-ortho doctor [OPTIONS]"
     assert lines[2].startswith("Report what a run would need")
+
+
+def test_a_warning_is_one_line_without_a_place() -> None:
+    before = warnings.formatwarning
+    with plain_warnings():
+        own = warnings.formatwarning("lower --lr.", UserWarning, str(PACKAGE / "x.py"), 1)
+        other = warnings.formatwarning("of others", UserWarning, "/y.py", 7)
+    assert own == "warning: lower --lr.\n" and other.startswith("/y.py:7: UserWarning: of others")
+    assert warnings.formatwarning is before
 
 
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from topk_ortho.config.errors import ConfigError
 from topk_ortho.machine.interrupt import Interrupted, SignalWatch, kept
 from topk_ortho.terminal import printable
 
+PACKAGE = Path(__file__).parents[2]
 STOPPED = "stopped; what was finished is kept, and the same command computes the rest."
 """The message where no interrupted part had a more specific one."""
 
@@ -51,10 +53,33 @@ def write_json(path: Path | None, record: dict[str, Any]) -> None:
         replace_file(path, (json.dumps(record, indent=2) + "\n").encode())
 
 
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Show this package's warnings as one line, without the place in its source."""
+    before = warnings.formatwarning
+
+    def shown(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        line: str | None = None,
+    ) -> str:
+        if Path(filename).is_relative_to(PACKAGE):
+            return f"warning: {printable(str(message))}\n"
+        return before(message, category, filename, lineno, line)
+
+    warnings.formatwarning = shown
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
 def guarded(command: Callable[[], int]) -> int:
     """Returns the exit code of a command; what stops it becomes one sentence."""
     try:
-        with SignalWatch(at_once=True), kept(STOPPED):
+        with SignalWatch(at_once=True), kept(STOPPED), plain_warnings():
             code = command()
             sys.stdout.flush()  # errors of writing are raised here, and not after the last line
         return code

@@ -35,7 +35,8 @@ class OrthogonalityPenalty:
 
     Args:
         tau: a number, the `fixed` threshold on the cosine; or the name of a policy, one of `TAUS`.
-        threshold: τ of `fixed` and `stability`, τ0 of `strength-threshold`, when `tau` is a name.
+        threshold: τ of `fixed` and `stability`, τ0 of `strength-threshold`, when `tau` is a name;
+            0.05 unless given.
         sign: `"positive"`: overlap is a positive cosine; `"both"`: its absolute value.
         gradient: `"child_only"`: only the rarer feature's row moves; `"symmetric"`: both.
         normalize_by: `"d_sae"`: the sum is divided by the number of features; `"k"`: of pairs.
@@ -53,7 +54,7 @@ class OrthogonalityPenalty:
         self,
         tau: float | str = 0.05,
         *,
-        threshold: float = 0.05,
+        threshold: float | None = None,
         sign: str = "positive",
         gradient: str = "child_only",
         normalize_by: str = "d_sae",
@@ -61,7 +62,13 @@ class OrthogonalityPenalty:
         backend: str = "auto",
     ):
         self.tau = one_of("tau", tau, TAUS) if isinstance(tau, str) else "fixed"
-        self.threshold = threshold if isinstance(tau, str) else float(tau)
+        if threshold is not None and not isinstance(tau, str):
+            raise ValueError(
+                f"tau={tau} and threshold={threshold} were both given, but a number as tau is the "
+                "threshold; leave one of them out."
+            )
+        default = 0.05 if threshold is None else threshold
+        self.threshold = default if isinstance(tau, str) else float(tau)
         self.sign = one_of("sign", sign, ("positive", "both"))
         self.gradient = one_of("gradient", gradient, ("child-only", "symmetric"))
         self.normalize_by = one_of("normalize_by", normalize_by, ("d-sae", "k"))

@@ -191,7 +191,8 @@ def test_precision_and_metadata_stay() -> None:
         (["sae", "--init-from", "x"], "--init-from was given, but the SAE to repair"),
         (["sae", "--data", "shards", "--sae.k", "9"], "--sae.k 9.0 was given"),
         (["sae", "--stepz", "9"], "perhaps you meant --steps"),
-        (["sae"], f"width {D_IN}, and the data has width 96"),
+        (["sae"], "sae was given without data, but it is not a run folder"),
+        (["sae", "--activations", "synthetic"], f"width {D_IN}, and the data has width 96"),
         (["dl", "--data", "shards"], "--allow-pickle"),
     ],
 )

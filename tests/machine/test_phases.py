@@ -57,7 +57,7 @@ def test_what_was_there_before_counts_for_no_rate(monkeypatch) -> None:
     ("seconds", "said"), [(0, "1 s"), (59.4, "59 s"), (125, "2 min 5 s"), (7260, "2 h 1 min")]
 )
 def test_durations(seconds, said) -> None:
-    assert phases._time(seconds) == said
+    assert phases.duration(seconds) == said
 
 
 def test_a_terminal_has_a_bar_that_goes_away(monkeypatch) -> None:

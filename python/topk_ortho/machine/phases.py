@@ -52,14 +52,14 @@ class Phase:
         """Returns how far it is, in words."""
         seconds = time.perf_counter() - self._started
         if not self.done:
-            return f"{self.name}: {_time(seconds)} so far"
+            return f"{self.name}: {duration(seconds)} so far"
         rate = (self.done - self._first) / max(seconds, 1e-9)
         of = f" of {self.total:,}" if self.total else ""
         said = f"{self.name}: {self.done:,}{of} {self.unit}, {rate:,.3g} {self.unit}/s"
         if rate >= 1000:
             said = f"{self.name}: {self.done:,}{of} {self.unit}, {rate:,.0f} {self.unit}/s"
         if self.total and rate and self.done < self.total:
-            said += f", about {_time((self.total - self.done) / rate)} left"
+            said += f", about {duration((self.total - self.done) / rate)} left"
         return said
 
 
@@ -141,7 +141,7 @@ def _bar(current: Phase, over: threading.Event) -> None:
         bar.close()
 
 
-def _time(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Returns a duration in its two largest units, such as `2 min 5 s`."""
     whole = max(1, round(seconds))
     if whole < 60:

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from tqdm import tqdm
 
+from topk_ortho.machine.phases import duration
+
 LINES_PER_RUN = 5
+LINE_EVERY = 30.0
+"""Seconds after which a line is due in any case where there is no terminal."""
 
 
 class Progress:
-    """A progress bar on a terminal, a line every fifth of the run elsewhere.
+    """A progress bar on a terminal; elsewhere a line every fifth of the run, and every 30 seconds
+    with the time left.
 
     A terminal that is closed ends the display, not the run.
     """
 
     def __init__(self, name: str, *, step: int, steps: int, shown: bool):
         self.name, self.steps, self.shown = name, steps, shown
-        self._said = step
+        self._said = self._first = step
+        self._started = self._said_at = time.monotonic()
         self._bar = (
             tqdm(total=steps, initial=step, desc=name, unit="step", dynamic_ncols=True)
             if shown and sys.stderr.isatty()
@@ -40,11 +47,21 @@ class Progress:
                 self._bar.set_postfix_str(_figures(event))
         elif self.shown:
             every = max(1, self.steps // LINES_PER_RUN)
-            if event["step"] // every > self._said // every:
-                self._said = event["step"]
-                line = f"{self.name}: step {event['step']}/{self.steps}  {_figures(event)}"
+            now = time.monotonic()
+            late = now - self._said_at >= LINE_EVERY
+            if late or event["step"] // every > self._said // every:
+                self._said, self._said_at = event["step"], now
+                left = self._left(event["step"], now)
+                line = f"{self.name}: step {event['step']}/{self.steps}  {_figures(event)}{left}"
                 with self._while_it_lasts():
                     print(line, file=sys.stderr, flush=True)
+
+    def _left(self, step: int, now: float) -> str:
+        """Returns the time left, where a run takes longer than a line is apart."""
+        seconds, steps = now - self._started, step - self._first
+        if seconds < LINE_EVERY or steps <= 0 or step >= self.steps:
+            return ""
+        return f"  about {duration(seconds * (self.steps - step) / steps)} left"
 
     def close(self) -> None:
         if self._bar is not None:

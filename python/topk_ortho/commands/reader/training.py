@@ -52,6 +52,9 @@ class RunOptions(Training):
 
     Without any argument: the quickstart, both arms on the default synthetic data, in a new folder
     under runs/. Hyphens and underscores are the same in names and values.
+
+    Most used: --model, --text and --hook for a language model, or --data for files; --sae.d-sae,
+    --sae.k, --steps, --batch-size and --lr; --with-baseline, which compares; --out and --resume.
     """
 
     out: Path | None = None

@@ -136,7 +136,7 @@ def test_settings_are_taken_and_nothing_given_may_contradict(tmp_path: Path) -> 
     (tmp_path / "c.toml").write_text("[sae]\nd_sae = 256")
     with pytest.raises(ConfigError, match=r"--sae\.d-sae 256"):
         parse([*init, "--config", str(tmp_path / "c.toml")])
-    with pytest.raises(ConfigError, match=r"--sae\.kind relu"):
+    with pytest.raises(ConfigError, match=r"^sae\.kind=relu was given"):
         train(from_table({"init_from": str(tmp_path / "sae"), "sae": {"kind": "relu"}}))
 
 

@@ -21,6 +21,7 @@ from topk_ortho import (
     OrthogonalityConfig,
     OrthogonalityPenalty,
     PairHistory,
+    PairsConfig,
     PairSelector,
     SAEConfig,
     load_sae,
@@ -58,8 +59,9 @@ def test_a_close_name_is_suggested() -> None:
 
 
 def test_every_object_says_in_one_line_what_it_is() -> None:
-    selection = PairSelector(per_feature=2)(ACTS)
-    constraint = Orthogonality(OrthogonalityConfig(variance=1.0))
+    selection = PairSelector("coactivation", per_feature=2)(ACTS)
+    pairs = PairsConfig(criterion="coactivation")
+    constraint = Orthogonality(OrthogonalityConfig(pairs=pairs, variance=1.0))
     constraint(ACTS, torch.ones(40, 8), 0)
     history = PairHistory(capacity=1000)
     history.observe(0, selection.i, selection.j)
@@ -68,7 +70,8 @@ def test_every_object_says_in_one_line_what_it_is() -> None:
     meter = AbsorptionMeter([(0, 1)], match_by_labels(ACTS, on))
     meter.update(ACTS, on)
     assert repr(selection).startswith("PairSelection(80 of 780 positive pairs, scores ")
-    assert [repr(each) for each in (PairSelector(fraction=0.1), PairSelector("ortsae"),
+    by_share = PairSelector("coactivation", fraction=0.1)
+    assert [repr(each) for each in (by_share, PairSelector("ortsae"),
                                     OrthogonalityPenalty(0.1), OrthogonalityPenalty("mean-std"),
                                     constraint, history, meter)] == [
         "PairSelector('coactivation', fraction=0.1, fraction_of='all')",

@@ -75,11 +75,12 @@ def test_checkpoints_take_no_more_disk_than_was_said(tmp_path: Path) -> None:
 
 
 def test_a_run_says_at_its_start_what_it_will_need(tmp_path: Path, capsys) -> None:
-    train(tiny(), tmp_path / "run", progress=True)
+    config = tiny()
+    train(config, tmp_path / "run", progress=True)
     what, need = capsys.readouterr().err.splitlines()[:2]
     assert what == (
         "training a batch-topk SAE of 64 features, k 4, on synthetic forest-240 (d_in 24): 60 "
-        f"steps of 32 activations, coactivation, on cpu, in {tmp_path / 'run'}"
+        f"steps of 32 activations, {config.pairs.criterion}, on cpu, in {tmp_path / 'run'}"
     )
     assert re.fullmatch(r"memory: .* in use, .* more at the peak, in [a-z -]+: .*, \.\.\.", need)
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())

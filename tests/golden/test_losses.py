@@ -30,6 +30,10 @@ ARMS = {
     "random": "--pairs.criterion random --penalty.gradient symmetric",
     "random-matched": "--pairs.criterion rate-matched-random",
     "ortsae": "--pairs.criterion ortsae --penalty.threshold 0 --penalty.gradient symmetric",
+    "c2r": (
+        "--pairs.criterion c2r --penalty.threshold 0 --penalty.gradient symmetric "
+        "--penalty.every-n 5"
+    ),
     "jumprelu": "--pairs.criterion coactivation --sae.kind jumprelu",
     "stability": "--pairs.criterion coactivation --penalty.tau stability --penalty.refresh-every 2",
     "documents": (

@@ -21,6 +21,8 @@ ORTSAE = {
     "penalty.threshold": 0.0,
     "penalty.gradient": "symmetric",
 }
+C2R = {**ORTSAE, "pairs.criterion": "c2r", "penalty.every_n": 5}
+DETACHED = {**C2R, "penalty.pair_weight": "activity-detached"}
 DIFFERENCES: dict[str, dict[str, object]] = {
     "none": {"pairs.criterion": "none"},
     "default": {},
@@ -31,6 +33,10 @@ DIFFERENCES: dict[str, dict[str, object]] = {
     "ortsae": ORTSAE,
     "ortsae-every-5": {**ORTSAE, "penalty.every_n": 5},
     "ortsae-child-only": {"pairs.criterion": "ortsae", "penalty.threshold": 0.0},
+    "c2r": C2R,
+    "c2r-every-step": {n: v for n, v in C2R.items() if n != "penalty.every_n"},
+    "c2r-detached": DETACHED,
+    "c2r-child-only": {n: v for n, v in DETACHED.items() if n != "penalty.gradient"},
     "matryoshka": {"pairs.criterion": "none", "sae.kind": "matryoshka"},
     "matryoshka+constraint": {"sae.kind": "matryoshka"},
 }
@@ -65,15 +71,18 @@ def test_coefficients_go_with_the_criterion() -> None:
     assert weights["default"] == weights["matryoshka+constraint"] == 5.0
     assert weights["random"] == weights["rate-matched-random"] == 1.0
     assert weights["ortsae"] == weights["ortsae-every-5"] == weights["ortsae-child-only"] == 0.1
+    assert weights["c2r"] == weights["c2r-every-step"] == weights["c2r-child-only"] == 5.0
     assert weights["coactive-cosine"] == 0.2
 
 
-def test_ortsae_does_not_depend_on_the_axes_of_our_own_penalty() -> None:
+def test_published_rivals_do_not_depend_on_the_axes_of_our_own_penalty() -> None:
     other = TrainConfig(
         pairs=PairsConfig(fraction=0.01, max_pairs=9),
         penalty=PenaltyConfig(tau="mean-std", coefficient=1.0, normalize_by="k", units="absolute"),
     )
-    for name in ("ortsae", "ortsae-every-5", "ortsae-child-only"):
+    for name in DIFFERENCES:
+        if not name.startswith(("ortsae", "c2r")):
+            continue
         assert config_hash(arms(other)[name]) == config_hash(arms(TrainConfig())[name])
 
 
@@ -81,7 +90,7 @@ def test_no_arm_trains_a_baseline_beside_it() -> None:
     assert not any(arm.with_baseline for arm in arms(TrainConfig(with_baseline=True)).values())
 
 
-@pytest.mark.parametrize("name", ["rate-matched-random", "ortsae", "ortsae-every-5"])
+@pytest.mark.parametrize("name", ["rate-matched-random", "ortsae", "ortsae-every-5", "c2r"])
 def test_new_arms_train_with_a_history_of_distinct_pairs(name, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("topk_ortho.training.evaluation.CALIBRATION_ROWS", 2048)
     result = topk_ortho.train(arms(tiny())[name], tmp_path / "run", progress=False)
@@ -90,13 +99,13 @@ def test_new_arms_train_with_a_history_of_distinct_pairs(name, tmp_path: Path, m
     assert all(event["orthogonality"] > 0 for event in logged)
     assert all(0 <= event["jaccard"] <= 1 for event in logged[1:])
     steps_with = [e["step"] for e in logged if e["penalty"] > 0]
-    every = 5 if name == "ortsae-every-5" else 1  # the line of step 57 is about step 56
+    every = 5 if name in ("ortsae-every-5", "c2r") else 1  # the line of step 57 is about step 56
     assert all((step - 1) % every == 0 for step in steps_with)
-    if name.startswith("ortsae"):
+    if name.startswith(("ortsae", "c2r")):
         assert {e["pairs_requested"] for e in logged} == {64}
 
 
-@pytest.mark.parametrize("criterion", ["ortsae", "rate-matched-random"])
+@pytest.mark.parametrize("criterion", ["ortsae", "c2r", "rate-matched-random"])
 def test_an_interrupted_run_of_a_new_arm_goes_on_bit_for_bit(
     criterion, tmp_path: Path, monkeypatch
 ):

@@ -39,8 +39,8 @@ class Options(Training):
     without_arm: tuple[str, ...] = ()
     """Leave a baseline out."""
     with_arm: tuple[str, ...] = ()
-    """Further arms: random, ortsae-every-5, ortsae-child-only, coactive-cosine,
-    matryoshka+constraint, or a recipe by its name."""
+    """Further arms: random, ortsae-every-5, ortsae-child-only, c2r, c2r-every-step, c2r-detached,
+    c2r-child-only, coactive-cosine, matryoshka+constraint, or a recipe by its name."""
     tune: bool = False
     """Choose every arm's coefficient first, by the same number of tries on seeds 0 to 2."""
     out: Path = Path("runs/ablation")

@@ -12,7 +12,7 @@ from topk_ortho.config.errors import ConfigError, require
 from topk_ortho.config.history import HistoryConfig
 from topk_ortho.config.option import When, check_ranges, without_effect
 from topk_ortho.config.pairs import PairsConfig, check_criterion, check_pairs
-from topk_ortho.config.penalty import PenaltyConfig
+from topk_ortho.config.penalty import PenaltyConfig, check_pair_weight
 from topk_ortho.config.sae import check_sae
 from topk_ortho.config.toml import canonical
 from topk_ortho.config.train import OF_A_LANGUAGE_MODEL, TrainConfig, check_data
@@ -60,6 +60,7 @@ def check_constraint(c: ConstraintSettings, *, d_sae: int | None = None) -> None
     """
     check_pairs(c.pairs)
     check_criterion(c.pairs, d_sae)
+    check_pair_weight(c.pairs, c.penalty)
     require(
         c.penalty.tau != "stability" or c.history.enabled,
         "--penalty.tau stability was given without a history",

@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterator
 
 from topk_ortho.config import DEFAULT_PER_FEATURE
+from topk_ortho.config.penalty import pair_weight
 from topk_ortho.constraint.criteria import CRITERIA, AllPairs, CoactiveSum, Drawn, OnePerFeature
-from topk_ortho.constraint.orthogonality import LEAST_CAPACITY, PAIRS_PER_ENTRY
 from topk_ortho.constraint.selection.paths import DENSE_OPERATIONS_PER_PRODUCT
+from topk_ortho.constraint.settings import LEAST_CAPACITY, PAIRS_PER_ENTRY
 from topk_ortho.machine.forecast import DOUBLE, FLOAT, INT, Component, Shapes, between, since
 
 ENTRY = 2 * INT + FLOAT  # row, column and value
@@ -36,12 +37,21 @@ def memory(s: Shapes) -> Iterator[Component]:
         yield Component("first dense tile", _tile(s, 0), ("first tile",), budget)
         yield Component("dense tiles", _tile(s, 1), ("selecting pairs",), budget)
     yield Component("chosen pairs", CHOSEN * k, since("refilling the buffer"), size)
-    in_rust = not s.gpu and penalty.gradient == "child-only" and penalty.tau != "mean-std"
+    weight = pair_weight(s.config.pairs, penalty)
+    in_rust = (
+        weight != "activity"
+        and not s.gpu
+        and penalty.gradient == "child-only"
+        and penalty.tau != "mean-std"
+    )
     per_pair = PRICED if in_rust else PRICED_IN_TORCH
     yield Component("penalty", per_pair * k, between("penalty", "backward pass"), size)
     begins = "penalty" if in_rust else "backward pass"
     yield Component("gradient of the penalty", s.matrix, between(begins, "backward pass"),
                     "--sae.d-sae")  # fmt: skip
+    if weight == "activity":
+        gradient = FLOAT * s.entries if s.sparse else s.dense
+        yield Component("gradient of the activations", gradient, ("backward pass",), "--batch-size")
     kept, where = history(s, k), "--history.capacity"
     yield Component("pair history", kept, since("refilling the buffer"), where, "host")
     yield Component("history as bytes", kept, ("checkpoint",), where, "host")

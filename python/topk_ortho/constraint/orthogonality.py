@@ -6,29 +6,27 @@ more to pass: `pairs = constraint.select(codes, ...)`, `constraint.penalty(pairs
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from topk_ortho.config import ConfigError
-from topk_ortho.config.penalty import coefficient
+from topk_ortho.config.penalty import coefficient, pair_weight
 from topk_ortho.constraint import schedules
+from topk_ortho.constraint.activity import PairWeights
 from topk_ortho.constraint.firing import Firing
 from topk_ortho.constraint.history import HistoryRecorder, PairHistory
+from topk_ortho.constraint.micro_batches import MicroBatches
 from topk_ortho.constraint.penalty import OrthogonalityPenalty
 from topk_ortho.constraint.reach import LOOK_EVERY, Idle, Reach, reach
 from topk_ortho.constraint.rows import codes_of_unit_rows, decoder_rows
 from topk_ortho.constraint.selection import PairSelection, PairSelector
-from topk_ortho.constraint.settings import OrthogonalityConfig, checked
+from topk_ortho.constraint.settings import OrthogonalityConfig, checked, history_capacity
 from topk_ortho.constraint.variance import RunningVariance
 from topk_ortho.sparse.codes import Codes
 
-LEAST_CAPACITY = 1 << 20
-PAIRS_PER_ENTRY = 32
-
-COLUMNS = ("i", "j", "score")
-NUMBERS = ("requested", "positive", "unsupported", "path", "repeats", "blocks", "largest_block")
 RUNNING = ("rate", "silent", "threshold", "energy")
 
 
@@ -39,6 +37,8 @@ class Orthogonality:
         config: the settings, checked.
         selector: chooses the pairs.
         overlap: the penalty of pairs without its coefficient.
+        pair_weights: what the term of each pair is multiplied by.
+        factor: `[k]`, the last such numbers; None where all are 1.
         selection: the pairs that are being penalised; None before the first selection.
         selected_at: the step they were chosen on.
         temporaries: peak bytes of the last tracked selection, by the function that made them.
@@ -76,6 +76,10 @@ class Orthogonality:
         )
         self.selection: PairSelection | None = None
         self.selected_at = -1
+        self.pair_weights = PairWeights(
+            pair_weight(pairs, penalty), exponent=penalty.activity_exponent or 1.0
+        )
+        self.factor: Tensor | None = None
         self.ema: Tensor | None = None
         self.temporaries: dict[str, int] = {}
         self.firing: Firing | None = None
@@ -84,8 +88,7 @@ class Orthogonality:
         self._tracked_at: int | None = None
         self._measured = RunningVariance()
         self._idle = Idle()
-        self._pieces: list[Codes] = []
-        self._pieces_of = -1
+        self._micro_batches = MicroBatches(config.micro_batches)
 
     def __repr__(self) -> str:
         count, own = len(self.selection or ()), coefficient(self.config.pairs, self.config.penalty)
@@ -112,7 +115,13 @@ class Orthogonality:
         return self.selection
 
     def penalty(
-        self, pairs: PairSelection | None, W_dec: Tensor, *, step: int, firing_rate: Tensor
+        self,
+        pairs: PairSelection | None,
+        W_dec: Tensor,
+        *,
+        step: int,
+        firing_rate: Tensor,
+        active: Tensor | None = None,
     ) -> Tensor:
         """Returns `coefficient * orthogonality` of the pairs as a scalar; 0 without any.
 
@@ -121,16 +130,32 @@ class Orthogonality:
             W_dec: `[d_sae, d_in]`, what the gradient goes to.
             step: the step's number.
             firing_rate: `[d_sae]`.
+            active: `[d_sae]`, what `activity` returned, where pairs are weighed by it.
         """
         if pairs is None:
             return W_dec.new_zeros(())
-        return self._penalty(pairs, W_dec, firing_rate, self.weight_at(step))
+        unit = math.sqrt(self._known_variance()) if self._in_variances else 1.0
+        factor = self.pair_weights.factors(active, pairs.i, pairs.j, unit=unit)
+        self.factor = factor if factor is None else factor.detach()
+        return self._penalty(pairs, W_dec, firing_rate, self.weight_at(step), factor)
+
+    def activity(self, acts: Tensor, codes: Codes, *, step: int) -> Tensor | None:
+        """Returns `[d_sae]`, how active features are; None where a step does not weigh by that.
+
+        Args:
+            acts: `[batch, d_sae]`, or `[nnz]` in the order of `codes`; may receive a gradient.
+            codes: their active entries.
+            step: the step's number.
+        """
+        return (
+            None if step % self.config.penalty.every_n else self.pair_weights.activity(acts, codes)
+        )
 
     def unweighted(self, W_dec: Tensor, firing_rate: Tensor) -> Tensor:
         """Returns the orthogonality of the current pairs without its coefficient; 0 without any."""
         if self.selection is None:
             return W_dec.new_zeros(())
-        return self._penalty(self.selection, W_dec, firing_rate, 1.0)
+        return self._penalty(self.selection, W_dec, firing_rate, 1.0, self.factor)
 
     def reach(self, W_dec: Tensor, firing_rate: Tensor) -> Reach | None:
         """Returns what the current pairs reach; None before the first selection.
@@ -156,13 +181,7 @@ class Orthogonality:
         own = coefficient(c.pairs, c.penalty)
         if not self._in_variances:
             return own * c.micro_batches
-        if self.variance is None:
-            raise ConfigError(
-                "the penalty's coefficient is in units of the data's variance, but no variance was "
-                "given or seen; pass target=x with every call, or give "
-                'OrthogonalityConfig(variance=...), or PenaltyConfig(units="absolute").'
-            )
-        return own * c.error_weight * c.micro_batches * self.variance
+        return own * c.error_weight * c.micro_batches * self._known_variance()
 
     def weight_at(self, step: int) -> float:
         """Returns the penalty's coefficient on a step that has one."""
@@ -198,7 +217,7 @@ class Orthogonality:
             return self._without_gradient(rows, step)
         if self._in_variances and self.config.variance is None and target is not None:
             self._measured.update(target.detach().flatten(0, -2))
-        codes = self._gathered(piece, step)
+        codes = self._micro_batches.gather(piece, step)
         if codes is None:
             return rows.new_zeros(())
         if self.firing is None:
@@ -208,7 +227,10 @@ class Orthogonality:
             codes = codes_of_unit_rows(codes, rows)
         inputs = {"W_dec": rows.detach()} if self.required_inputs(step) else {}
         pairs = self.select(codes, step=step, **inputs)
-        penalty = self.penalty(pairs, rows, step=step, firing_rate=self.firing.rate)
+        scale = None if self.config.unit_codes else rows
+        active = self.pair_weights.activity_of_call(acts, codes, rows=scale)
+        rate = self.firing.rate
+        penalty = self.penalty(pairs, rows, step=step, firing_rate=rate, active=active)
         self.value = penalty.detach()
         if step % LOOK_EVERY == 0 and (found := self.reach(rows, self.firing.rate)):
             self._idle.look(step, found)
@@ -241,25 +263,20 @@ class Orthogonality:
         Raises:
             ValueError: it is called between the micro-batches of a step.
         """
-        if self._pieces:
-            raise ValueError(
-                f"the state was asked for after {len(self._pieces)} of {self.config.micro_batches} "
-                f"micro-batches of step {self._pieces_of}, but only whole steps can be stored; "
-                "ask for it after the optimiser's step."
-            )
+        self._micro_batches.check_whole()
         out: dict[str, Any] = {}
         if self.selection is not None:
-            out["selection.selected_at"] = self.selected_at
-            out |= {f"selection.{n}": getattr(self.selection, n) for n in (*COLUMNS, *NUMBERS)}
-            if self.ema is not None:
-                out["selection.ema"] = self.ema
+            stored = self.selection.state_dict() | {"selected_at": self.selected_at}
+            weights = {"ema": self.ema, "factor": self.factor}
+            stored |= {n: w.detach() for n, w in weights.items() if w is not None}
+            out |= {f"selection.{name}": value for name, value in stored.items()}
         if self.firing is not None:
             out |= {f"firing.{name}": getattr(self.firing, name) for name in RUNNING}
             out["firing.started"] = self.firing.started
         out |= {f"variance.{name}": value for name, value in self._measured.state_dict().items()}
         if history and self._recorder is not None:
-            stored = bytearray(self._recorder.settled().to_bytes())
-            out["history"] = torch.frombuffer(stored, dtype=torch.uint8)
+            packed = bytearray(self._recorder.settled().to_bytes())
+            out["history"] = torch.frombuffer(packed, dtype=torch.uint8)
         return out
 
     def load_state_dict(
@@ -293,7 +310,12 @@ class Orthogonality:
         if parts["variance"]:
             self._measured.load_state_dict(parts["variance"])
         if selection := parts["selection"]:
-            self._load_selection(selection, d_sae)
+            at = selection.pop("selected_at")
+            if type(at) is not int or at < 0:
+                raise ValueError(f"{at!r} is not the number of a step")
+            ema, factor = selection.pop("ema", None), selection.pop("factor", None)
+            self.selection = PairSelection.of_state(selection, d_sae)
+            self.selected_at, self.ema, self.factor = at, ema, factor
 
     def start_history(self, history: PairHistory) -> None:
         """Continue a history, a fresh one or one from a checkpoint."""
@@ -306,16 +328,31 @@ class Orthogonality:
     def _in_variances(self) -> bool:
         return self.config.penalty.units == "variance"
 
+    def _known_variance(self) -> float:
+        if self.variance is None:
+            raise ConfigError(
+                "the penalty's coefficient is in units of the data's variance, but no variance was "
+                "given or seen; pass target=x with every call, or give "
+                'OrthogonalityConfig(variance=...), or PenaltyConfig(units="absolute").'
+            )
+        return self.variance
+
     def _penalty(
-        self, pairs: PairSelection, W_dec: Tensor, firing_rate: Tensor, weight: float
+        self,
+        pairs: PairSelection,
+        W_dec: Tensor,
+        firing_rate: Tensor,
+        weight: float,
+        factor: Tensor | None,
     ) -> Tensor:
-        return self.overlap(W_dec, pairs, firing_rate=firing_rate, ema=self.ema, coefficient=weight)
+        given = {"firing_rate": firing_rate, "ema": self.ema, "factor": factor}
+        return self.overlap(W_dec, pairs, coefficient=weight, **given)
 
     def _without_gradient(self, rows: Tensor, step: int) -> Tensor:
         if self.firing is None or self.selection is None:
             return rows.new_zeros(())
         weight = self.weight_at(step) / self.config.micro_batches
-        return self._penalty(self.selection, rows, self.firing.rate, weight)
+        return self._penalty(self.selection, rows, self.firing.rate, weight, self.factor)
 
     def _selects(self, step: int) -> bool:
         c = self.config.penalty
@@ -334,8 +371,7 @@ class Orthogonality:
         self.selected_at = step
         history = self.config.history
         if history.enabled and self._recorder is None:
-            most = self._most_pairs(self.selection)
-            capacity = history.capacity or max(LEAST_CAPACITY, PAIRS_PER_ENTRY * most)
+            capacity = history_capacity(self.config, self.selection.requested)
             self.start_history(PairHistory(capacity=capacity, decay=history.decay))
         if self.config.penalty.tau == "stability":
             i, j = self.selection.i.cpu(), self.selection.j.cpu()
@@ -343,12 +379,6 @@ class Orthogonality:
         if self._recorder is not None:
             i, j = self.selection.distinct()
             self._recorder.record(step, i.cpu(), j.cpu())
-
-    def _most_pairs(self, selection: PairSelection) -> int:
-        """Returns the largest k that the schedule will ask for, from what it asks for now."""
-        pairs = self.config.pairs
-        growth = (pairs.final_fraction or 0) / (pairs.fraction or 1)
-        return round(selection.requested * max(1.0, growth))
 
     def _weights_from_history(self, i: Tensor, j: Tensor) -> Tensor:
         """`β EMA_before + (1 - β)`: the present selection counted, whatever the thread's timing."""
@@ -367,34 +397,3 @@ class Orthogonality:
             end=pairs.final_fraction,
             steps=pairs.schedule_steps or self.config.total_steps,
         )
-
-    def _gathered(self, codes: Codes, step: int) -> Codes | None:
-        """Returns the codes of all micro-batches of a step; None while more are to come."""
-        if self.config.micro_batches == 1:
-            return codes
-        if self._pieces and step != self._pieces_of:
-            raise ValueError(
-                f"step {step} began after {len(self._pieces)} of {self.config.micro_batches} "
-                f"micro-batches of step {self._pieces_of}; pass the optimiser's step, the same for "
-                "all its micro-batches, or correct micro_batches."
-            )
-        self._pieces_of = step
-        self._pieces.append(codes)
-        if len(self._pieces) < self.config.micro_batches:
-            return None
-        pieces, self._pieces = self._pieces, []
-        return Codes.concatenate(pieces)
-
-    def _load_selection(self, stored: dict[str, Any], d_sae: int | None) -> None:
-        at = stored["selected_at"]
-        if type(at) is not int or at < 0:
-            raise ValueError(f"{at!r} is not the number of a step")
-        i, j, score = (stored[name] for name in COLUMNS)
-        features = torch.cat([i, j])
-        if len(features) and d_sae is not None:
-            low, high = features.aminmax()
-            if not 0 <= int(low) <= int(high) < d_sae:
-                raise ValueError(f"pairs of other features than the {d_sae}")
-        others = set(stored) - {"selected_at", "ema", *COLUMNS}
-        self.selection = PairSelection(i, j, score, **{name: stored[name] for name in others})
-        self.selected_at, self.ema = at, stored.get("ema")

@@ -15,11 +15,15 @@ from topk_ortho.config import (
 )
 from topk_ortho.config.errors import in_python
 from topk_ortho.config.option import SEED, check_ranges, option
+from topk_ortho.config.penalty import pair_weight
 from topk_ortho.config.registry import CRITERIA
 from topk_ortho.config.rules import check_constraint
 from topk_ortho.config.settings import Settings
 from topk_ortho.config.toml import canonical
 from topk_ortho.constraint.rows import Orientation
+
+LEAST_CAPACITY = 1 << 20
+PAIRS_PER_ENTRY = 32
 
 
 @dataclass(frozen=True, repr=False)
@@ -93,6 +97,13 @@ def checked(c: OrthogonalityConfig) -> OrthogonalityConfig:
     with in_python():
         check_ranges(c)
         check_constraint(c)
+    if c.micro_batches > 1 and pair_weight(c.pairs, c.penalty) == "activity":
+        raise ConfigError(
+            f"criterion {c.pairs.criterion} weighs pairs by how active they are, with a gradient "
+            f"to the activations, and micro_batches={c.micro_batches} was given, but the graph of "
+            "a micro-batch is gone when the last one comes; train without micro-batches, or give "
+            'PenaltyConfig(pair_weight="activity-detached").'
+        )
     missing = sorted(CRITERIA[c.pairs.criterion].required_inputs - set(c.inputs))
     if missing:
         raise ConfigError(
@@ -117,3 +128,14 @@ def decided_by(host: str, config: OrthogonalityConfig, **values: Any) -> Orthogo
                 "it out."
             )
     return replace(config, **values)
+
+
+def history_capacity(c: OrthogonalityConfig, requested: int) -> int:
+    """Returns how many pairs the history holds.
+
+    Args:
+        c: the settings.
+        requested: pairs that the first selection was asked for.
+    """
+    growth = max(1.0, (c.pairs.final_fraction or 0) / (c.pairs.fraction or 1))
+    return c.history.capacity or max(LEAST_CAPACITY, PAIRS_PER_ENTRY * round(requested * growth))

@@ -61,7 +61,8 @@ def with_orthogonality(trainer: Any, config: OrthogonalityConfig | None = None) 
                 decode=lambda arguments, _: decoded.append(arguments[0]),
             ):
                 total = super().loss(x, step=step, **named)
-            acts = _codes(self.ae, encoded, decoded)
+            live = self.orthogonality.pair_weights.moves_activations
+            acts = _codes(self.ae, encoded, decoded, live=live)
             penalty = self.orthogonality(acts, _decoder(self.ae), step, target=x)
             self.orthogonality_loss = penalty.detach()
             return total + penalty
@@ -74,13 +75,15 @@ def with_orthogonality(trainer: Any, config: OrthogonalityConfig | None = None) 
     return Constrained
 
 
-def _codes(ae: Any, encoded: list[Any], decoded: list[Tensor]) -> Tensor | Codes:
-    """The codes of a pass, from where they are cheapest to read."""
+def _codes(ae: Any, encoded: list[Any], decoded: list[Tensor], *, live: bool) -> Tensor | Codes:
+    """The codes of a pass, from where they are cheapest to read; `live`: with their gradient."""
     if not encoded:
         # JumpReLU, whose threshold may become negative and let negative values through.
         return decoded[-1].relu()
     result = encoded[-1]
-    if isinstance(result, tuple) and len(result) == 4:  # TopK: (acts, values, features, pre)
+    if (
+        isinstance(result, tuple) and len(result) == 4 and not live
+    ):  # TopK: (acts, values, features, pre)
         return Codes.of_top(result[1], result[2], d_sae=ae.dict_size)
     return result[0] if isinstance(result, tuple) else result
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from topk_ortho.config import ConfigError
+from topk_ortho.config.penalty import pair_weight
 from topk_ortho.constraint.orthogonality import Orthogonality
 from topk_ortho.constraint.settings import OrthogonalityConfig, decided_by
 from topk_ortho.integrations.watch import watching
@@ -76,6 +77,12 @@ def _attach(sae: Any, trainer: Any, config: OrthogonalityConfig) -> Orthogonalit
 
 def _settings(trainer: Any, config: OrthogonalityConfig) -> OrthogonalityConfig:
     cfg = trainer.cfg
+    if (weight := pair_weight(config.pairs, config.penalty)) != "one":
+        raise ConfigError(
+            f"criterion {config.pairs.criterion} with pair weight {weight} was given, but weights "
+            "by activity are in units of the data, and sparsify's loss is in units of a variance "
+            "that it does not pass on; take another criterion, or dictionary_learning or SAELens."
+        )
     batches = len(trainer.dataset) // cfg.batch_size
     return decided_by(
         "sparsify",

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
-from topk_ortho.config import PairsConfig, TrainConfig
+from topk_ortho.config import PairsConfig, PenaltyConfig, TrainConfig
 from topk_ortho.studies.recipes import RECIPES
 
 ALWAYS_ON = ("none", "rate-matched-random", "ortsae", "matryoshka")
 """Baselines that every comparison carries."""
 VARIED = "default"
 """What an ablation varies; its criterion is that of the configuration."""
-ORTSAE_EVERY = 5
+EVERY = 5
+"""Steps between two penalties of OrtSAE and of C²R, as published."""
 
 
 def arms(config: TrainConfig) -> dict[str, TrainConfig]:
@@ -23,9 +25,7 @@ def arms(config: TrainConfig) -> dict[str, TrainConfig]:
     config = replace(config, with_baseline=False)
     plain = config.without_constraint()
     nested = replace(config.sae, kind="matryoshka")
-    ortsae = _ortsae(config)
-    every = replace(ortsae.penalty, every_n=ORTSAE_EVERY)
-    child_only = replace(ortsae.penalty, gradient="child-only")
+    ortsae, c2r = _published(config, "ortsae"), _published(config, "c2r")
     return {
         "none": plain,
         VARIED: config,
@@ -34,8 +34,14 @@ def arms(config: TrainConfig) -> dict[str, TrainConfig]:
         "random": _criterion(config, "random"),
         "rate-matched-random": _criterion(config, "rate-matched-random"),
         "ortsae": ortsae,
-        f"ortsae-every-{ORTSAE_EVERY}": replace(ortsae, penalty=every),
-        "ortsae-child-only": replace(ortsae, penalty=child_only),
+        f"ortsae-every-{EVERY}": _penalty(ortsae, every_n=EVERY),
+        "ortsae-child-only": _penalty(ortsae, gradient="child-only"),
+        "c2r": _penalty(c2r, every_n=EVERY),
+        "c2r-every-step": c2r,
+        "c2r-detached": _penalty(c2r, every_n=EVERY, pair_weight="activity-detached"),
+        "c2r-child-only": _penalty(
+            c2r, every_n=EVERY, pair_weight="activity-detached", gradient="child-only"
+        ),
         "matryoshka": replace(plain, sae=nested),
         "matryoshka+constraint": replace(config, sae=nested),
     }
@@ -61,21 +67,15 @@ def _criterion(config: TrainConfig, criterion: str) -> TrainConfig:
     )
 
 
-def _ortsae(config: TrainConfig) -> TrainConfig:
-    """OrtSAE by its definition, on every step: it shares the ramp and nothing else of a penalty."""
+def _published(config: TrainConfig, criterion: str) -> TrainConfig:
+    """OrtSAE or C²R as defined, on every step: of a penalty's settings, it takes only the ramp."""
     return replace(
         config,
-        pairs=PairsConfig(criterion="ortsae", memory_budget=config.pairs.memory_budget),
-        penalty=replace(
-            config.penalty,
-            coefficient=None,
-            units="variance",
-            normalize_by="d-sae",
-            tau="fixed",
-            threshold=0.0,
-            sign="positive",
-            gradient="symmetric",
-            every_n=1,
-            refresh_every=1,
-        ),
+        pairs=PairsConfig(criterion=criterion, memory_budget=config.pairs.memory_budget),
+        penalty=PenaltyConfig(threshold=0.0, gradient="symmetric", ramp=config.penalty.ramp),
     )
+
+
+def _penalty(config: TrainConfig, **settings: Any) -> TrainConfig:
+    """Returns the arm with other settings of its penalty."""
+    return replace(config, penalty=replace(config.penalty, **settings))

@@ -69,7 +69,10 @@ def train_step(state: TrainState, x: Tensor, target: Tensor | None = None) -> St
         inputs = _inputs(state, constraint.required_inputs(state.step), x, found)
         pairs = constraint.select(codes, step=state.step, **inputs)
         rate = state.firing.rate
-        penalty = constraint.penalty(pairs, sae.W_dec, step=state.step, firing_rate=rate)
+        active = constraint.activity(found.out.code, codes, step=state.step)
+        penalty = constraint.penalty(
+            pairs, sae.W_dec, step=state.step, firing_rate=rate, active=active
+        )
         loss = loss + penalty
 
     state.optimizer.zero_grad()

@@ -16,6 +16,7 @@ from topk_ortho.config.registry import CRITERIA
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from topk_ortho.config.penalty import PairWeight
     from topk_ortho.constraint.criteria.inputs import SelectorInputs
     from topk_ortho.constraint.selection.native import BestPairs, Coactivation
     from topk_ortho.constraint.selection.selection import PairSelection
@@ -128,6 +129,7 @@ class Criterion:
         own_size: whether it decides by itself how many pairs it takes, so that `fraction`,
             `per_feature` and `max_pairs` are refused.
         least_features: the smallest dictionary that it makes sense for.
+        pair_weight: what a pair's term is multiplied by where nothing is given.
     """
 
     name: str
@@ -137,6 +139,7 @@ class Criterion:
     coefficient: float = 0.2
     own_size: bool = False
     least_features: int = 2
+    pair_weight: PairWeight = "one"
 
     def __repr__(self) -> str:
         return f"Criterion({self.name!r}: {self.line})"

@@ -1,4 +1,4 @@
-"""Criteria that draw their pairs: the two controls, and the pairs of OrtSAE.
+"""Criteria that draw their pairs: the two controls, and the pairs of OrtSAE and C²R.
 
 What draws them is imported when it is called, since it needs torch and the records do not.
 """
@@ -57,5 +57,15 @@ RECORDS = (
         own_size=True,
         # Of two features it would list the one pair twice.
         least_features=3,
+    ),
+    Criterion(
+        "c2r",
+        "the pairs of `ortsae`, each weighed by the norms of its activations (C²R 2026)",
+        Drawn(chunked, label="chunks"),
+        required_inputs=frozenset({"W_dec"}),
+        coefficient=5.0,
+        own_size=True,
+        least_features=3,
+        pair_weight="activity",
     ),
 )

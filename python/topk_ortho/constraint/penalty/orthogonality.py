@@ -90,6 +90,7 @@ class OrthogonalityPenalty:
         *,
         firing_rate: Tensor | None = None,
         ema: Tensor | None = None,
+        factor: Tensor | None = None,
         coefficient: float = 1.0,
     ) -> Tensor:
         """Returns the penalty as a scalar to add to a loss.
@@ -101,6 +102,7 @@ class OrthogonalityPenalty:
             firing_rate: `[d_sae]`, for `child_only`; at equal rates the larger index is the child.
             ema: `[k]` moving averages of "selected", the present selection counted, for
                 `stability`.
+            factor: `[k]`, what the term of each pair is multiplied by; a gradient goes to it.
             coefficient: factor of the penalty; given here, the gradient includes it at once.
 
         Raises:
@@ -118,8 +120,12 @@ class OrthogonalityPenalty:
             scale = coefficient / (d_sae if self.normalize_by == "d-sae" else k)
             i_is_child = self._i_is_child(pairs.i, pairs.j, firing_rate, d_sae)
             score = pairs.score.detach()
-            if i_is_child is not None and self._in_one_pass(W_dec):
+            if factor is not None:
+                _check_length("factor", factor, k, "one per pair")
+            moves = factor is not None and factor.requires_grad
+            if i_is_child is not None and not moves and self._in_one_pass(W_dec):
                 tau, weight = self._tau_and_weight(W_dec.detach(), W_dec.new_empty(k), score, ema)
+                weight = weight if factor is None else weight * factor
                 weight = (weight * scale).contiguous()
                 return native.NativePairPenalty.apply(
                     W_dec, pairs.i, pairs.j, tau, weight, i_is_child, self.sign == "both"
@@ -127,6 +133,7 @@ class OrthogonalityPenalty:
             cosine = self._cosines(W_dec, pairs.i, pairs.j, i_is_child)
             overlap = cosine.abs() if self.sign == "both" else cosine
             tau, weight = self._tau_and_weight(W_dec.detach(), overlap.detach(), score, ema)
+            weight = weight if factor is None else weight * factor
             return scale * (weight * torch.relu(overlap - tau) ** 2).sum()
 
     @torch.no_grad()

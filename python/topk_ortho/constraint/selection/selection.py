@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,6 +49,29 @@ class PairSelection:
         """Returns how many pairs were chosen of how many, and their scores."""
         best = f", scores {self.score[0]:.4g} to {self.score[-1]:.4g}" if len(self) else ""
         return f"PairSelection({len(self):,} of {self.positive:,} positive pairs{best})"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns its columns and numbers by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def of_state(cls, state: dict[str, Any], d_sae: int | None = None) -> PairSelection:
+        """Returns the selection that `state_dict` describes.
+
+        Args:
+            state: what it returned.
+            d_sae: number of features, which the pairs are checked against.
+
+        Raises:
+            KeyError, TypeError: it does not describe a selection.
+            ValueError: pairs of other features.
+        """
+        features = torch.cat([state["i"], state["j"]])
+        if len(features) and d_sae is not None:
+            low, high = features.aminmax()
+            if not 0 <= int(low) <= int(high) < d_sae:
+                raise ValueError(f"pairs of other features than the {d_sae}")
+        return cls(**state)
 
     def __len__(self) -> int:
         return self.i.numel()

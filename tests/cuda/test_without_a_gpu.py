@@ -30,38 +30,28 @@ from topk_ortho.training.step import Step, train_step
 BATCH, D_SAE, WIDTH = 24, 400, 8
 
 READ, HOST = "_local_scalar_dense", "copy to the host"
-CODES = {
-    ("scores", "nonzero"): 1,
-    ("scores", "tolist"): 1,
-    ("scores", "bincount"): 1,
-}
+CODES = {("scores", "nonzero"): 1, ("scores", "tolist"): 1}
+"""Of a dense batch: its entries, and the check that they are finite and not negative."""
 BEST = {("selection", READ): 5, ("selection", "index"): 3}
-COACTIVE = BEST | {
-    ("scores", READ): 2,
-    ("scores", "bincount"): 1,
-    ("scores", HOST): 2,
-    ("scores", "repeat_interleave"): 2,
-    ("scores", "unique_consecutive"): 1,
-}
+PRODUCTS = {("scores", READ): 1}
+"""How many products there are, where rows differ."""
 SELECTION: dict[str, Counter[tuple[str, str]]] = {
-    "coactivation": Counter(CODES) + Counter(COACTIVE),
-    "coactive-cosine": Counter(CODES) + Counter(COACTIVE) + Counter({("scores", READ): 3}),
+    "coactivation": Counter(CODES) + Counter(PRODUCTS),
+    "coactive-cosine": Counter(CODES) + Counter(PRODUCTS),
     "decoder-cosine": Counter(CODES)
     + Counter(BEST)
-    + Counter({("scores", READ): 6, ("scores", "nonzero"): 2}),
+    + Counter({("scores", READ): 3, ("scores", "nonzero"): 2}),
     "magnitude": Counter(CODES) + Counter({("scores", READ): 1, ("scores", HOST): 1}),
     "random": Counter(CODES),
 }
 PENALTY = {("penalty", "tolist"): 1}
-STEP = COACTIVE | PENALTY | {
+"""The check of pairs that come from elsewhere."""
+STEP = PRODUCTS | {
     ("forward", "nonzero"): 2,
-    ("forward", "bincount"): 1,
-    ("other", "bincount"): 1,
     ("other", READ): 1,
-    ("other", HOST): 2,
     ("optimiser", READ): 1,
-}  # fmt: skip
-"""Of a step: `other` are the firing rates, the check of the loss, and the pairs for the history."""
+}
+"""Of a step: `other` is the check of the loss."""
 
 
 def evidence() -> tuple[Tensor, dict[str, Tensor]]:

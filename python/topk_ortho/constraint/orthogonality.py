@@ -340,8 +340,7 @@ class Orthogonality:
             i, j = self.selection.i.cpu(), self.selection.j.cpu()
             self.ema = self._weights_from_history(i, j).to(codes.device)
         if self._recorder is not None:
-            i, j = self.selection.distinct()
-            self._recorder.record(step, i.cpu(), j.cpu())
+            self._recorder.record_selection(step, self.selection)
 
     def _most_pairs(self, selection: PairSelection) -> int:
         """Returns the largest k that the schedule will ask for, from what it asks for now."""

@@ -93,24 +93,26 @@ class OrthogonalityPenalty:
                 need is missing.
         """
         d_sae = W_dec.shape[0]
-        k = pairs.i.numel()
-        _check_pairs(pairs.i, pairs.j, d_sae)
+        chosen, held = self._chosen(pairs, d_sae)
         with torch.autocast(W_dec.device.type, enabled=False):
             W_dec = W_dec.float() if W_dec.dtype.itemsize < 4 else W_dec
+            i, j, score = chosen.i, chosen.j, chosen.score.detach()
+            k = i.numel()
             if k == 0:
                 return W_dec[:0].sum()  # part of the graph, so that `backward` finds a gradient
             scale = coefficient / (d_sae if self.normalize_by == "d-sae" else k)
-            i_is_child = self._i_is_child(pairs.i, pairs.j, firing_rate, d_sae)
-            score = pairs.score.detach()
+            i_is_child = self._i_is_child(i, j, firing_rate, d_sae)
             if i_is_child is not None and self._in_one_pass(W_dec):
                 tau, weight = self._tau_and_weight(W_dec.detach(), W_dec.new_empty(k), score, ema)
                 weight = (weight * scale).contiguous()
                 return native.NativePairPenalty.apply(
-                    W_dec, pairs.i, pairs.j, tau, weight, i_is_child, self.sign == "both"
+                    W_dec, i, j, tau, weight, i_is_child, self.sign == "both"
                 )
-            cosine = self._cosines(W_dec, pairs.i, pairs.j, i_is_child)
+            cosine = self._cosines(W_dec, i, j, i_is_child)
             overlap = cosine.abs() if self.sign == "both" else cosine
-            tau, weight = self._tau_and_weight(W_dec.detach(), overlap.detach(), score, ema)
+            tau, weight = self._tau_and_weight(W_dec.detach(), overlap.detach(), score, ema, held)
+            if held is not None and self.normalize_by == "k":
+                weight = weight * (k / held.sum().clamp(min=1))
             return scale * (weight * torch.relu(overlap - tau) ** 2).sum()
 
     @torch.no_grad()
@@ -129,6 +131,17 @@ class OrthogonalityPenalty:
             cosine = self._cosines(W_dec, pairs.i, pairs.j, None)
             overlap = cosine.abs() if self.sign == "both" else cosine
             return overlap > self._tau_and_weight(W_dec, overlap, pairs.score, ema)[0]
+
+    def _chosen(self, pairs: Pairs, d_sae: int) -> tuple[Pairs, Tensor | None]:
+        """Returns the pairs, or their slots and which of these are held (`Slots`).
+
+        Slots come from a selection of this package, whose indices need no check.
+        """
+        slots: Pairs | None = getattr(pairs, "slots", None)
+        if slots is not None and self.tau != "stability":  # its averages are one for each pair
+            return slots, slots.score > 0
+        _check_pairs(pairs.i, pairs.j, d_sae)
+        return pairs, None
 
     def _in_one_pass(self, W_dec: Tensor) -> bool:
         """Returns whether Rust can penalise the pairs in one pass: τ has to be known beforehand."""
@@ -157,19 +170,35 @@ class OrthogonalityPenalty:
         return firing_rate[i] < firing_rate[j]
 
     def _tau_and_weight(
-        self, W_dec: Tensor, overlap: Tensor, score: Tensor, ema: Tensor | None
+        self,
+        W_dec: Tensor,
+        overlap: Tensor,
+        score: Tensor,
+        ema: Tensor | None,
+        held: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Returns `(τ, w)` of each pair, both `[k]`; only `mean-std` uses the overlaps."""
+        tau, weight = self._policy(W_dec, overlap, score, ema, held)
+        return tau, weight if held is None else weight * held
+
+    def _policy(
+        self,
+        W_dec: Tensor,
+        overlap: Tensor,
+        score: Tensor,
+        ema: Tensor | None,
+        held: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
         k = overlap.numel()
         if self.tau.startswith("strength"):
             _check_length("score", score, k, "one score per pair")
         match self.tau:
             case "mean-std":
-                return policies.mean_std(overlap)
+                return policies.mean_std(overlap, held)
             case "mean-std-all":
                 return policies.mean_std_all(overlap, self._sampled_cosines(W_dec))
             case "strength":
-                return policies.strength(overlap, score)
+                return policies.strength(overlap, score, held)
             case "strength-threshold":
                 return policies.strength_threshold(self.threshold, overlap, score)
             case "stability":

@@ -10,8 +10,9 @@ import torch
 from topk_ortho.constraint.criteria import AllPairs, CoactiveSum, OnePerFeature, Tiles
 from topk_ortho.constraint.criteria.inputs import SelectorInputs
 from topk_ortho.constraint.selection.coactive import Block, coactive_blocks
+from topk_ortho.constraint.selection.in_slots import BYTES_PER_PRODUCT, best_pairs
 from topk_ortho.constraint.selection.native import Coactivation, best_products
-from topk_ortho.constraint.selection.selection import PairSelection, n_pairs
+from topk_ortho.constraint.selection.selection import PairSelection, SlotSelection, n_pairs
 from topk_ortho.constraint.selection.tiles import tile_blocks, tile_side
 from topk_ortho.constraint.selection.topk import Collector, collector
 from topk_ortho.sparse.codes import Codes
@@ -23,8 +24,7 @@ DENSE_OPERATIONS_PER_PRODUCT = 400
 
 def is_dense(codes: Codes) -> bool:
     """Returns whether dense tiles are cheaper than the products of the active entries."""
-    per_row = codes.crow.diff()
-    products = int((per_row * (per_row - 1) // 2).sum())
+    products = codes.products
     tiles = codes.batch * n_pairs(codes.d_sae)
     return products * DENSE_OPERATIONS_PER_PRODUCT > tiles
 
@@ -35,6 +35,26 @@ def coactive(form: CoactiveSum, e: SelectorInputs, k: int, *, min_support: int) 
     for block in coactive_blocks(e.codes, form.value(e), memory_budget=_budget_beside(e, k)):
         tally.add(block)
     return tally.selection("coactive")
+
+
+def in_slots(
+    form: CoactiveSum, e: SelectorInputs, k: int, *, min_support: int
+) -> PairSelection | None:
+    """Selects the same on a GPU without waiting for it; None where its memory is not enough."""
+    products = e.codes.products
+    if not products or products * BYTES_PER_PRODUCT > _budget_beside(e, k):
+        return None
+    slots, counts = best_pairs(
+        e.codes,
+        form.value(e),
+        k,
+        products=products,
+        score=form.scores(e),
+        support=min_support if form.min_support else None,
+    )
+    return SlotSelection(
+        slots, counts, k, "slots", again=lambda: coactive(form, e, k, min_support=min_support)
+    )
 
 
 def native(

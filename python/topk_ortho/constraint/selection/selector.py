@@ -180,6 +180,10 @@ class PairSelector:
             return paths.dense(form, e, k, min_support=self.min_support)
         if e.codes.device.type == "cpu" and self.backend == "auto":
             return paths.native(form, e, k, min_support=self.min_support, rust=self._rust)
+        if e.codes.device.type != "cpu":
+            selection = paths.in_slots(form, e, k, min_support=self.min_support)
+            if selection is not None:
+                return selection
         return paths.coactive(form, e, k, min_support=self.min_support)
 
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from topk_ortho.config.errors import one_of
-from topk_ortho.constraint.penalty import native
+from topk_ortho.constraint.penalty import grouped, native
 from topk_ortho.constraint.penalty import tau as policies
 from topk_ortho.constraint.penalty.cosine import PairCosine
+from topk_ortho.constraint.penalty.grouped import GroupedPenalty, Groups
 from topk_ortho.machine.spans import spanned
 
 TAUS = ("fixed", "mean-std", "mean-std-all", "strength", "strength-threshold", "stability")
@@ -101,6 +102,16 @@ class OrthogonalityPenalty:
             if k == 0:
                 return W_dec[:0].sum()  # part of the graph, so that `backward` finds a gradient
             scale = coefficient / (d_sae if self.normalize_by == "d-sae" else k)
+            if self._in_groups(W_dec):
+                rate = self._rate(firing_rate, d_sae).float()
+                groups = Groups(i, j, score.new_ones(k) if held is None else score, rate)
+                overlap = score.new_empty(k)
+                if self.tau == "mean-std":
+                    overlap = groups.cosines(W_dec.detach())
+                    overlap = overlap.abs() if self.sign == "both" else overlap
+                tau, weight = self._tau_and_weight(W_dec.detach(), overlap, score, ema, held)
+                return GroupedPenalty.apply(W_dec, groups, tau, weight * scale, self.sign == "both")
+            i, j = i.long(), j.long()
             i_is_child = self._i_is_child(i, j, firing_rate, d_sae)
             if i_is_child is not None and self._in_one_pass(W_dec):
                 tau, weight = self._tau_and_weight(W_dec.detach(), W_dec.new_empty(k), score, ema)
@@ -111,8 +122,6 @@ class OrthogonalityPenalty:
             cosine = self._cosines(W_dec, i, j, i_is_child)
             overlap = cosine.abs() if self.sign == "both" else cosine
             tau, weight = self._tau_and_weight(W_dec.detach(), overlap.detach(), score, ema, held)
-            if held is not None and self.normalize_by == "k":
-                weight = weight * (k / held.sum().clamp(min=1))
             return scale * (weight * torch.relu(overlap - tau) ** 2).sum()
 
     @torch.no_grad()
@@ -143,6 +152,12 @@ class OrthogonalityPenalty:
         _check_pairs(pairs.i, pairs.j, d_sae)
         return pairs, None
 
+    def _in_groups(self, W_dec: Tensor) -> bool:
+        """Returns whether a GPU penalises the pairs in one pass, by the row that moves."""
+        asked = torch.is_grad_enabled() and W_dec.requires_grad
+        one_moves = self.gradient == "child-only" and self.backend == "auto"
+        return asked and one_moves and grouped.takes(W_dec)
+
     def _in_one_pass(self, W_dec: Tensor) -> bool:
         """Returns whether Rust can penalise the pairs in one pass: τ has to be known beforehand."""
         asked = torch.is_grad_enabled() and W_dec.requires_grad
@@ -161,13 +176,17 @@ class OrthogonalityPenalty:
         """Returns `[k]`: whether `i` is the rarer and moves; None where both move."""
         if self.gradient == "symmetric":
             return None
+        firing_rate = self._rate(firing_rate, d_sae)
+        return firing_rate[i] < firing_rate[j]
+
+    def _rate(self, firing_rate: Tensor | None, d_sae: int) -> Tensor:
         if firing_rate is None:
             raise ValueError(
                 "no firing_rate was given, but gradient='child_only' moves the rarer feature of a "
                 "pair; pass firing_rate [d_sae], or take gradient='symmetric'."
             )
         _check_length("firing_rate", firing_rate, d_sae, "one rate per feature")
-        return firing_rate[i] < firing_rate[j]
+        return firing_rate
 
     def _tau_and_weight(
         self,
@@ -179,7 +198,11 @@ class OrthogonalityPenalty:
     ) -> tuple[Tensor, Tensor]:
         """Returns `(τ, w)` of each pair, both `[k]`; only `mean-std` uses the overlaps."""
         tau, weight = self._policy(W_dec, overlap, score, ema, held)
-        return tau, weight if held is None else weight * held
+        if held is not None:
+            weight = weight * held
+            if self.normalize_by == "k":
+                weight = weight * (len(held) / held.sum().clamp(min=1))
+        return tau, weight
 
     def _policy(
         self,

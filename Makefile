@@ -82,7 +82,10 @@ soak: setup
 
 # On a machine with a CUDA device: the tests that need one, and the time of a training step.
 gpu: setup
+	$(BIN)/python -c "import sys, torch; sys.exit(0 if torch.cuda.is_available() else \
+	    print('torch sees no CUDA device, so nothing was tested or measured') or 2)"
 	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python benches/gpu.py
 	$(BIN)/python benches/step.py --device cuda
 
 # Measures the numbers of docs/performance.md, about ten minutes; `cargo bench` is for Rust alone.

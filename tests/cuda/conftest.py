@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 import torch
 
 from tests.cuda import pretend
+from tests.cuda.interpreted import interpreter
 from topk_ortho.machine.spans import listening
 
 
@@ -26,3 +28,10 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     pretend.waits.clear()
     with listening(pretend.phases), pretend.Device():
         yield pretend.CUDA
+
+
+@pytest.fixture
+def kernels(gpu: torch.device) -> Iterator[Counter[str]]:
+    """The pretended device with kernels; what was launched is counted by name."""
+    with interpreter() as launches:
+        yield launches

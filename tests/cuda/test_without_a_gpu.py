@@ -24,44 +24,35 @@ from topk_ortho.constraint.criteria import CRITERIA
 from topk_ortho.constraint.penalty.orthogonality import TAUS
 from topk_ortho.sae import ARCHITECTURES, build
 from topk_ortho.training import evaluation
+from topk_ortho.training.finite import NotFiniteError
 from topk_ortho.training.state import TrainState
 from topk_ortho.training.step import Step, train_step
 
 BATCH, D_SAE, WIDTH = 24, 400, 8
 
 READ, HOST = "_local_scalar_dense", "copy to the host"
-CODES = {
-    ("scores", "nonzero"): 1,
-    ("scores", "tolist"): 1,
-    ("scores", "bincount"): 1,
-}
+CODES = {("scores", "nonzero"): 1, ("scores", "tolist"): 1}
+"""Of a dense batch: its entries, and the check that they are finite and not negative."""
 BEST = {("selection", READ): 5, ("selection", "index"): 3}
-COACTIVE = BEST | {
-    ("scores", READ): 2,
-    ("scores", "bincount"): 1,
-    ("scores", HOST): 2,
-    ("scores", "repeat_interleave"): 2,
-    ("scores", "unique_consecutive"): 1,
-}
+PRODUCTS = {("scores", READ): 1}
+"""How many products there are, where rows differ."""
 SELECTION: dict[str, Counter[tuple[str, str]]] = {
-    "coactivation": Counter(CODES) + Counter(COACTIVE),
-    "coactive-cosine": Counter(CODES) + Counter(COACTIVE) + Counter({("scores", READ): 3}),
+    "coactivation": Counter(CODES) + Counter(PRODUCTS),
+    "coactive-cosine": Counter(CODES) + Counter(PRODUCTS),
     "decoder-cosine": Counter(CODES)
     + Counter(BEST)
-    + Counter({("scores", READ): 6, ("scores", "nonzero"): 2}),
+    + Counter({("scores", READ): 3, ("scores", "nonzero"): 2}),
     "magnitude": Counter(CODES) + Counter({("scores", READ): 1, ("scores", HOST): 1}),
     "random": Counter(CODES),
 }
 PENALTY = {("penalty", "tolist"): 1}
-STEP = COACTIVE | PENALTY | {
-    ("forward", "nonzero"): 2,
-    ("forward", "bincount"): 1,
-    ("other", "bincount"): 1,
-    ("other", READ): 1,
-    ("other", HOST): 2,
-    ("optimiser", READ): 1,
-}  # fmt: skip
-"""Of a step: `other` are the firing rates, the check of the loss, and the pairs for the history."""
+"""The check of pairs that come from elsewhere."""
+STEP: dict[str, Counter[tuple[str, str]]] = {
+    "topk": Counter(),
+    "batch-topk": Counter(PRODUCTS),
+    "matryoshka": Counter(PRODUCTS),
+}
+"""Of a step in torch alone; ReLU and JumpReLU count their entries besides. In Triton, none."""
 
 
 def evidence() -> tuple[Tensor, dict[str, Tensor]]:
@@ -155,10 +146,44 @@ def test_a_step_on_the_device_is_that_on_cpu(kind: str, gpu: torch.device) -> No
 
 
 @pytest.mark.filterwarnings("ignore:CUDA is not available")
-@pytest.mark.parametrize("kind", ["topk", "batch-topk"])
+@pytest.mark.parametrize("kind", STEP)
 def test_the_waits_of_a_step_are_these(kind: str, gpu: torch.device) -> None:
     run_steps(gpu, kind=kind)
-    assert waits == Counter(STEP), waits - Counter(STEP) or Counter(STEP) - waits
+    assert waits == STEP[kind], waits - STEP[kind] or STEP[kind] - waits
+
+
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
+@pytest.mark.parametrize("kind", ["topk", "batch-topk"])
+def test_a_step_with_kernels_waits_for_nothing(
+    kind: str, kernels: Counter[str], gpu: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("topk_ortho.constraint.selection.owners.PROGRAMS", 8)
+    monkeypatch.setattr("topk_ortho.constraint.selection.owners.HUBS", 8)
+    expected, last = run_steps(torch.device("cpu"), n=2, kind=kind)
+    state, step = run_steps(gpu, n=2, kind=kind)
+    assert not waits
+    assert kernels["accumulate"] == 2 * 4 and kernels["pair_penalty"] == 2
+    assert state.constraint.selection.path == "owners"
+    torch.testing.assert_close(step.loss.cpu(), last.loss)
+    torch.testing.assert_close(step.penalty.cpu(), last.penalty)
+    torch.testing.assert_close(state.sae.W_dec.detach().cpu(), expected.sae.W_dec.detach())
+    recorded = state.constraint.history.top(5), expected.constraint.history.top(5)
+    assert recorded[0].i.tolist() == recorded[1].i.tolist()
+
+
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
+def test_a_step_that_is_not_finite_moves_nothing_and_is_raised_by_the_next(
+    gpu: torch.device,
+) -> None:
+    state, _ = run_steps(gpu, kind="topk")
+    before = {name: p.detach().cpu() for name, p in state.sae.named_parameters()}
+    bad = state.buffer.next()
+    bad[3, 1] = torch.inf
+    train_step(state, bad.to(gpu))
+    for name, parameter in state.sae.named_parameters():
+        torch.testing.assert_close(parameter.detach().cpu(), before[name], rtol=0, atol=1e-6)
+    with pytest.raises(NotFiniteError, match=r"step 4: x \(the activations\) is not finite"):
+        train_step(state, state.buffer.next().to(gpu))
 
 
 @pytest.mark.filterwarnings("ignore:CUDA is not available")

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from topk_ortho.machine.transfer import Copy, Transfer
+
 RATE_DECAY = 0.99
 
 
@@ -18,6 +20,7 @@ class Firing:
     threshold: `[d_sae]` float32, moving average of a batch's smallest positive activation;
         0 before a feature fired. Kept only where a criterion asks for it, as is the next.
     energy: `[d_sae]` float32, moving average of the summed squared reconstruction gradient.
+    counted: on a GPU, the number of dead features after so many steps, on its way to the host.
     """
 
     rate: Tensor
@@ -25,6 +28,7 @@ class Firing:
     threshold: Tensor
     energy: Tensor
     started: bool = False
+    counted: tuple[int, Copy] | None = None
 
     @classmethod
     def zeros(cls, d_sae: int, device: torch.device) -> Firing:
@@ -45,6 +49,11 @@ class Firing:
             self.started = True
         self.silent.add_(1).masked_fill_(counts > 0, 0)
 
+    def count_dead(self, after: int, transfer: Transfer) -> None:
+        """Begin to count what `dead` will return, before the next update, without a wait."""
+        if self.silent.is_cuda:
+            self.counted = after, transfer.start((self.silent > after).sum())
+
     def update_threshold(self, least: Tensor) -> None:
         """Take in the smallest activations `[d_sae]` of a batch, infinite for silent features."""
         mixed = torch.lerp(least.float(), self.threshold, RATE_DECAY)
@@ -57,4 +66,8 @@ class Firing:
 
     def dead(self, after: int) -> Tensor:
         """Returns `[n_dead]` int64: features silent for more than `after` steps."""
+        counted, self.counted = self.counted, None
+        if counted is not None and counted[0] == after:
+            n = int(counted[1].result()[0])
+            return torch.nonzero_static(self.silent > after, size=n).squeeze(1)
         return (self.silent > after).nonzero().squeeze(1)

@@ -377,8 +377,7 @@ class Orthogonality:
             i, j = self.selection.i.cpu(), self.selection.j.cpu()
             self.ema = self._weights_from_history(i, j).to(codes.device)
         if self._recorder is not None:
-            i, j = self.selection.distinct()
-            self._recorder.record(step, i.cpu(), j.cpu())
+            self._recorder.record_selection(step, self.selection)
 
     def _weights_from_history(self, i: Tensor, j: Tensor) -> Tensor:
         """`β EMA_before + (1 - β)`: the present selection counted, whatever the thread's timing."""

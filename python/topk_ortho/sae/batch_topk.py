@@ -29,6 +29,7 @@ class BatchTopKSAE(SAE):
     name = "batch-topk"
     inference = "threshold"
     ranks_features = True
+    fixed_entries = True
     threshold: Tensor
 
     def __init__(self, config: SAEConfig, *, d_in: int, seed: int, d_out: int | None = None):

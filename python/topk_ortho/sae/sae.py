@@ -58,6 +58,8 @@ class SAE(nn.Module):
         ranks_features: whether features compete for their place in a code, so that the norms of
             decoder rows matter to which of them win.
         learns_thresholds: whether thresholds are trained like weights.
+        fixed_entries: whether `active` names as many entries on every batch, `k` of each row where
+            it is whole.
         encode_copies: matrices `[rows, d_sae]` that `encode` holds at once.
         d_in: width of what is read.
         d_out: width of what is reconstructed.
@@ -75,6 +77,7 @@ class SAE(nn.Module):
     whole_k: ClassVar[bool] = False
     ranks_features: ClassVar[bool] = False
     learns_thresholds: ClassVar[bool] = False
+    fixed_entries: ClassVar[bool] = False
     encode_copies: ClassVar[int] = 3
     b_in: Tensor | None
 
@@ -255,6 +258,8 @@ class SAE(nn.Module):
         """
         if not sparse:
             pre = self.pre_acts(x)
+            if pre.is_cuda and self.fixed_entries:
+                return self._in_slots(pre)
             acts = self.activate(pre)
             row, col = acts.detach().nonzero(as_tuple=True)
             value = acts.detach()[row, col]
@@ -268,6 +273,19 @@ class SAE(nn.Module):
         value = Encode.apply(x, self.centre, self.W_enc, self.b_enc, at, row, col)
         codes = Codes.from_entries(row, col, value.detach(), batch=len(x), d_sae=self.d_sae)
         return Forward(pre, value, codes, self.sparse_reconstructions(value, codes, pre))
+
+    def _in_slots(self, pre: Tensor) -> Forward:
+        """The same on a GPU, from as many entries on every batch: the host need not count them."""
+        batch = len(pre)
+        row, col = self.active(pre.detach())
+        place = row * self.d_sae + col
+        value = torch.relu(pre.flatten().gather(0, place))
+        acts = torch.zeros_like(pre).flatten().scatter(0, place, value).view_as(pre)
+        per_row = int(self.k) if self.whole_k else None
+        codes = Codes.in_slots(
+            row, col, value.detach(), batch=batch, d_sae=self.d_sae, per_row=per_row
+        )
+        return Forward(pre, acts, codes, self.reconstructions(acts))
 
     def pre_acts(self, x: Tensor, features: Tensor | None = None) -> Tensor:
         """Returns `(x - centre) @ W_enc + b_enc`, `[batch, d_sae]`, or of some `features` only."""

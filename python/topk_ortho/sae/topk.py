@@ -19,6 +19,7 @@ class TopKSAE(SAE):
     inference = "topk"
     whole_k = True
     ranks_features = True
+    fixed_entries = True
     encode_copies = 2
 
     @classmethod

@@ -7,7 +7,8 @@ Everything that looks for pairs works on the active entries alone, so that its c
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,9 @@ class Codes:
         col: `[nnz]` int64, the feature of each entry, rising within a row.
         value: `[nnz]` float32 or bfloat16 as given, above 0.
         d_sae: number of features.
+        silent: whether entries of value 0, which are not active, may stand among them: on a GPU
+            their number is then known before their values are.
+        per_row: entries of every row, where all rows are known to have as many.
     """
 
     crow: Tensor
@@ -38,6 +42,8 @@ class Codes:
     col: Tensor
     value: Tensor
     d_sae: int
+    silent: bool = False
+    per_row: int | None = None
 
     @property
     def batch(self) -> int:
@@ -50,6 +56,28 @@ class Codes:
     @property
     def device(self) -> torch.device:
         return self.col.device
+
+    @property
+    def active(self) -> int:
+        """Returns the number of active entries; on a GPU it may make the host wait."""
+        return int((self.value > 0).sum()) if self.silent else self.nnz
+
+    def ones(self) -> Tensor:
+        """Returns `[nnz]` ones, and zeros where an entry is silent."""
+        if self.silent:
+            return (self.value > 0).to(self.value.dtype)
+        return self.value.new_ones(self.nnz)
+
+    @cached_property
+    def products(self) -> int:
+        """Returns how many products of two entries of a row there are.
+
+        The host waits for it unless every row has as many entries.
+        """
+        if self.per_row is not None:
+            return self.batch * (self.per_row * (self.per_row - 1) // 2)
+        per_row = self.crow.diff()
+        return int((per_row * (per_row - 1) // 2).sum())
 
     @classmethod
     def of(cls, acts: Tensor) -> Codes:
@@ -93,10 +121,31 @@ class Codes:
         cls, row: Tensor, col: Tensor, value: Tensor, *, batch: int, d_sae: int
     ) -> Codes:
         """Returns codes of entries sorted by (row, feature), above 0; nothing is checked."""
+        if row.is_cuda:  # counting makes the host wait
+            crow = torch.searchsorted(row, torch.arange(batch + 1, device=row.device))
+            return cls(crow, row, col, value, d_sae)
         counts = torch.bincount(row, minlength=batch)
         crow = torch.zeros(batch + 1, dtype=torch.int64, device=col.device)
         torch.cumsum(counts, 0, out=crow[1:])
         return cls(crow, row, col, value, d_sae)
+
+    @classmethod
+    def in_slots(
+        cls, row: Tensor, col: Tensor, value: Tensor, *, batch: int, d_sae: int, per_row: int | None
+    ) -> Codes:
+        """Returns codes of entries sorted by (row, feature), of which some may have the value 0.
+
+        Args:
+            row, col, value: `[nnz]`, a number that does not depend on the data.
+            batch: number of rows.
+            d_sae: number of features.
+            per_row: entries of every row, where all have as many.
+        """
+        if per_row is None:
+            crow = torch.searchsorted(row, torch.arange(batch + 1, device=row.device))
+        else:
+            crow = torch.arange(batch + 1, device=row.device) * per_row
+        return cls(crow, row, col, value, d_sae, silent=True, per_row=per_row)
 
     @classmethod
     def of_top(cls, value: Tensor, feature: Tensor, *, d_sae: int) -> Codes:
@@ -131,17 +180,21 @@ class Codes:
         starts = [0]
         for part in parts:
             starts.append(starts[-1] + part.batch)
-        return cls.from_entries(
+        out = cls.from_entries(
             torch.cat([part.row + start for part, start in zip(parts, starts, strict=False)]),
             torch.cat([part.col for part in parts]),
             torch.cat([part.value for part in parts]),
             batch=starts[-1],
             d_sae=parts[0].d_sae,
         )
+        return replace(out, silent=any(part.silent for part in parts))
 
     def counts(self) -> Tensor:
         """Returns `[d_sae]` int64: on how many rows each feature is active."""
-        return torch.bincount(self.col, minlength=self.d_sae)
+        if not (self.silent or self.col.is_cuda):
+            return torch.bincount(self.col, minlength=self.d_sae)
+        fires = (self.value > 0).long()
+        return self.col.new_zeros(self.d_sae).index_add_(0, self.col, fires)
 
     def column_sums(self, value: Tensor) -> Tensor:
         """Returns `[d_sae]` sums of `value` `[nnz]` by feature, in the order of the rows."""
@@ -150,12 +203,14 @@ class Codes:
 
     def row_sums(self, value: Tensor) -> Tensor:
         """Returns `[batch]` sums of `value` `[nnz]` by row, in the order of the features."""
-        return torch.segment_reduce(value, "sum", lengths=self.crow.diff())
+        # Unless told not to, a GPU asks the host whether the lengths fit.
+        return torch.segment_reduce(value, "sum", lengths=self.crow.diff(), unsafe=value.is_cuda)
 
     def column_minima(self) -> Tensor:
         """Returns `[d_sae]`, the smallest activation of each feature, infinite where inactive."""
         least = torch.full((self.d_sae,), torch.inf, dtype=self.value.dtype, device=self.device)
-        return least.scatter_reduce_(0, self.col, self.value, "amin")
+        value = self.value.where(self.value > 0, torch.inf) if self.silent else self.value
+        return least.scatter_reduce_(0, self.col, value, "amin")
 
     def dense(self, span: slice, value: Tensor | None = None) -> Tensor:
         """Returns `[batch, features]` of some features, 0 where they are not active.

@@ -91,7 +91,7 @@ class StepMetrics:
             "loss": float(step.loss),
             "l2": l2,
             "l1": float(step.out.codes.value.sum() / len(step.x)),
-            "l0": step.out.codes.nnz / len(step.x),
+            "l0": step.out.codes.active / len(step.x),
             "orthogonality": self._orthogonality(),
             "penalty": float(step.penalty),
             "penalty_share": float(step.penalty / step.loss) if float(step.loss) else None,

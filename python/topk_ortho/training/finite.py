@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from topk_ortho.machine.transfer import Copy
 from topk_ortho.sae import Forward
 from topk_ortho.training.folder import RunFolder
-from topk_ortho.training.state import TrainState
+
+if TYPE_CHECKING:
+    from topk_ortho.training.state import TrainState
 
 
 class NotFiniteError(ArithmeticError):
@@ -48,8 +53,56 @@ def check_finite(
     Raises:
         NotFiniteError: it names the first tensor at fault.
     """
-    if bool(torch.isfinite(value)):
-        return
+    if not bool(torch.isfinite(value)):
+        raise _error(state, state.step, x, out, target)
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A step on a GPU whose outcome the host has not read yet.
+
+    Attributes:
+        step: its number.
+        outcome: 1 where a number of it was not finite, and nothing was moved; else 0.
+        x, target, out: what it worked on.
+    """
+
+    step: int
+    outcome: Copy
+    x: Tensor
+    target: Tensor | None
+    out: Forward
+
+
+def check_later(
+    state: TrainState, x: Tensor, out: Forward, value: Tensor, *, target: Tensor | None = None
+) -> Tensor:
+    """Begin to read whether `value` is finite; the next step, or a checkpoint, looks at it.
+
+    Returns:
+        A float32 scalar, 1 where it is not, for the optimiser, which then moves nothing.
+    """
+    failed = (~torch.isfinite(value)).float()
+    copy = state.transfer.start(failed)
+    state.unread = Unread(state.step, copy, x.detach(), target, out)
+    return failed
+
+
+def check_unread(state: TrainState) -> None:
+    """Raise if a number of the step before was not finite; waits for that step alone.
+
+    Raises:
+        NotFiniteError: it names the first tensor at fault.
+    """
+    unread, state.unread = state.unread, None
+    if unread is not None and bool(unread.outcome.result()[0]):
+        raise _error(state, unread.step, unread.x, unread.out, unread.target)
+
+
+def _error(
+    state: TrainState, step: int, x: Tensor, out: Forward, target: Tensor | None
+) -> NotFiniteError:
+    """Returns the error of a step in which a number is not finite; it names the tensor."""
     tensors = {"x (the activations)": x}
     tensors |= {} if target is None else {"target (what is reconstructed)": target}
     for name, parameter in state.sae.named_parameters():
@@ -62,8 +115,8 @@ def check_finite(
         (name for name, t in tensors.items() if not bool(torch.isfinite(t).all())),
         "the loss",
     )
-    raise NotFiniteError(
-        f"step {state.step}: {culprit} is not finite, but every number of a step has to be; "
+    return NotFiniteError(
+        f"step {step}: {culprit} is not finite, but every number of a step has to be; "
         "nothing was changed by this step. Lower --lr, or look at the activations.",
         x.detach(),
     )

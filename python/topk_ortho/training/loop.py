@@ -20,7 +20,7 @@ from topk_ortho.machine.spans import span
 from topk_ortho.training import held_out
 from topk_ortho.training.events import EventLog, StepMetrics
 from topk_ortho.training.finish import finish
-from topk_ortho.training.finite import NotFiniteError, check_storable, set_aside
+from topk_ortho.training.finite import NotFiniteError, check_storable, check_unread, set_aside
 from topk_ortho.training.folder import RunFolder
 from topk_ortho.training.progress import Progress
 from topk_ortho.training.state import TrainState
@@ -178,6 +178,7 @@ class Loop:
         return Interrupted(said, number=number)
 
     def _step(self, device: torch.device, watch: SignalWatch) -> Step:
+        self._read()
         with span("data"), watch.at_once():
             more = self.state.config.steps - self.state.step - 1
             batch = self.state.buffer.next_batch(more=more)
@@ -192,7 +193,16 @@ class Loop:
             set_aside(error, self.state, self.folder)
             raise
 
+    def _read(self) -> None:
+        """Look at the outcome of the step before, where a GPU has it and the host has not."""
+        try:
+            check_unread(self.state)
+        except NotFiniteError as error:
+            set_aside(error, self.state, self.folder)
+            raise
+
     def _checkpoint(self, log: EventLog, x: Tensor | None) -> None:
+        self._read()
         tensors = {k: v.detach() for k, v in self.state.tensors().items()}
         try:
             check_storable(self.state.step, tensors, x)

@@ -39,8 +39,14 @@ class Adam:
         for rows in self._rows.values():
             rows.grad = None
 
-    def step(self, lr: float) -> None:
-        """Move every parameter that has a gradient."""
+    def step(self, lr: float, *, failed: Tensor | None = None) -> None:
+        """Move every parameter that has a gradient.
+
+        Args:
+            lr: the learning rate.
+            failed: a float32 scalar on the parameters' device; where it is 1, nothing moves.
+        """
+        self._adam.found_inf = failed  # type: ignore[attr-defined]
         for group in self._adam.param_groups:
             group["lr"] = lr
         for name, parameter in self._parameters.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,8 +18,10 @@ from topk_ortho.constraint.history import PairHistory
 from topk_ortho.constraint.orthogonality import RUNNING, Orthogonality
 from topk_ortho.constraint.selection.retry import is_out_of_memory
 from topk_ortho.constraint.settings import OrthogonalityConfig
+from topk_ortho.machine.transfer import Transfer
 from topk_ortho.sae import SAE, build
 from topk_ortho.sae.sae import SPARSE_DENSITY
+from topk_ortho.training.finite import Unread
 from topk_ortho.training.optimizer import Adam
 
 _NOT_OURS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -34,6 +36,8 @@ class TrainState:
         step: steps executed.
         sparsity_coefficient: of the sparsity term, 0 for architectures without one.
         density: share of active entries in the codes of the step before.
+        transfer: copies to the host that no step waits for.
+        unread: the step before, where the host has not read yet whether it was finite.
         data: activations, with the scale and variance that were measured once.
     """
 
@@ -47,6 +51,8 @@ class TrainState:
     step: int
     sparsity_coefficient: float
     density: float
+    transfer: Transfer = field(default_factory=Transfer)
+    unread: Unread | None = None
 
     @classmethod
     def fresh(

@@ -11,7 +11,7 @@ from topk_ortho.constraint import schedules
 from topk_ortho.machine.spans import span
 from topk_ortho.sae import Forward
 from topk_ortho.training import losses
-from topk_ortho.training.finite import check_finite
+from topk_ortho.training.finite import check_finite, check_later, check_unread
 from topk_ortho.training.inputs import step_inputs
 from topk_ortho.training.state import TrainState
 
@@ -55,14 +55,18 @@ def train_step(state: TrainState, x: Tensor, target: Tensor | None = None) -> St
         target: `[batch, d_out]`, what is reconstructed; `x` unless given.
 
     Raises:
-        NotFiniteError: before the optimiser moves anything; it names the tensor.
+        NotFiniteError: before the optimiser moves anything; it names the tensor. On a GPU, where
+            nothing moved either, the next step raises it.
     """
+    check_unread(state)
     sae, constraint, weight = state.sae, state.constraint, state.sparsity_coefficient
     target = x if target is None else target
     found = _reconstruct(state, x, target)
     loss, codes = found.loss, found.out.codes
-    check_finite(state, x, found.out, loss, target=target)
+    if not loss.is_cuda:
+        check_finite(state, x, found.out, loss, target=target)
     state.firing.update(codes.counts(), batch=codes.batch)
+    state.firing.count_dead(state.config.sae.dead_after, state.transfer)
 
     penalty = loss.new_zeros(())
     if constraint is not None:
@@ -79,8 +83,8 @@ def train_step(state: TrainState, x: Tensor, target: Tensor | None = None) -> St
     with span("backward"):
         loss.backward()
     with span("optimiser"):
-        _clip(state, x, found, loss)
-        lr = _update(state)
+        failed = _clip(state, x, target, found, loss)
+        lr = _update(state, failed)
     _count(state, found.out)
     return Step(
         x, target, found.out, loss.detach(), found.l2.detach(), penalty.detach(),
@@ -123,18 +127,29 @@ def _inputs(
         )
 
 
-def _clip(state: TrainState, x: Tensor, found: Reconstruction, loss: Tensor) -> None:
-    """Check the gradients of all parameters, and scale them down where they are too large."""
+def _clip(
+    state: TrainState, x: Tensor, target: Tensor, found: Reconstruction, loss: Tensor
+) -> Tensor | None:
+    """Check the gradients of all parameters, and scale them down where they are too large.
+
+    Returns:
+        On a GPU, where the host reads the outcome later, a scalar: 1 where nothing may move.
+    """
     sae, clip = state.sae, state.config.grad_clip
     sae.remove_parallel_gradient_()
     norm = torch.nn.utils.get_total_norm([p.grad for p in sae.parameters() if p.grad is not None])
-    check_finite(state, x, found.out, loss + norm)
+    failed = None
+    if norm.is_cuda:
+        failed = check_later(state, x, found.out, loss + norm, target=target)
+    else:
+        check_finite(state, x, found.out, loss + norm)
     if clip and (norm.is_cuda or norm > clip):  # on a GPU, multiplying by 1 is faster than asking
         torch.nn.utils.clip_grads_with_norm_(sae.parameters(), clip, norm)
+    return failed
 
 
-def _update(state: TrainState) -> float:
-    """Move the parameters; returns the learning rate."""
+def _update(state: TrainState, failed: Tensor | None) -> float:
+    """Move the parameters, unless `failed`; returns the learning rate."""
     config = state.config
     lr = schedules.learning_rate(
         state.step,
@@ -143,7 +158,7 @@ def _update(state: TrainState) -> float:
         warmup_steps=config.warmup_steps,
         decay_fraction=config.decay_fraction,
     )
-    state.optimizer.step(lr)
+    state.optimizer.step(lr, failed=failed)
     state.sae.normalise_decoder_()
     return lr
 

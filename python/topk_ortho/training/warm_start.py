@@ -127,7 +127,7 @@ def _measure_rates(state: TrainState, batches: Sequence[Tensor]) -> None:
     for x in batches:
         codes = state.sae(x).codes
         counts += codes.counts()
-        rows, active = rows + codes.batch, active + codes.nnz
+        rows, active = rows + codes.batch, active + codes.active
     state.firing.update(counts, batch=rows)
     state.firing.silent.zero_()  # these were no steps
     state.density = active / (rows * state.sae.d_sae)

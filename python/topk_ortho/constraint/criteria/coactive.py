@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from topk_ortho.constraint.criteria.criterion import CoactiveSum, Criterion, Score
+from topk_ortho.constraint.criteria.quotient import Quotient
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,18 +25,20 @@ def activation(e: SelectorInputs) -> Tensor:
 
 def one(e: SelectorInputs) -> Tensor:
     """Ones: sums become counts."""
-    return e.codes.value.new_ones(e.codes.nnz)
+    return e.codes.ones()
 
 
 def of_unit_row(e: SelectorInputs) -> Tensor:
     """The activations divided by the norm of their row's, float64: loud rows count like others."""
     value = e.codes.value.double()
-    return value / e.codes.row_sums(value**2).sqrt()[e.codes.row]
+    norm = e.codes.row_sums(value**2).sqrt()[e.codes.row]
+    return value / (norm.where(norm > 0, 1.0) if e.codes.silent else norm)
 
 
 def gradient(e: SelectorInputs) -> Tensor:
     """`|dL_rec/df|`."""
-    return e.entry_gradient.abs()
+    gradient = e.entry_gradient.abs()
+    return gradient.where(e.codes.value > 0, 0.0) if e.codes.silent else gradient
 
 
 def attribution(e: SelectorInputs) -> Tensor:
@@ -47,29 +50,24 @@ def attribution(e: SelectorInputs) -> Tensor:
 
 def column_cosine(e: SelectorInputs) -> Score:
     """The sum divided by the two column norms."""
-    norm = e.codes.column_sums(e.codes.value.double() ** 2).sqrt()
-    return lambda i, j, sums: sums / (norm[i] * norm[j])
+    return Quotient(e.codes.column_sums(e.codes.value.double() ** 2).sqrt())
 
 
 def correlation(e: SelectorInputs) -> Score:
     """Pearson correlation over the batch from sparse moments; negative or undefined is 0."""
     codes, value = e.codes, e.codes.value.double()
     mean = codes.column_sums(value) / codes.batch
-    spread = codes.column_sums((value - mean[codes.col]) ** 2)
+    apart = (value - mean[codes.col]) ** 2
+    spread = codes.column_sums(apart * (value > 0) if codes.silent else apart)
     silent = codes.batch - codes.counts().double()
     std = ((spread + silent * mean**2) / codes.batch).sqrt()
     std = std.where(std > CONSTANT * mean, math.inf)
-
-    def score(i: Tensor, j: Tensor, sums: Tensor) -> Tensor:
-        return ((sums / codes.batch - mean[i] * mean[j]) / (std[i] * std[j])).clamp(min=0)
-
-    return score
+    return Quotient(std, mean=mean, n=codes.batch)
 
 
 def conditional(e: SelectorInputs) -> Score:
     """`max(P(i on | j on), P(j on | i on))` from counts."""
-    count = e.codes.counts().double()
-    return lambda i, j, sums: sums / count[i].minimum(count[j])
+    return Quotient(e.codes.counts().double(), smaller=True)
 
 
 def decoder_cosine(e: SelectorInputs) -> Score:

@@ -25,19 +25,20 @@ class Cosine:
         ]
         norm = torch.cat(norms)
         bad = ~torch.isfinite(norm)
-        if bool(bad.any()):
+        # On a GPU asking makes the host wait; the scores of such a row are refused in any case.
+        if not norm.is_cuda and bool(bad.any()):
             raise ValueError(
                 f"row {int(bad.nonzero()[0])} of W_dec is not finite, but cosines need finite "
                 "decoder rows; stop before the step that broke it."
             )
-        self.inverse_norm = torch.where(norm > 0, 1 / norm, 0.0)
+        self.inverse_norm = torch.where(norm == 0, 0.0, 1 / norm)
 
     def __call__(self, i: Tensor, j: Tensor) -> Tensor:
         """Returns `[n]` float64 cosines; `i` may be sorted, as in blocks of candidates, or not."""
         if i.numel() == 0:
             return torch.empty(0, dtype=torch.float64, device=i.device)
-        first, last = int(i.min()), int(i.max()) + 1
         d_sae, d_in = self.W.shape
+        first, last = (0, d_sae) if i.is_cuda else (int(i.min()), int(i.max()) + 1)
         cells = (last - first) * d_sae
         tile_bytes = 8 * (cells + (last - first + d_sae) * d_in)
         if i.numel() * GATHERED_PER_CELL >= cells and tile_bytes <= self.memory_budget // 4:

@@ -58,7 +58,11 @@ def matched_pairs(chosen: PairSelection, counts: Tensor, *, seed: int) -> PairSe
     order = order[torch.argsort(chosen.score[order], descending=True, stable=True)]
     found = found[order]
     return replace(
-        chosen, i=found // d_sae, j=found % d_sae, score=chosen.score[order], path="matched"
+        chosen.settled,
+        i=found // d_sae,
+        j=found % d_sae,
+        score=chosen.score[order],
+        path="matched",
     )
 
 

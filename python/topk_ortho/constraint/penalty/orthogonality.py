@@ -8,12 +8,16 @@ import torch
 from torch import Tensor
 
 from topk_ortho.config.errors import one_of
-from topk_ortho.constraint.penalty import native
+from topk_ortho.constraint.penalty import grouped, native
 from topk_ortho.constraint.penalty import tau as policies
 from topk_ortho.constraint.penalty.cosine import PairCosine
+from topk_ortho.constraint.penalty.grouped import GroupedPenalty, Groups
 from topk_ortho.machine.spans import spanned
 
 TAUS = ("fixed", "mean-std", "mean-std-all", "strength", "strength-threshold", "stability")
+
+Columns = tuple[Tensor, Tensor, Tensor, Tensor | None]
+"""`i`, `j` and `score` of pairs or of slots, and which of the slots are held."""
 
 THRESHOLDED = ("fixed", "strength-threshold", "stability")
 """Those with a threshold of their own."""
@@ -110,29 +114,31 @@ class OrthogonalityPenalty:
                 need is missing.
         """
         d_sae = W_dec.shape[0]
-        k = pairs.i.numel()
         _check_rows(W_dec, pairs, firing_rate)
-        _check_pairs(pairs.i, pairs.j, d_sae)
+        chosen, held = self._chosen(pairs, d_sae, factor)
         with torch.autocast(W_dec.device.type, enabled=False):
             W_dec = W_dec.float() if W_dec.dtype.itemsize < 4 else W_dec
+            i, j, score = chosen.i, chosen.j, chosen.score.detach()
+            k = i.numel()
             if k == 0:
                 return W_dec[:0].sum()  # part of the graph, so that `backward` finds a gradient
             scale = coefficient / (d_sae if self.normalize_by == "d-sae" else k)
-            i_is_child = self._i_is_child(pairs.i, pairs.j, firing_rate, d_sae)
-            score = pairs.score.detach()
-            if factor is not None:
-                _check_length("factor", factor, k, "one per pair")
+            if factor is None and self._in_groups(W_dec):
+                rate = self._rate(firing_rate, d_sae).float()
+                return self._grouped(W_dec, (i, j, score, held), rate, ema, scale)
+            i, j = i.long(), j.long()
+            i_is_child = self._i_is_child(i, j, firing_rate, d_sae)
             moves = factor is not None and factor.requires_grad
             if i_is_child is not None and not moves and self._in_one_pass(W_dec):
                 tau, weight = self._tau_and_weight(W_dec.detach(), W_dec.new_empty(k), score, ema)
                 weight = weight if factor is None else weight * factor
                 weight = (weight * scale).contiguous()
                 return native.NativePairPenalty.apply(
-                    W_dec, pairs.i, pairs.j, tau, weight, i_is_child, self.sign == "both"
+                    W_dec, i, j, tau, weight, i_is_child, self.sign == "both"
                 )
-            cosine = self._cosines(W_dec, pairs.i, pairs.j, i_is_child)
+            cosine = self._cosines(W_dec, i, j, i_is_child)
             overlap = cosine.abs() if self.sign == "both" else cosine
-            tau, weight = self._tau_and_weight(W_dec.detach(), overlap.detach(), score, ema)
+            tau, weight = self._tau_and_weight(W_dec.detach(), overlap.detach(), score, ema, held)
             weight = weight if factor is None else weight * factor
             return scale * (weight * torch.relu(overlap - tau) ** 2).sum()
 
@@ -153,6 +159,42 @@ class OrthogonalityPenalty:
             overlap = cosine.abs() if self.sign == "both" else cosine
             return overlap > self._tau_and_weight(W_dec, overlap, pairs.score, ema)[0]
 
+    def _chosen(
+        self, pairs: Pairs, d_sae: int, factor: Tensor | None
+    ) -> tuple[Pairs, Tensor | None]:
+        """Returns the pairs, or their slots and which of these are held (`Slots`).
+
+        Slots come from a selection of this package, whose indices need no check; what is given
+        for each pair asks for the pairs.
+        """
+        slots: Pairs | None = getattr(pairs, "slots", None)
+        if slots is not None and self.tau != "stability" and factor is None:
+            return slots, slots.score > 0
+        _check_pairs(pairs.i, pairs.j, d_sae)
+        if factor is not None:
+            _check_length("factor", factor, pairs.i.numel(), "one per pair")
+        return pairs, None
+
+    def _grouped(
+        self, W_dec: Tensor, columns: Columns, rate: Tensor, ema: Tensor | None, scale: float
+    ) -> Tensor:
+        """The penalty in one pass over the rows that move."""
+        i, j, score, held = columns
+        k = i.numel()
+        groups = Groups(i, j, score.new_ones(k) if held is None else score, rate)
+        overlap = score.new_empty(k)
+        if self.tau == "mean-std":
+            overlap = groups.cosines(W_dec.detach())
+            overlap = overlap.abs() if self.sign == "both" else overlap
+        tau, weight = self._tau_and_weight(W_dec.detach(), overlap, score, ema, held)
+        return GroupedPenalty.apply(W_dec, groups, tau, weight * scale, self.sign == "both")
+
+    def _in_groups(self, W_dec: Tensor) -> bool:
+        """Returns whether a GPU penalises the pairs in one pass, by the row that moves."""
+        asked = torch.is_grad_enabled() and W_dec.requires_grad
+        one_moves = self.gradient == "child-only" and self.backend == "auto"
+        return asked and one_moves and grouped.takes(W_dec)
+
     def _in_one_pass(self, W_dec: Tensor) -> bool:
         """Returns whether Rust can penalise the pairs in one pass: τ has to be known beforehand."""
         asked = torch.is_grad_enabled() and W_dec.requires_grad
@@ -171,28 +213,52 @@ class OrthogonalityPenalty:
         """Returns `[k]`: whether `i` is the rarer and moves; None where both move."""
         if self.gradient == "symmetric":
             return None
+        firing_rate = self._rate(firing_rate, d_sae)
+        return firing_rate[i] < firing_rate[j]
+
+    def _rate(self, firing_rate: Tensor | None, d_sae: int) -> Tensor:
         if firing_rate is None:
             raise ValueError(
                 "no firing_rate was given, but gradient='child_only' moves the rarer feature of a "
                 "pair; pass firing_rate [d_sae], or take gradient='symmetric'."
             )
         _check_length("firing_rate", firing_rate, d_sae, "one rate per feature")
-        return firing_rate[i] < firing_rate[j]
+        return firing_rate
 
     def _tau_and_weight(
-        self, W_dec: Tensor, overlap: Tensor, score: Tensor, ema: Tensor | None
+        self,
+        W_dec: Tensor,
+        overlap: Tensor,
+        score: Tensor,
+        ema: Tensor | None,
+        held: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Returns `(τ, w)` of each pair, both `[k]`; only `mean-std` uses the overlaps."""
+        tau, weight = self._policy(W_dec, overlap, score, ema, held)
+        if held is not None:
+            weight = weight * held
+            if self.normalize_by == "k":
+                weight = weight * (len(held) / held.sum().clamp(min=1))
+        return tau, weight
+
+    def _policy(
+        self,
+        W_dec: Tensor,
+        overlap: Tensor,
+        score: Tensor,
+        ema: Tensor | None,
+        held: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
         k = overlap.numel()
         if self.tau.startswith("strength"):
             _check_length("score", score, k, "one score per pair")
         match self.tau:
             case "mean-std":
-                return policies.mean_std(overlap)
+                return policies.mean_std(overlap, held)
             case "mean-std-all":
                 return policies.mean_std_all(overlap, self._sampled_cosines(W_dec))
             case "strength":
-                return policies.strength(overlap, score)
+                return policies.strength(overlap, score, held)
             case "strength-threshold":
                 return policies.strength_threshold(self.threshold, overlap, score)
             case "stability":
@@ -224,7 +290,7 @@ def _check_rows(W_dec: Tensor, pairs: Pairs, firing_rate: Tensor | None) -> None
     features = rows
     if firing_rate is not None and firing_rate.dim() == 1:
         features = len(firing_rate)
-    elif pairs.j.numel() > rows * (rows - 1) // 2:
+    elif getattr(pairs, "slots", None) is None and pairs.j.numel() > rows * (rows - 1) // 2:
         features = int(pairs.j.amax()) + 1
     if rows < features <= columns:
         raise ValueError(

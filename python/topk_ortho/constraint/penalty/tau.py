@@ -1,4 +1,7 @@
-"""Threshold policies: `(cosine, score, ...) -> (τ, w)` per pair, all detached (method 3)."""
+"""Threshold policies: `(cosine, score, ...) -> (τ, w)` per pair, all detached (method 3).
+
+`held` `[k]` bool says which slots hold a pair, where some may be empty: means are over these.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,9 @@ def fixed(threshold: float, cosine: Tensor) -> tuple[Tensor, Tensor]:
     return torch.full_like(cosine, threshold), torch.ones_like(cosine)
 
 
-def mean_std(cosine: Tensor) -> tuple[Tensor, Tensor]:
+def mean_std(cosine: Tensor, held: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Mean + standard deviation of the selected pairs' own cosines."""
-    return torch.full_like(cosine, 1.0) * _mean_std(cosine), torch.ones_like(cosine)
+    return torch.full_like(cosine, 1.0) * _mean_std(cosine, held), torch.ones_like(cosine)
 
 
 def mean_std_all(cosine: Tensor, sampled: Tensor) -> tuple[Tensor, Tensor]:
@@ -23,14 +26,16 @@ def mean_std_all(cosine: Tensor, sampled: Tensor) -> tuple[Tensor, Tensor]:
     return torch.full_like(cosine, 1.0) * _mean_std(sampled.abs()), torch.ones_like(cosine)
 
 
-def strength(cosine: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
+def strength(cosine: Tensor, score: Tensor, held: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """No threshold; a pair weighs as much as its share of the mean score."""
-    return torch.zeros_like(cosine), (score / score.mean()).to(cosine.dtype)
+    mean = score.mean() if held is None else score.sum() / held.sum().clamp(min=1)
+    return torch.zeros_like(cosine), (score / mean.where(mean > 0, 1.0)).to(cosine.dtype)
 
 
 def strength_threshold(threshold: float, cosine: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
     """Stronger pairs are held to a lower threshold: τ0 (1 - score / max score)."""
-    relative = (score / score.max()).to(cosine.dtype)
+    largest = score.max()
+    relative = (score / largest.where(largest > 0, 1.0)).to(cosine.dtype)
     return threshold * (1 - relative), torch.ones_like(cosine)
 
 
@@ -50,5 +55,9 @@ def sample_pairs(d_sae: int, *, seed: int, device: torch.device) -> tuple[Tensor
     return i.to(device), j.to(device)
 
 
-def _mean_std(cosine: Tensor) -> Tensor:
-    return cosine.mean() + cosine.std(correction=0)
+def _mean_std(cosine: Tensor, held: Tensor | None = None) -> Tensor:
+    if held is None:
+        return cosine.mean() + cosine.std(correction=0)
+    n = held.sum().clamp(min=1)
+    mean = (cosine * held).sum() / n
+    return mean + (((cosine - mean) * held).square().sum() / n).sqrt()

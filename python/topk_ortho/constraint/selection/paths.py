@@ -9,9 +9,12 @@ import torch
 
 from topk_ortho.constraint.criteria import AllPairs, CoactiveSum, OnePerFeature, Tiles
 from topk_ortho.constraint.criteria.inputs import SelectorInputs
+from topk_ortho.constraint.criteria.quotient import Quotient
 from topk_ortho.constraint.selection.coactive import Block, coactive_blocks
+from topk_ortho.constraint.selection.in_slots import BYTES_PER_PRODUCT, best_pairs
 from topk_ortho.constraint.selection.native import Coactivation, best_products
-from topk_ortho.constraint.selection.selection import PairSelection, n_pairs
+from topk_ortho.constraint.selection.owners import Owners
+from topk_ortho.constraint.selection.selection import PairSelection, SlotSelection, n_pairs
 from topk_ortho.constraint.selection.tiles import tile_blocks, tile_side
 from topk_ortho.constraint.selection.topk import Collector, collector
 from topk_ortho.sparse.codes import Codes
@@ -23,8 +26,10 @@ DENSE_OPERATIONS_PER_PRODUCT = 400
 
 def is_dense(codes: Codes) -> bool:
     """Returns whether dense tiles are cheaper than the products of the active entries."""
-    per_row = codes.crow.diff()
-    products = int((per_row * (per_row - 1) // 2).sum())
+    if codes.device.type == "cpu" or codes.per_row is not None:
+        products = codes.products
+    else:  # about as many: counting them makes the host wait
+        products = round(codes.nnz * (codes.nnz / max(1, codes.batch) - 1) / 2)
     tiles = codes.batch * n_pairs(codes.d_sae)
     return products * DENSE_OPERATIONS_PER_PRODUCT > tiles
 
@@ -35,6 +40,49 @@ def coactive(form: CoactiveSum, e: SelectorInputs, k: int, *, min_support: int) 
     for block in coactive_blocks(e.codes, form.value(e), memory_budget=_budget_beside(e, k)):
         tally.add(block)
     return tally.selection("coactive")
+
+
+def owned(
+    form: CoactiveSum, e: SelectorInputs, k: int, *, min_support: int, owners: Owners
+) -> PairSelection | None:
+    """Selects the same on a GPU in Triton; None where its kernels, or its memory, will not do."""
+    if not e.codes.nnz or not owners.run_on(e.codes.device) or form.rust is not None:
+        return None
+    score = form.score(e) if form.score is not None else None
+    if not (score is None or isinstance(score, Quotient)):
+        return None
+    buffers = owners.of(e.codes, k, memory_budget=e.memory_budget)
+    if buffers is None:
+        return None
+    value = form.value(e)
+    value = value if value.dtype in (torch.float32, torch.float64) else value.float()
+    slots, counts = buffers.best(
+        e.codes, value, k, quotient=score, support=min_support if form.min_support else 0
+    )
+    selection = SlotSelection(
+        slots, counts, k, "owners", again=lambda: coactive(form, e, k, min_support=min_support)
+    )
+    return owners.checked(selection)
+
+
+def in_slots(
+    form: CoactiveSum, e: SelectorInputs, k: int, *, min_support: int
+) -> PairSelection | None:
+    """Selects the same on a GPU without waiting for it; None where its memory is not enough."""
+    products = e.codes.products
+    if not products or products * BYTES_PER_PRODUCT > _budget_beside(e, k):
+        return None
+    slots, counts = best_pairs(
+        e.codes,
+        form.value(e),
+        k,
+        products=products,
+        score=form.scores(e),
+        support=min_support if form.min_support else None,
+    )
+    return SlotSelection(
+        slots, counts, k, "slots", again=lambda: coactive(form, e, k, min_support=min_support)
+    )
 
 
 def native(

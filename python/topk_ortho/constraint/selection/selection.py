@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from topk_ortho.constraint.slots import Slots
+
+WHOLE, LOST, NOT_FINITE = 0, 1, 2
+"""Outcomes of a selection on a GPU: the best pairs; more than its buffers held; a score of inf."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -77,9 +84,78 @@ class PairSelection:
         return self.i.numel()
 
     @property
+    def slots(self) -> Slots | None:
+        """Returns the pairs in slots; None where their number is known."""
+        return None
+
+    @property
+    def settled(self) -> PairSelection:
+        """Returns the selection with its pairs at hand; the host may have to wait for them."""
+        return self
+
+    @property
     def saturation(self) -> float:
         """Returns taken / positive; above 0.5 hardly anything is being selected."""
         return len(self) / self.positive if self.positive else 0.0
+
+
+class SlotSelection(PairSelection):
+    """A selection that is still on the GPU: a penalty takes its slots, and the host need not wait.
+
+    The host waits once, for the first of `i`, `j`, `score`, `positive`, `unsupported` that it
+    reads; the pairs are then those of any other selection. Where buffers were too small, the
+    slots are all empty, and reading selects again, exactly.
+
+    Args:
+        slots: the pairs, in any order.
+        counts: `[3]` int64: positive scores, pairs without support, and the outcome.
+        requested: k as asked for.
+        path: the way they were computed.
+        again: selects the same on a path that cannot lose anything.
+    """
+
+    def __init__(
+        self,
+        slots: Slots,
+        counts: Tensor,
+        requested: int,
+        path: str,
+        *,
+        again: Callable[[], PairSelection],
+    ):
+        set_ = object.__setattr__  # of a frozen dataclass
+        for name, value in {"requested": requested, "path": path, "_again": again}.items():
+            set_(self, name, value)
+        set_(self, "_slots", slots)
+        set_(self, "counts", counts)
+
+    counts: Tensor
+    _slots: Slots
+    _again: Callable[[], PairSelection]
+
+    @property
+    def slots(self) -> Slots:
+        return self._slots
+
+    @cached_property
+    def settled(self) -> PairSelection:
+        positive, unsupported, outcome = self.counts.tolist()
+        if outcome != WHOLE:
+            return self._again()
+        i, j, score = self._slots.i.long(), self._slots.j.long(), self._slots.score
+        order = torch.argsort(j, stable=True)
+        order = order[torch.argsort(i[order], stable=True)]
+        order = order[torch.argsort(score[order], stable=True, descending=True)]
+        order = order[: min(positive, len(order))]
+        return PairSelection(
+            i[order], j[order], score[order], self.requested, positive, unsupported, self.path
+        )
+
+    i = property(lambda self: self.settled.i)
+    j = property(lambda self: self.settled.j)
+    score = property(lambda self: self.settled.score)
+    positive = property(lambda self: self.settled.positive)
+    unsupported = property(lambda self: self.settled.unsupported)
 
 
 def n_pairs(d_sae: int) -> int:

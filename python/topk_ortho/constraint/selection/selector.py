@@ -27,6 +27,7 @@ from topk_ortho.constraint.criteria.inputs import SelectorInputs
 from topk_ortho.constraint.selection import native, paths
 from topk_ortho.constraint.selection.ledger import Ledger
 from topk_ortho.constraint.selection.native import Coactivation
+from topk_ortho.constraint.selection.owners import Owners
 from topk_ortho.constraint.selection.retry import halving
 from topk_ortho.constraint.selection.selection import PairSelection, n_pairs
 from topk_ortho.machine.spans import spanned
@@ -83,6 +84,7 @@ class PairSelector:
             raise ValueError(f"max_pairs={max_pairs} was given, but at least 1 was expected.")
         self.backend = one_of("backend", backend, ("auto", "torch"))
         self._rust = Coactivation()
+        self._owners = Owners()
         self._criterion = CRITERIA[criterion]
         self.criterion = self._criterion.name
         self.fraction = fraction
@@ -186,6 +188,13 @@ class PairSelector:
             return paths.dense(form, e, k, min_support=self.min_support)
         if e.codes.device.type == "cpu" and self.backend == "auto":
             return paths.native(form, e, k, min_support=self.min_support, rust=self._rust)
+        if e.codes.device.type != "cpu":
+            least = self.min_support
+            selection = paths.owned(form, e, k, min_support=least, owners=self._owners)
+            if selection is None:
+                selection = paths.in_slots(form, e, k, min_support=least)
+            if selection is not None:
+                return selection
         return paths.coactive(form, e, k, min_support=self.min_support)
 
 

@@ -5,6 +5,8 @@
 | `saelens` | `sae_weights.safetensors` | `SAE.load_from_disk` |
 | `sparsify` | `sae.safetensors` | `SparseCoder.load_from_disk` |
 | `dictionary-learning` | `ae.pt` | `load_dictionary` |
+| `gemma-scope` | `params.npz` | read only; written as `saelens` |
+| `gemma-scope-2` | `params.safetensors` | read only; written as `saelens` |
 
 A run folder of this package stands for its `sae/`, which is `saelens`.
 """
@@ -13,21 +15,26 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from topk_ortho.checkpoint import atomic
 from topk_ortho.config import ConfigError
-from topk_ortho.formats import dictionary_learning, saelens, sparsify
+from topk_ortho.formats import dictionary_learning, gemma_scope, saelens, sparsify
 from topk_ortho.formats.stored import StoredSAE
 
-Layout = Literal["saelens", "sparsify", "dictionary-learning"]
+Layout = Literal["saelens", "sparsify", "dictionary-learning", "gemma-scope", "gemma-scope-2"]
 
 FILES: dict[Layout, tuple[str, str]] = {
     "saelens": (saelens.CONFIG, saelens.WEIGHTS),
     "sparsify": (sparsify.CONFIG, sparsify.WEIGHTS),
     "dictionary-learning": (dictionary_learning.CONFIG, dictionary_learning.WEIGHTS),
 }
-"""Configuration and weights of each."""
+"""Configuration and weights of each that is read and written."""
+READ_ONLY: dict[Layout, tuple[str, ...]] = {
+    "gemma-scope": (gemma_scope.FILE,),
+    "gemma-scope-2": (gemma_scope.CONFIG, gemma_scope.FILE_2),
+}
+"""Files of each that is only read, the weights last."""
 
 _UNFIT = (AttributeError, LookupError, RecursionError, RuntimeError, TypeError, ValueError)
 """Errors that the readers raise on values of other types and tensors of other shapes."""
@@ -46,9 +53,10 @@ def detect(folder: str | Path) -> tuple[Layout, Path]:
         raise ConfigError(
             f"{folder} was given, but there is no such folder; check the path to the trained SAE."
         )
-    there = [layout for layout, (_, weights) in FILES.items() if (found / weights).is_file()]
+    known = {**FILES, **READ_ONLY}
+    there = [layout for layout, files in known.items() if (found / files[-1]).is_file()]
     if len(there) != 1:
-        names = ", ".join(f"{weights} ({layout})" for layout, (_, weights) in FILES.items())
+        names = ", ".join(f"{files[-1]} ({layout})" for layout, files in known.items())
         raise ConfigError(
             f"{folder} was given, but {'no' if not there else 'more than one'} trained SAE is in "
             f"it; a run folder, or one of {names} was expected; check the path."
@@ -72,6 +80,10 @@ def read(folder: str | Path, *, allow_pickle: bool = False) -> StoredSAE:
             return saelens.read_stored(path)
         if layout == "sparsify":
             return sparsify.read(path)
+        if layout == "gemma-scope":
+            return gemma_scope.read(path)
+        if layout == "gemma-scope-2":
+            return gemma_scope.read_2(path)
         return dictionary_learning.read(path, allow_pickle=allow_pickle)
     except ConfigError:
         raise
@@ -88,12 +100,13 @@ def write(sae: StoredSAE, folder: str | Path, *, layout: Layout | None = None) -
     Args:
         sae: in the units of its model.
         folder: becomes a folder of exactly the layout's two files.
-        layout: unless given, the one that the SAE was read from.
+        layout: unless given, the one that the SAE was read from, or `saelens` where that one is
+            only read.
 
     Raises:
         ConfigError: a layout that has no such SAE, or a folder that holds anything else.
     """
-    chosen = layout or sae.layout
+    chosen = layout or ("saelens" if sae.layout in READ_ONLY else sae.layout)
     writers = {
         "saelens": saelens.write_stored,
         "sparsify": sparsify.write,
@@ -101,7 +114,7 @@ def write(sae: StoredSAE, folder: str | Path, *, layout: Layout | None = None) -
     }
     if chosen not in writers:
         raise ConfigError(
-            f"the layout {chosen} was given, but one of {', '.join(get_args(Layout))} was expected."
+            f"the layout {chosen} was given, but one of {', '.join(writers)} was expected."
         )
     if sae.transcoder and chosen != "saelens":
         raise ConfigError(
@@ -112,10 +125,10 @@ def write(sae: StoredSAE, folder: str | Path, *, layout: Layout | None = None) -
 
 
 def digest(folder: str | Path) -> str:
-    """Returns the sha256 over both files, which identifies an SAE wherever it is."""
+    """Returns the sha256 over its files, which identifies an SAE wherever it is."""
     layout, path = detect(folder)
     whole = hashlib.sha256(layout.encode())
-    for name in FILES[layout]:
+    for name in {**FILES, **READ_ONLY}[layout]:
         try:
             with open(path / name, "rb") as file:
                 whole.update(hashlib.file_digest(file, "sha256").digest())

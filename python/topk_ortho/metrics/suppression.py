@@ -1,6 +1,8 @@
 """Suppressed pairs: one feature fires, and an overlapping one, though present, stays silent.
 
-That is what absorption looks like without ground truth. A pair (i, j) is suppressed where
+It counts how much overlapping features keep each other silent, and is no sign of absorption: on
+data with known features few of the pairs that it lists are absorbed (docs/atlas.md). A pair (i, j)
+is suppressed where
 
 - the cosine of decoder rows i and j is above `LEAST_COSINE`, and j is one of the `NEIGHBOURS`
   nearest to i;

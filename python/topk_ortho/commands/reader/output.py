@@ -35,15 +35,15 @@ def say(text: str) -> None:
     print(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
-def check_out(path: Path | None) -> None:
-    """Refuse, before the work, an `--out` that cannot be written.
+def check_out(path: Path | None, name: str = "out") -> None:
+    """Refuse, before the work, an `--out`, or another option, that cannot be written.
 
     Raises:
         ConfigError: it is a folder, or its folder does not exist.
     """
     if path is not None and (path.is_dir() or not path.parent.is_dir()):
         raise ConfigError(
-            f"--out {path} was given, but a file in an existing folder was expected; correct it."
+            f"--{name} {path} was given, but a file in an existing folder was expected; correct it."
         )
 
 

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from topk_ortho import formats
 from topk_ortho.activations.fingerprint import fingerprint
-from topk_ortho.activations.same_data import other_data
 from topk_ortho.config import ConfigError, TrainConfig
-from topk_ortho.formats.load import as_module
-from topk_ortho.formats.origin import check_origin
-from topk_ortho.inspect.evaluate.asked import Asked, run_config, understand
-from topk_ortho.inspect.evaluate.data import measurable
+from topk_ortho.inspect.evaluate.asked import Asked
 from topk_ortho.inspect.evaluate.measure import Measured, measure
+from topk_ortho.inspect.evaluate.opening import opened
 from topk_ortho.inspect.evaluate.text import metrics_text
-from topk_ortho.inspect.left_out import norm_limit
 from topk_ortho.machine import hardware
 from topk_ortho.metrics.health import gate
 from topk_ortho.sae import SAE
@@ -49,51 +43,24 @@ def evaluate(
     Raises:
         ConfigError: no such SAE, or data that cannot be used or does not fit it.
     """
-    stored = formats.read(sae, allow_pickle=allow_pickle)
-    module = as_module(stored)
-    named = {"model": stored.model, "hook": stored.hook}
-    named |= {"hook_out": stored.hook_out} if stored.transcoder else {}
-    asked = understand(sae, given, split=split, device=device, named=named)
-    _check_held_out(asked)
-    check_origin(sae=sae, named=named, given=_given(asked.config), insist=allow_mismatch)
-    if asked.config.activations == "language-model":
-        stored.check_unprocessed(sae, insist=allow_mismatch)
-    where = hardware.choose_device(device)
-    limit = None if "max-norm" in given else norm_limit(sae)
-    data = measurable(asked.config, split=asked.split, device=str(where), norm_limit=limit)
-    check_origin(sae=sae, named=named, given=data.origin, insist=allow_mismatch)
+    found = opened(
+        sae,
+        given,
+        split=split,
+        device=device,
+        allow_pickle=allow_pickle,
+        allow_mismatch=allow_mismatch,
+    )
+    samples = found.asked.config.eval_samples
     try:
-        measured = measure(module.to(where), data, samples=asked.config.eval_samples)
+        measured = measure(found.module, found.data, samples=samples)
     except ConfigError:
         raise
     except ValueError as error:
         raise ConfigError(f"{sae} cannot be measured: {error}") from error
-    record = as_json(asked, module, measured, where)
-    record["sae"] |= named
+    record = as_json(found.asked, found.module, measured, found.device)
+    record["sae"] |= found.named
     return record
-
-
-def _given(config: TrainConfig) -> dict[str, str]:
-    """Model and hook point of the activations, before a model is loaded for them."""
-    model = config.activations == "language-model"
-    names = ("model", "hook", "hook_out")
-    return {name: getattr(config, name) for name in names} if model else {}
-
-
-def _check_held_out(asked: Asked) -> None:
-    """Refuse to call a part of a run's data held out once its files have changed.
-
-    Raises:
-        ConfigError: the files have changed, and no split was given.
-    """
-    run = run_config(asked.sae) if asked.held_out else None
-    if run is None:
-        return
-    if changed := other_data(asked.sae, replace(asked.config, model=run.model)):
-        raise ConfigError(
-            f"{asked.sae} was given, but {changed} is not what it was when the run was trained, "
-            "so that no part of the data is known to be held out; restore it, or give --split all."
-        )
 
 
 def as_json(asked: Asked, sae: SAE, measured: Measured, device: torch.device) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def repair(config: TrainConfig, out: str | Path | None = None, *, keep_l0: bool 
         after = formats.read(path / REPAIRED, allow_pickle=True)
         done = Repair(
             sae=str(config.init_from),
-            layout=stored.layout,
+            layout=after.layout,
             run=str(path),
             repaired=str(path / REPAIRED),
             steps=run["steps"],

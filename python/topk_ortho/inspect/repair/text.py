@@ -48,12 +48,11 @@ def _verdict(done: Repair) -> str:
         for key, name, form in (
             ("absorption_rate", "absorption", ".3f"),
             ("excess", "excess", ".3f"),
-            ("suppressed_pairs", "suppressed pairs", ".0f"),
         )
         if key in change
     ]
     for name, arm in (("before", done.before), ("after", done.after)):
         if health(arm):
             return f"The SAE {name} is not healthy: {health(arm)}. {cost}."
-    text = ", ".join(measured) or "absorption unavailable"
+    text = ", ".join(measured) or "no features are known in this data"
     return f"{text[0].upper()}{text[1:]}; {cost}."

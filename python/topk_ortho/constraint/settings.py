@@ -97,13 +97,7 @@ def checked(c: OrthogonalityConfig) -> OrthogonalityConfig:
     with in_python():
         check_ranges(c)
         check_constraint(c)
-    if c.micro_batches > 1 and pair_weight(c.pairs, c.penalty) == "activity":
-        raise ConfigError(
-            f"criterion {c.pairs.criterion} weighs pairs by how active they are, with a gradient "
-            f"to the activations, and micro_batches={c.micro_batches} was given, but the graph of "
-            "a micro-batch is gone when the last one comes; train without micro-batches, or give "
-            'PenaltyConfig(pair_weight="activity-detached").'
-        )
+    _check_micro_batches(c)
     missing = sorted(CRITERIA[c.pairs.criterion].required_inputs - set(c.inputs))
     if missing:
         raise ConfigError(
@@ -112,6 +106,16 @@ def checked(c: OrthogonalityConfig) -> OrthogonalityConfig:
             "row-coactivation or coactive-cosine, or train with `python -m topk_ortho.train`."
         )
     return c
+
+
+def _check_micro_batches(c: OrthogonalityConfig) -> None:
+    if c.micro_batches > 1 and pair_weight(c.pairs, c.penalty) == "activity":
+        raise ConfigError(
+            f"criterion {c.pairs.criterion} weighs pairs by how active they are, with a gradient "
+            f"to the activations, and micro_batches={c.micro_batches} was given, but the graph of "
+            "a micro-batch is gone when the last one comes; train without micro-batches, or give "
+            'PenaltyConfig(pair_weight="activity-detached").'
+        )
 
 
 def decided_by(host: str, config: OrthogonalityConfig, **values: Any) -> OrthogonalityConfig:

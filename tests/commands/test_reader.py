@@ -167,7 +167,7 @@ def test_every_whole_number_is_bounded(command: str, option: Option, capsys) -> 
     needed = {
         "absorption": "x --model m --text t --hook h --classes c",
         "cache": "--out o --model m --hook h",
-        "evaluate": "x", "pairs": "x",
+        "agreement": "x y", "evaluate": "x", "pairs": "x",
     }.get(command, "")  # fmt: skip
     for number in (10**30, -(10**30)):
         words_ = [*words(needed), f"--{option.name}={number}"]

@@ -39,14 +39,12 @@ class Adam:
         for rows in self._rows.values():
             rows.grad = None
 
-    def step(self, lr: float, *, failed: Tensor | None = None) -> None:
-        """Move every parameter that has a gradient.
-
-        Args:
-            lr: the learning rate.
-            failed: a float32 scalar on the parameters' device; where it is 1, nothing moves.
-        """
+    def skip_where(self, failed: Tensor) -> None:
+        """Make the next step move nothing where `failed`, a float32 scalar on its device, is 1."""
         self._adam.found_inf = failed  # type: ignore[attr-defined]
+
+    def step(self, lr: float) -> None:
+        """Move every parameter that has a gradient."""
         for group in self._adam.param_groups:
             group["lr"] = lr
         for name, parameter in self._parameters.items():

@@ -158,7 +158,9 @@ def _update(state: TrainState, failed: Tensor | None) -> float:
         warmup_steps=config.warmup_steps,
         decay_fraction=config.decay_fraction,
     )
-    state.optimizer.step(lr, failed=failed)
+    if failed is not None:
+        state.optimizer.skip_where(failed)
+    state.optimizer.step(lr)
     state.sae.normalise_decoder_()
     return lr
 

@@ -72,6 +72,15 @@ def _inverse(squares):
 
 
 @triton.jit
+def _rows(W, p, held, q, d):
+    """Rows p near norm 1, and the inverses of their norms."""
+    inside = held[:, None] & (q < d)[None, :]
+    rows = tl.load(W + p[:, None] * d + q[None, :], mask=inside, other=0.0)
+    rows = rows * _power(tl.max(tl.abs(rows), 1))[:, None]
+    return rows, _inverse(tl.sum(rows * rows, 1))
+
+
+@triton.jit
 def pair_penalty(
     W,
     end,
@@ -110,10 +119,7 @@ def pair_penalty(
             held = at < hi
             n = tl.load(pair + at, mask=held, other=0)
             p = tl.load(parent + at, mask=held, other=0).to(tl.int64)
-            inside = held[:, None] & (q < d)[None, :]
-            rows = tl.load(W + p[:, None] * d + q[None, :], mask=inside, other=0.0)
-            rows = rows * _power(tl.max(tl.abs(rows), 1))[:, None]
-            r = _inverse(tl.sum(rows * rows, 1))
+            rows, r = _rows(W, p, held, q, d)
             cosine = tl.sum(rows * u[None, :], 1) * r
             if COSINE:
                 tl.store(out + n, cosine, mask=held)

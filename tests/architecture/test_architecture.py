@@ -35,7 +35,11 @@ CONFINED = {
     "sparsify": set(),
     "submitit": {"studies/launch.py"},
     "wandb": set(),
-    "triton": set(),
+    "triton": {
+        "constraint/penalty/kernels.py",
+        "constraint/selection/kernels.py",
+        "machine/kernels.py",
+    },
     "huggingface_hub": {"integrations/hub.py", "integrations/saebench/worker.py"},
 }
 # Of these, the ones that no import at the top of a module may name.

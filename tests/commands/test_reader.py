@@ -165,7 +165,7 @@ def test_every_whole_number_is_bounded(command: str, option: Option, capsys) -> 
     within = option.owner.__dataclass_fields__[field].metadata.get("within")
     assert isinstance(within, Range), f"{command} --{option.name} has no range"
     needed = {
-        "absorption": "x --model m --text t --hook h --classes c",
+        "absorption": "x --model m --text t --hook h --classes c", "atlas": "x",
         "cache": "--out o --model m --hook h",
         "agreement": "x y", "evaluate": "x", "pairs": "x",
     }.get(command, "")  # fmt: skip

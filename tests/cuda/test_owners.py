@@ -141,7 +141,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("few")
 def test_the_selector_takes_them_and_waits_for_nothing(kernels, gpu: torch.device) -> None:
-    select, expected = PairSelector("coactivation", per_feature=1), PairSelector(per_feature=1)
+    select, expected = (PairSelector("coactivation", per_feature=1) for _ in range(2))
     for turn in range(2):
         batch = acts(turn, batch=6)
         codes = _there(Codes.of(batch))

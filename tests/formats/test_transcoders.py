@@ -78,7 +78,10 @@ def test_a_module_with_a_centre_of_its_own_has_the_same_codes() -> None:
     torch.testing.assert_close(sae.encode(x), before, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("layout", sorted(set(get_args(formats.Layout)) - {"saelens"}))
+READ_ONLY = {"gemma-scope", "gemma-scope-2"}
+
+
+@pytest.mark.parametrize("layout", sorted(set(get_args(formats.Layout)) - {"saelens"} - READ_ONLY))
 def test_layouts_without_transcoders_refuse_them(layout: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="transcoder, which of these only saelens has"):
         formats.write(transcoder("topk"), tmp_path / "sae", layout=layout)

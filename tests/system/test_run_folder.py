@@ -115,7 +115,7 @@ def test_the_result_has_its_keys(both):
     assert set(result) >= RESULT | OF_TRUTH
     assert set(result) - set(plain) == OF_SELECTION
     assert set(plain) <= set(result)
-    assert (result["criterion"], plain["criterion"]) == ("coactivation", "none")
+    assert (result["criterion"], plain["criterion"]) == ("row-coactivation", "none")
     assert (result["coefficient"], plain["coefficient"]) == (2.0, 0.0)
     assert (result["steps"], result["rows"]) == (20, 512)
 

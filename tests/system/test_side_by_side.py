@@ -128,7 +128,7 @@ def test_one_that_fails_leaves_the_others_be(together, configs, tmp_path, monkey
     [
         ({"steps": 61}, "differ in --steps"),
         ({"context": 16}, "differ in --context"),
-        ({"with_baseline": True}, "--vary pairs.criterion=coactivation,none"),
+        ({"with_baseline": True}, "--vary pairs.criterion=row-coactivation,none"),
     ],
 )
 def test_what_cannot_share_is_refused(change, said, configs, tmp_path):

@@ -84,6 +84,11 @@ class PairWeights:
         active = activity(acts, codes)
         return active if rows is None else active * row_norms(rows.detach())
 
+    @property
+    def alike(self) -> bool:
+        """Returns whether all pairs weigh the same."""
+        return self.kind == "one"
+
     def factors(self, active: Tensor | None, i: Tensor, j: Tensor, *, unit: float) -> Tensor | None:
         """Returns `[k]`, `((active_i + active_j) / unit) ** exponent`, 0 where both are silent.
 
@@ -98,7 +103,7 @@ class PairWeights:
         Raises:
             ValueError: it is needed and missing.
         """
-        if self.kind == "one":
+        if self.alike:
             return None
         if active is None:
             raise ValueError(

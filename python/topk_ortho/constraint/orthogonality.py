@@ -134,8 +134,10 @@ class Orthogonality:
         """
         if pairs is None:
             return W_dec.new_zeros(())
-        unit = math.sqrt(self._known_variance()) if self._in_variances else 1.0
-        factor = self.pair_weights.factors(active, pairs.i, pairs.j, unit=unit)
+        factor = None
+        if not self.pair_weights.alike:  # a GPU's pairs are not at hand yet
+            unit = math.sqrt(self._known_variance()) if self._in_variances else 1.0
+            factor = self.pair_weights.factors(active, pairs.i, pairs.j, unit=unit)
         self.factor = factor if factor is None else factor.detach()
         return self._penalty(pairs, W_dec, firing_rate, self.weight_at(step), factor)
 

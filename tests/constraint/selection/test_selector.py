@@ -117,7 +117,7 @@ def test_each_path_is_the_one_dispatched() -> None:
     given = evidence(sparse, 1)
     expected = dict.fromkeys(SUMS, "native") | dict.fromkeys(TILED, "tiles")
     expected |= dict.fromkeys(PRODUCT, "product") | {"random": "uniform"}
-    expected |= {"rate-matched-random": "matched", "ortsae": "chunks"}
+    expected |= {"rate-matched-random": "matched", "ortsae": "chunks", "c2r": "chunks"}
     for criterion in ALL:
         assert PairSelector(criterion)(sparse, **given).path == expected[criterion]
     for criterion in SUMS:

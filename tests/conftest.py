@@ -79,6 +79,12 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(autouse=True)
+def no_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables are whole, whatever width the terminal has that the tests were started from."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
+@pytest.fixture(autouse=True)
 def _nothing_is_unpickled() -> Iterator[None]:
     """Fail the test during which the package unpickled something."""
     yield

@@ -196,6 +196,7 @@ def test_evaluation_and_checkpoint_mix_no_devices(gpu: torch.device, monkeypatch
     stored = {name: t.cpu() if isinstance(t, Pretend) else t for name, t in state.tensors().items()}
     other, _ = run_steps(gpu, n=1)
     other.restore(stored, state.numbers(), state.history())
+    assert other.unread is None and other.firing.counted is None  # both were of its own past
     batch = state.buffer.next().to(gpu)
     again, there = train_step(state, batch), train_step(other, batch)
     assert torch.equal(again.loss.cpu(), there.loss.cpu())

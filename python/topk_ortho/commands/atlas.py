@@ -6,13 +6,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from topk_ortho.checkpoint.atomic import replace_file
 from topk_ortho.commands.reader import build, read
-from topk_ortho.commands.reader.options import options_of
+from topk_ortho.commands.reader.data import check_one_text, data_settings
 from topk_ortho.commands.reader.output import check_out, say, write_json
-from topk_ortho.config import ConfigError, PlantConfig, SyntheticConfig, TrainConfig
+from topk_ortho.config import PlantConfig, SyntheticConfig
 from topk_ortho.config.option import (
     ABOVE_0,
     ROWS,
@@ -28,9 +28,6 @@ from topk_ortho.config.train import CONTEXT, Attention, ModelBackend, ModelType,
 
 if TYPE_CHECKING:
     from topk_ortho.inspect.atlas.measure import Atlas
-
-NOT_DATA = {"device", "allow-pickle"}
-"""Options that `train` has as well, and that do not describe the data."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +111,8 @@ def run(arguments: Sequence[str], *, prog: str) -> int:
     """Run the command; returns the exit code."""
     given = read(Options, arguments, prog=prog)
     o = build(Options, given)
-    if {"text", "dataset"} <= given.values.keys():
-        raise ConfigError("--text and --dataset were both given, but one was expected; leave one "
-                          "of them out.")  # fmt: skip
+    check_one_text(given.values)
+    data = data_settings(given.values, Options)
     for name, path in (("out", o.out), ("graph", o.graph)):
         check_out(path, name)
     from topk_ortho.inspect.atlas.measure import atlas
@@ -124,7 +120,7 @@ def run(arguments: Sequence[str], *, prog: str) -> int:
 
     found = atlas(
         o.sae,
-        data_settings(given.values),
+        data,
         samples=o.samples,
         least_z=o.least_z,
         neighbours=o.neighbours,
@@ -152,9 +148,3 @@ def _write_graph(o: Options, found: Atlas) -> None:
         replace_file(o.graph, as_graphml(graph))
     else:
         write_json(o.graph, graph)
-
-
-def data_settings(values: dict[str, Any]) -> dict[str, Any]:
-    """Returns the given settings that describe the data to measure on."""
-    known = options_of(TrainConfig).keys() & options_of(Options).keys()
-    return {name: value for name, value in values.items() if name in known - NOT_DATA}

@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from topk_ortho.commands.reader import build, read
-from topk_ortho.commands.reader.options import options_of
+from topk_ortho.commands.reader.data import check_one_text, data_settings
 from topk_ortho.commands.reader.output import check_out, say, write_json
-from topk_ortho.config import ConfigError, PlantConfig, SyntheticConfig, TrainConfig
+from topk_ortho.config import PlantConfig, SyntheticConfig, TrainConfig
 from topk_ortho.config.option import ROWS, SEED, option, table, when, whole
 from topk_ortho.config.train import CONTEXT, Attention, ModelBackend, ModelType, Source
 
-NOT_DATA = {"device", "allow-pickle"}
-"""Options that `train` has as well, and that do not describe the data."""
 _OWN = when("suite", "own")
 _SAEBENCH = when("suite", "saebench")
 
@@ -98,23 +96,16 @@ def run(arguments: Sequence[str], *, prog: str) -> int:
     """Run the command; returns the exit code, 1 where SAEBench measured nothing."""
     given = read(Options, arguments, prog=prog)
     o = build(Options, given)
-    if {"text", "dataset"} <= given.values.keys():
-        raise ConfigError("--text and --dataset were both given, but one was expected; leave one "
-                          "of them out.")  # fmt: skip
+    check_one_text(given.values)
+    data = data_settings(given.values, Options)
     check_out(o.out)
     if o.suite == "saebench":
         record, text, code = _saebench(o, given.values)
     else:
-        record, text, code = _own(o, data_settings(given.values))
+        record, text, code = _own(o, data)
     write_json(o.out, record)
     say(json.dumps(record, indent=2) if o.json else text)
     return code
-
-
-def data_settings(values: dict[str, Any]) -> dict[str, Any]:
-    """Returns the given settings that describe the data to measure on."""
-    known = options_of(TrainConfig).keys() & options_of(Options).keys()
-    return {name: value for name, value in values.items() if name in known - NOT_DATA}
 
 
 def _own(o: Options, given: dict[str, Any]) -> tuple[dict[str, Any], str, int]:

@@ -192,7 +192,7 @@ class TrainState:
         for name in RUNNING:
             getattr(self.firing, name).copy_(tensors[f"firing.{name}"])
         self.firing.started = numbers["firing_started"]
-        self.firing.counted = None
+        self.firing.counted = self.unread = None
         self.step = _whole(numbers["step"])
         self.sparsity_coefficient = float(numbers["sparsity_weight"])
         self.density = float(numbers["density"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
@@ -10,6 +13,7 @@ from topk_ortho.sparse.scale import at_safe_scale
 ROWS_AT_ONCE = 4096
 # One row of a tile costs as much as the gathered dot products of about so many pairs.
 GATHERED_PER_CELL = 16
+Span = TypeVar("Span", slice, Tensor)
 
 
 class Cosine:
@@ -57,6 +61,15 @@ class Cosine:
         rows = self.unit_rows(span)
         # TF32 and bf16 products would break the bound.
         return rows.float() if _full_precision() else rows
+
+    def tiles(self, spans: Sequence[Span]) -> Iterator[tuple[Span, Span, Tensor]]:
+        """The approximate cosines of every two rows: tiles of a span with itself, -inf where a row
+        meets itself, and with each later one."""
+        for at, left in enumerate(spans):
+            rows = self.approximate_rows(left)
+            yield left, left, (rows @ rows.T).fill_diagonal_(-torch.inf)
+            for right in spans[at + 1 :]:
+                yield left, right, rows @ self.approximate_rows(right).T
 
     @property
     def dot_error(self) -> float:

@@ -67,16 +67,10 @@ def partition(d_sae: int, *, seed: int) -> tuple[Tensor, ...]:
 
 def _search(best: _Best, chunk: Tensor, cosine: Cosine, *, side: int) -> None:
     """Offer every pair of a chunk that could be the best of one of its features."""
-    spans = chunk.split(side)
-    for a, left in enumerate(spans):
-        rows = cosine.approximate_rows(left)
-        for b, right in enumerate(spans[a:], a):
-            tile = rows @ (rows if a == b else cosine.approximate_rows(right)).T
-            if a == b:
-                tile.fill_diagonal_(-torch.inf)
-            else:
-                best.offer(tile, right, left, along=0)
-            best.offer(tile, left, right, along=1)
+    for left, right, tile in cosine.tiles(chunk.split(side)):
+        if left is not right:
+            best.offer(tile, right, left, along=0)
+        best.offer(tile, left, right, along=1)
 
 
 class _Best:

@@ -16,7 +16,7 @@ from topk_ortho.inspect.atlas.statistics import LEAST_TOKENS, Statistics, statis
 from topk_ortho.inspect.atlas.tally import Sums, Tally
 from topk_ortho.inspect.atlas.truth import TruthMeter
 from topk_ortho.inspect.evaluate.data import Measurable
-from topk_ortho.inspect.evaluate.measure import bar
+from topk_ortho.inspect.evaluate.measure import phase_if
 from topk_ortho.inspect.evaluate.opening import Opened, opened
 from topk_ortho.metrics.health import health
 from topk_ortho.sae import SAE
@@ -183,8 +183,8 @@ def measured(
     rows = _buffer_rows(sae, k, n, memory_budget)
     nearest = nearest_rows(sae.W_dec.detach(), k, memory_budget=memory_budget // 8)
     tally = Tally(sae, nearest, references, buffer_rows=rows)
-    with bar("atlas", samples, unit="row", shown=progress) as shown:
-        _over(data, samples, sae, tally.update, shown.update)
+    with phase_if(progress, "reading the activations", samples) as work:
+        _over(data, samples, sae, tally.update, work.advance)
     sums = tally.finish()
     return statistics(sae, nearest, references, sums), sums
 

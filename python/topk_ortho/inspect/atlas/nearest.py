@@ -45,15 +45,10 @@ def nearest_rows(W_dec: Tensor, k: int, *, memory_budget: int) -> Nearest:
     best = _Best(d_sae, held, W_dec.device)
     side = tile_side(d_sae=d_sae, width=width, memory_budget=memory_budget)
     spans = [slice(at, min(at + side, d_sae)) for at in range(0, d_sae, side)]
-    for a, left in enumerate(spans):
-        rows = cosine.approximate_rows(left)
-        for b, right in enumerate(spans[a:], a):
-            tile = rows @ (rows if a == b else cosine.approximate_rows(right)).T
-            if a == b:
-                tile.fill_diagonal_(-torch.inf)
-            else:
-                best.offer(right, left, tile.T)
-            best.offer(left, right, tile)
+    for left, right, tile in cosine.tiles(spans):
+        if left is not right:
+            best.offer(right, left, tile.T)
+        best.offer(left, right, tile)
     return _exact(cosine, best, k)
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from topk_ortho.config import ConfigError
 from topk_ortho.inspect.evaluate.data import Measurable
+from topk_ortho.machine import phases
+from topk_ortho.machine.phases import Phase, phase
 from topk_ortho.metrics.behaviour import behaviour
 from topk_ortho.metrics.edges import GroundTruthResult
 from topk_ortho.metrics.reconstruction import frequency_histogram
@@ -76,10 +79,10 @@ def measure(sae: SAE, data: Measurable, *, samples: int, progress: bool = True) 
 
 
 def _over_blocks(meters: Meters, data: Measurable, *, samples: int, shown: bool) -> None:
-    with bar("reconstruction", samples, unit="row", shown=shown) as progress:
+    with phase_if(shown, "reconstruction", samples) as work:
         for block in data.blocks(samples, rows=rows_at_once(meters.sae.d_sae)):
             meters.add(*block)
-            progress.update(len(block.x))
+            work.advance(len(block.x))
 
 
 def _over_contexts(
@@ -88,7 +91,7 @@ def _over_contexts(
     """Reconstruction of the tokens that are not left out, and what SAELens takes batch by batch."""
     language, theirs = data.language, RunEvalsRows()
     assert language is not None
-    with bar("reconstruction", len(contexts), unit="context", shown=shown) as progress:
+    with phase_if(shown, "reconstruction", len(contexts), "contexts") as work:
         for tokens, keep in zip(contexts.split(PROMPTS), kept.split(PROMPTS), strict=True):
             block = data.at(tokens, keep)
             size = rows_at_once(meters.sae.d_sae)
@@ -96,7 +99,7 @@ def _over_contexts(
             x_hat = torch.cat([meters.add(*piece) for piece in pieces])
             target = block.x if block.target is None else block.target
             theirs.update(target, x_hat.to(target.device))
-            progress.update(len(tokens))
+            work.advance(len(tokens))
     return theirs
 
 
@@ -106,7 +109,7 @@ def _losses(
     """Our losses and scores, and those of SAELens."""
     language, theirs = data.language, RunEvalsLosses()
     assert language is not None
-    with bar("model behaviour", len(contexts), unit="context", shown=shown) as progress:
+    with phase_if(shown, "model behaviour", len(contexts), "contexts") as work:
         ours = behaviour(
             language.model,
             contexts,
@@ -117,11 +120,13 @@ def _losses(
             norm_limit=data.norm_limit,
             batch=PROMPTS,
             beside=theirs,
-            progress=progress.update,
+            progress=work.advance,
         )
     return ours, theirs
 
 
-def bar(name: str, total: int, *, unit: str, shown: bool) -> Any:
-    """A progress bar on stderr."""
-    return tqdm(total=total, desc=name, unit=unit, disable=not shown, dynamic_ncols=True)
+@contextmanager
+def phase_if(shown: bool, name: str, total: int, unit: str = "rows") -> Iterator[Phase]:
+    """A phase whose progress is on stderr, if it is to be shown."""
+    with phases.shown(shown), phase(name, total=total, unit=unit) as work:
+        yield work

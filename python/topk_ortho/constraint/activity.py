@@ -56,7 +56,7 @@ class PairWeights:
 
     def activity(self, acts: Tensor, codes: Codes) -> Tensor | None:
         """Returns `[d_sae]`, how active features are; None where all pairs weigh the same."""
-        if self.kind == "one":
+        if self.alike:
             return None
         return activity(acts if self.moves_activations else acts.detach(), codes)
 
@@ -89,13 +89,11 @@ class PairWeights:
         """Returns whether all pairs weigh the same."""
         return self.kind == "one"
 
-    def factors(self, active: Tensor | None, i: Tensor, j: Tensor, *, unit: float) -> Tensor | None:
+    def factors(self, active: Tensor | None, i: Tensor, j: Tensor, *, unit: float) -> Tensor:
         """Returns `[k]`, `((active_i + active_j) / unit) ** exponent`, 0 where both are silent.
 
-        None where all pairs weigh the same.
-
         Args:
-            active: `[d_sae]`, how active features are; not needed where all weigh the same.
+            active: `[d_sae]`, how active features are.
             i: `[k]` int64, one feature of each pair.
             j: `[k]` int64, the other.
             unit: the norm that counts as 1.
@@ -103,8 +101,6 @@ class PairWeights:
         Raises:
             ValueError: it is needed and missing.
         """
-        if self.alike:
-            return None
         if active is None:
             raise ValueError(
                 "no activity was given, but pairs are weighed by how active their features are; "

@@ -83,6 +83,31 @@ def test_the_model_runs_once_for_all(configs, tmp_path, monkeypatch):
     assert asked == alone * [len(HOOKS)]
 
 
+def test_what_all_are_measured_on_is_computed_once_though_training_filled_the_room(
+    configs, tmp_path, monkeypatch
+):
+    asked: list[tuple[str, int]] = []
+    compute, make_room = LanguageModelSource.rows_at, LanguageModelSource.make_room
+    create = LanguageModelSource.__init__
+
+    def noted(self, index, split, hooks):
+        asked.append((split, index))
+        return compute(self, index, split, hooks)
+
+    def with_little_room(self, *given, **how):
+        create(self, *given, **how | {"cache_bytes": 600_000})  # four of nine blocks
+
+    def started_anew(self):
+        asked.clear()
+        make_room(self)
+
+    monkeypatch.setattr(LanguageModelSource, "rows_at", noted)
+    monkeypatch.setattr(LanguageModelSource, "make_room", started_anew)
+    monkeypatch.setattr(LanguageModelSource, "__init__", with_little_room)
+    train_side_by_side(configs, tmp_path / "runs", progress=False)
+    assert ("eval", 0) in asked and len(asked) == len(set(asked))
+
+
 @pytest.mark.fault("several runs stopped, and one of them behind the others")
 def test_stopped_runs_meet_again(together, configs, tmp_path):
     folder = tmp_path / "runs"

@@ -104,11 +104,14 @@ class ShuffleBuffer:
         start = max(0, min(self.cursor.row, len(x) - rows))
         return x[start : start + rows]
 
-    def fork(self) -> ShuffleBuffer:
-        """Returns a separate buffer that continues from the same position, without a thread."""
-        other = ShuffleBuffer(
-            self.source, batch_size=self.batch_size, rows=self.rows, seed=self.seed
-        )
+    def fork(self, *, rows: int | None = None) -> ShuffleBuffer:
+        """Returns a separate buffer that continues from the same position, without a thread.
+
+        Args:
+            rows: that it shuffles together from its next filling on; as many as here unless given.
+        """
+        rows = self.rows if rows is None else min(rows, self.rows)
+        other = ShuffleBuffer(self.source, batch_size=self.batch_size, rows=rows, seed=self.seed)
         other.cursor, other._filling = self.cursor, self._filling
         return other
 

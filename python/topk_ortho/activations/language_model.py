@@ -76,6 +76,7 @@ class LanguageModelSource:
         _check_predictions(model, contexts.read("eval").tokens)
         self._kept: dict[tuple[Split, int], Block] = {}
         self.cache_bytes = self._room = cache_bytes
+        self._short = False  # whether a block found no room
 
     def _in_memory(self, contexts: Tensor, per_block: int, eval_fraction: float) -> WholeText:
         if per_block < 1 or not 0 < eval_fraction < 1:
@@ -141,7 +142,16 @@ class LanguageModelSource:
             if size <= self._room:
                 self._room -= size
                 self._kept[split, index] = kept
+            else:
+                self._short = True
         return Block(*(None if part is None else part.clone() for part in kept))  # type: ignore[arg-type]
+
+    def make_room(self) -> None:
+        """Let go of the blocks that stay in memory if others found no room there: after the last
+        step, several SAEs ask for the same ones."""
+        if self._short:
+            self._kept.clear()
+            self._room, self._short = self.cache_bytes, False
 
     def where(self, index: int, split: Split, row: int) -> str:
         return f"row {row} of {split} block {index} of {self.hook} in {self.model.name!r}"

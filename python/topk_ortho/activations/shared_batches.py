@@ -59,8 +59,8 @@ class SharedBatches(ShuffleBuffer):
     def upcoming(self, rows: int) -> Tensor:
         return self._common.buffer.upcoming(rows)
 
-    def fork(self) -> ShuffleBuffer:
-        return self._common.buffer.fork()
+    def fork(self, *, rows: int | None = None) -> ShuffleBuffer:
+        return self._common.buffer.fork(rows=rows)
 
     def origin(self, row: int) -> str:
         return self._common.buffer.origin(row)

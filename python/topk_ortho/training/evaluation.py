@@ -227,7 +227,7 @@ def score(
     hook, into = language.hook, language.hook_out or language.hook
     where = (hook, into, data.norm_limit, digest(tokens), digest(kept))
     found = behaviour(
-        language.model,
+        language.model.remembering,
         tokens,
         into,
         reconstructor(sae, data.scale, out=data.reconstructed.scale),

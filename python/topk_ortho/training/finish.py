@@ -41,7 +41,9 @@ def finish(
     with phase("calibrating thresholds"):
         language = state.data.language
         model = None if language is None else language.model
-        evaluation.calibrate(state.sae, state.buffer.fork(), model=model)
+        needed = evaluation.calibration_rows(config.sae.d_sae, config.batch_size, model=model)
+        fresh = state.buffer.fork(rows=None if model is None else needed)  # a model costs time
+        evaluation.calibrate(state.sae, fresh, model=model)
     with phase("saving the SAE"):
         _export(folder, state)
     rows = config.eval_samples

@@ -58,12 +58,14 @@ def forecast(
 def _of_the_model(config: TrainConfig, model: ModelSizes | None) -> Iterator[Component]:
     if model is None:
         return
+    asked = config.eval_contexts
     tokens = CPU_TOKENS if model.place == "host" else CONTEXTS_PER_BLOCK * config.context
     yield from language.memory(
         model,
         context=config.context,
         reading=max(tokens, config.context),
         splicing=SPLICED_AT_ONCE,
+        scored=evaluation.BEHAVIOUR_CONTEXTS if asked is None else asked,
     )
 
 

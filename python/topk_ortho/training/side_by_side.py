@@ -20,8 +20,10 @@ from typing import Any
 import torch
 
 from topk_ortho.activations import Activations, prepare
+from topk_ortho.activations.language_model import LanguageModelSource
 from topk_ortho.activations.preparation import open_hooks
 from topk_ortho.activations.shared_batches import SharedBatches
+from topk_ortho.activations.source import innermost
 from topk_ortho.checkpoint import atomic
 from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.config.paths import absolute
@@ -224,6 +226,7 @@ def _train(
             said = f"stopped after step {step}, which is kept; resume with: {_resume(root)}"
             raise Interrupted(said, number=stop.number) from None
         results = {}
+        _make_room(data)
         for name in configs:
             run = runs.get(name)
             if run is not None and run not in failed:
@@ -304,6 +307,13 @@ def _steps(runs: list[_Run], *, stop_after: int | None) -> dict[_Run, NotFiniteE
     if stopped is not None:
         raise stopped
     return failed
+
+
+def _make_room(data: Mapping[str, Activations]) -> None:
+    """Let language models' sources keep the blocks that are measured on: all runs measure there."""
+    for source in {id(given.source): innermost(given.source) for given in data.values()}.values():
+        if isinstance(source, LanguageModelSource):
+            source.make_room()
 
 
 def _resume(root: Path) -> str:

@@ -10,6 +10,7 @@ import torch
 from tests.activations.models import families
 from topk_ortho.activations.models import LanguageModel
 from topk_ortho.activations.models.layouts import LAYOUTS
+from topk_ortho.activations.models.remembering import Remembering
 from topk_ortho.config import ConfigError
 
 POST = "blocks.1.hook_resid_post"
@@ -72,3 +73,50 @@ def test_blocks_that_are_wired_in_another_way_are_left_to_the_bridge(tmp_path: P
     assert "of type gpt_neox" in model.described["why"]
     with pytest.raises(ConfigError, match=r"--backend transformers was given .* leave it out"):
         LanguageModel.load(folder, hooks=[POST], backend="transformers")
+
+
+@pytest.mark.parametrize("kind", families.SETTINGS)
+def test_a_pass_that_begins_where_it_differs_gives_the_same_bits(kind: str, tmp_path: Path) -> None:
+    model = LanguageModel.load(families.build(tmp_path / kind, kind), hooks=[POST])
+    tokens, others = families.tokens(), families.tokens().flip(0)
+    again = model.remembering
+    for hook in (None, *model.hooks):
+        for factor in (2.0, 3.0, 2.0):
+            how = [] if hook is None else [hook, lambda x, by=factor: x / by + 1]
+            for read in (tokens, others):
+                assert torch.equal(
+                    again.run_with_hooks(read, *how), model.run_with_hooks(read, *how)
+                )
+    assert torch.equal(model.run_with_hooks(tokens), again.run_with_hooks(tokens))
+
+
+def test_a_pass_that_begins_later_runs_only_the_blocks_from_there(tmp_path: Path) -> None:
+    model = LanguageModel.load(families.build(tmp_path / "llama", "llama"), hooks=[POST])
+    blocks = model._backend._layers
+    run: list[int] = []
+    for number, block in enumerate(blocks):
+        block.mlp.register_forward_hook(lambda *_, number=number: run.append(number))
+    tokens, every = families.tokens(), list(range(len(blocks)))
+
+    def ran(*how) -> list[int]:
+        run.clear()
+        model.remembering.run_with_hooks(tokens, *how)
+        return list(run)
+
+    assert ran() == every and ran() == []
+    assert ran(POST, torch.zeros_like) == every
+    assert ran(POST, torch.ones_like) == every[1:]
+    run.clear()
+    model.run_with_hooks(tokens)
+    assert run == every, "blocks that do nothing were left behind"
+
+
+def test_only_so_much_is_kept_of_passes(tmp_path: Path) -> None:
+    model = LanguageModel.load(families.build(tmp_path / "llama", "llama"), hooks=[POST])
+    tokens = families.tokens()
+    for most, kept in ((0, 0), (1, 1), (2**20, 2)):
+        again = Remembering(model, most_bytes=most)
+        for read in (tokens, tokens.flip(0)):
+            assert torch.equal(again.run_with_hooks(read), model.run_with_hooks(read))
+        one = tokens.numel() * model._backend.d_model * 4
+        assert again.nbytes == kept * one

@@ -80,10 +80,14 @@ def test_the_forecast_follows_the_type_of_the_weights() -> None:
             tiny_llama.shared(), hooks=["blocks.0.hook_resid_post"], dtype=dtype
         )
         sizes = model.sizes(torch.device("cpu"))
-        parts[dtype] = [c.bytes for c in memory(sizes, context=16, reading=64, splicing=2)]
+        parts[dtype] = [
+            c.bytes for c in memory(sizes, context=16, reading=64, splicing=2, scored=4)
+        ]
     assert parts["float32"][0] == 2 * parts["bfloat16"][0]
     assert parts["float32"][1] > parts["bfloat16"][1]
-    assert not list(memory(ModelSizes(8, 8, 8, 4, None), context=2, reading=2, splicing=2))
+    assert not list(
+        memory(ModelSizes(8, 8, 8, 4, None), context=2, reading=2, splicing=2, scored=4)
+    )
 
 
 @pytest.mark.parametrize("has", [False, True, None])

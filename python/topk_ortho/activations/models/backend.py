@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from topk_ortho.activations.models.remembering import Begun
+
 Act = Callable[[Tensor], Tensor | None]
 """From what is at a hook point to what shall be there, of the same shape and type, None to leave
 it."""
@@ -52,13 +54,15 @@ class Backend(Protocol):
                 it.
         """
 
-    def logits(self, tokens: Tensor, acts: Mapping[str, Act]) -> Tensor:
+    def logits(self, tokens: Tensor, acts: Mapping[str, Act], begun: Begun | None = None) -> Tensor:
         """Returns logits `[batch, position, d_vocab]` of one pass, with what each hook point's act
         puts in the place of what is there.
 
         Args:
             tokens: `[batch, position]` int64.
             acts: by hook point of `self.hooks`, called in the order of the pass.
+            begun: what earlier passes over these tokens left, from which this one may begin and to
+                which it may add.
 
         Raises:
             LookupError: as of `capture`.

@@ -7,7 +7,7 @@ cache nor logits are computed where only activations are wanted.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from operator import attrgetter
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from topk_ortho.activations.models.backend import Act
 from topk_ortho.activations.models.hooks import RESIDUAL_INSIDE, layer_of
 from topk_ortho.activations.models.layouts import Layout, Place
+from topk_ortho.activations.models.remembering import Begun
 
 NAME = "transformers"
 CONTEXT_FIELDS = ("n_positions", "max_position_embeddings", "max_length", "seq_length")
@@ -45,6 +46,7 @@ class Transformers:
         self.d_mlp = int(getattr(model.config, "intermediate_size", None) or 4 * self.d_model)
         self.weights = sum(weight.numel() for weight in model.parameters())
         self.max_context = _max_context(model.config)
+        self._form: int | None = None  # entries of a block's output, None where it is a tensor
 
     def capture(self, tokens: Tensor, hooks: Sequence[str]) -> dict[str, Tensor]:
         """As in `Backend`; of the last block, only what comes before the hook point is run."""
@@ -65,13 +67,41 @@ class Transformers:
         return {hook: x.clone() for hook, x in seen.items()}
 
     @torch.no_grad()
-    def logits(self, tokens: Tensor, acts: Mapping[str, Act]) -> Tensor:
-        """As in `Backend`."""
-        with self._hooked({hook: _spliced(hook, act) for hook, act in acts.items()}):
+    def logits(self, tokens: Tensor, acts: Mapping[str, Act], begun: Begun | None = None) -> Tensor:
+        """As in `Backend`; the blocks before the first hook point are run once."""
+        first = min((layer_of(hook) or 0 for hook in acts), default=len(self._layers))
+        beginning = nullcontext() if begun is None else self._beginning(first, begun)
+        with beginning, self._hooked({hook: _spliced(hook, act) for hook, act in acts.items()}):
             return self._run(tokens).logits
 
     def _run(self, tokens: Tensor) -> Any:
         return self._model(input_ids=tokens.to(self.device), use_cache=False)
+
+    @contextmanager
+    def _beginning(self, first: int, begun: Begun) -> Iterator[None]:
+        """A context in which a pass begins at block `first` where `begun` has what goes into it,
+        and leaves it there otherwise."""
+        known = begun.get(first)
+
+        def act(x: Tensor) -> Tensor | None:
+            if known is None:
+                begun[first] = x
+            return known
+
+        behind = first == len(self._layers)
+        at, place = (first - 1, Place("", "out")) if behind else (first, Place("", "in"))
+        passed = [] if known is None else list(self._layers[:first])
+        handles = [_attach(self._layers[at], place, act)]
+        handles += [self._layers[0].register_forward_hook(self._see_form)]
+        try:
+            with _passing_on(passed, self._form):
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _see_form(self, module: Any, args: Any, output: Any) -> None:
+        self._form = len(output) if isinstance(output, tuple) else None
 
     @contextmanager
     def _hooked(self, acts: dict[str, Act]) -> Iterator[None]:
@@ -86,6 +116,26 @@ class Transformers:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+@contextmanager
+def _passing_on(blocks: Sequence[Any], form: int | None) -> Iterator[None]:
+    """A context in which blocks do nothing but pass on what they get, in the form of an output."""
+
+    def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return hidden_states if form is None else (hidden_states, *[None] * (form - 1))
+
+    own = [vars(block).get("forward") for block in blocks]  # what accelerate puts there
+    try:
+        for block in blocks:
+            block.forward = forward
+        yield
+    finally:
+        for block, before in zip(blocks, own, strict=True):
+            if before is None:
+                vars(block).pop("forward", None)
+            else:
+                block.forward = before
 
 
 def _spliced(hook: str, act: Act) -> Act:

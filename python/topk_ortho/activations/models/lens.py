@@ -14,6 +14,7 @@ from torch import Tensor
 
 from topk_ortho.activations.models.backend import Act
 from topk_ortho.activations.models.hooks import RESIDUAL_INSIDE, layer_of
+from topk_ortho.activations.models.remembering import Begun
 
 NAME = "transformer-lens"
 
@@ -51,8 +52,8 @@ class TransformerLens:
         self._run(tokens, acts, return_type=None, stop_at_layer=last)
         return seen
 
-    def logits(self, tokens: Tensor, acts: Mapping[str, Act]) -> Tensor:
-        """As in `Backend`."""
+    def logits(self, tokens: Tensor, acts: Mapping[str, Act], begun: Begun | None = None) -> Tensor:
+        """As in `Backend`; every pass is a whole one."""
         if not acts:
             with torch.no_grad():
                 return self._bridge(tokens.to(self.device), return_type="logits")

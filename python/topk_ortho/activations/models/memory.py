@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from topk_ortho.activations.models.remembering import MOST_BYTES
 from topk_ortho.machine.forecast import FLOAT, Component, Place
 
 READING = ("reading the first rows", "filling the buffer", "refilling the buffer",
@@ -15,6 +16,9 @@ LOGITS = 3
 """Logits held at once: of the model as it is, of the splice before, and those in the making."""
 ROWS_OF_LOGITS = 5
 """Of one context in float32: logarithms of both, probabilities, a difference and a product."""
+
+INTO_BLOCKS = 2
+"""Blocks whose input is kept for further passes: that of the hook point, and behind the last."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,9 @@ class ModelSizes:
     place: Place | None
 
 
-def memory(model: ModelSizes, *, context: int, reading: int, splicing: int) -> Iterator[Component]:
+def memory(
+    model: ModelSizes, *, context: int, reading: int, splicing: int, scored: int
+) -> Iterator[Component]:
     """Yields what passes of a language model take.
 
     Args:
@@ -44,6 +50,7 @@ def memory(model: ModelSizes, *, context: int, reading: int, splicing: int) -> I
         context: tokens of a context.
         reading: tokens of a pass for activations.
         splicing: contexts of a pass for logits.
+        scored: contexts that are spliced into in all, at most.
     """
     if model.place is None:
         return
@@ -52,3 +59,7 @@ def memory(model: ModelSizes, *, context: int, reading: int, splicing: int) -> I
     row = context * model.d_vocab
     logits = LOGITS * splicing * row * model.cell + ROWS_OF_LOGITS * FLOAT * row
     yield Component("logits of the language model", logits, ("splicing",), "--context", model.place)
+    kept = min(MOST_BYTES, INTO_BLOCKS * scored * context * model.d_model * model.cell)
+    yield Component(
+        "what goes into its blocks", kept, ("splicing",), "--eval-contexts", model.place
+    )

@@ -16,6 +16,7 @@ from torch import Tensor
 from topk_ortho.activations.models.backend import Act, Backend
 from topk_ortho.activations.models.hooks import near, rows
 from topk_ortho.activations.models.memory import ModelSizes
+from topk_ortho.activations.models.remembering import Begun, Remembering
 from topk_ortho.activations.text import bos_token
 from topk_ortho.config import ConfigError
 from topk_ortho.machine.forecast import Place
@@ -35,6 +36,7 @@ class LanguageModel:
         device: where it runs; tokens may come from anywhere.
         described: backend, type of the weights, device, and why it is that backend, as a manifest
             has them.
+        remembering: this model for passes that are repeated with other replacements.
     """
 
     def __init__(self, backend: Backend, *, name: str, why: str = "") -> None:
@@ -57,6 +59,7 @@ class LanguageModel:
             self.described["why"] = why
         self._backend = backend
         self._ablated: dict[Hashable, dict[str, float]] = {}
+        self.remembering = Remembering(self)
 
     @classmethod
     def load(
@@ -183,6 +186,7 @@ class LanguageModel:
         replace: Callable[..., Tensor] | None = None,
         *,
         hook_in: str = "",
+        begun: Begun | None = None,
     ) -> Tensor:
         """Returns logits `[batch, position, d_vocab]`, the activations at `hook` replaced if given.
 
@@ -192,12 +196,14 @@ class LanguageModel:
             replace: `[batch, position, d_in]` float32 -> the same shape; with `hook_in` it gets
                 what is there as well, `replace(x, x_in)`.
             hook_in: hook point that is read in the same pass.
+            begun: what earlier passes over the same tokens left, from which this one begins; it
+                leaves there what it has. `remembering` sees to that.
 
         Raises:
             ConfigError: `hook_in` comes after `hook`, or one of them cannot be used.
         """
         if hook is None or replace is None:
-            return self._backend.logits(tokens, {})
+            return self._backend.logits(tokens, {}, begun)
         name = hook
         seen: list[Tensor] = []
 
@@ -213,7 +219,7 @@ class LanguageModel:
         acts: dict[str, Act] = {hook: splice} | ({hook_in: read} if hook_in else {})
         self._check(*acts)
         try:
-            return self._backend.logits(tokens, acts)
+            return self._backend.logits(tokens, acts, begun)
         except LookupError as error:
             raise self._switched_off(error) from error
 

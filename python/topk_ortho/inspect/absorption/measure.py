@@ -197,7 +197,8 @@ def _behaviour(
     model: LanguageModel, contexts: Tensor, kept: Tensor, hook: str, sae: SAE
 ) -> dict[str, float | None]:
     some = slice(behaviour_contexts(model, contexts.shape[1]))
-    return behaviour(model, contexts[some], hook, reconstructor(sae), kept=kept[some])
+    again = model.remembering
+    return behaviour(again, contexts[some], hook, reconstructor(sae), kept=kept[some])
 
 
 def _rows(

@@ -111,7 +111,7 @@ def _losses(
     assert language is not None
     with phase_if(shown, "model behaviour", len(contexts), "contexts") as work:
         ours = behaviour(
-            language.model,
+            language.model.remembering,
             contexts,
             language.hook_out or language.hook,
             reconstructor(sae),

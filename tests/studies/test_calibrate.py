@@ -38,6 +38,7 @@ def test_from_activations_to_a_setting(shards, in_process, capsys):  # noqa: F81
     for k in (3, 4):
         for label in ("none", "coefficient 4"):
             assert f"L0 {k}, {label}" in out
+    assert out.count("  its pairs lie among ") == 2 and " living features at the end" in out
     assert "At L0 3: " in out and "At L0 4 (yours): " in out
     assert "Of the L0 that were tried: " in out or "the SAE itself is not healthy" in out
     assert len(in_process) == 2 * 2 * 2
@@ -109,6 +110,20 @@ def test_which_l0_need_it():
     )
     unfit = setting(0, 0.2, 0.3)
     assert calibrate._by_need({6.0: (unfit, None, "")}) == ""
+
+
+@pytest.mark.parametrize(
+    ("features", "said"),
+    [
+        (99, ["  its pairs lie among 99 of 1,000 living features at the end, so it is idle for the "
+              "rest; compare criteria: --pairs.criterion"]),
+        (100, ["  its pairs lie among 100 of 1,000 living features at the end"]),
+        (None, []),
+    ],
+)  # fmt: skip
+def test_an_idle_constraint_is_called_so(features, said):
+    metrics = {} if features is None else {"pairs_features": features, "living_features": 1000}
+    assert calibrate._reached(Setting(8.0, 1.0, (), {100: metrics})) == said
 
 
 def test_one_seed_is_said_to_be_one(shards, in_process, capsys):  # noqa: F811

@@ -47,6 +47,7 @@ RESULT = {
 OF_TRUTH = {"absorption_rate", "excess", "mcc", "f1_parent", "f1_child", "parents_found"}
 OF_SELECTION = {
     "selection_budget", "selection_blocks", "selection_largest_block", "jaccard", "stable_share",
+    "pairs_overlapping", "pairs_features", "living_features",
 }  # fmt: skip
 OF_LANGUAGE = {"ce_score", "kl_score"}
 PLOTS = {"memory_usage.png", "training_metrics.png", "final_stats.png"}

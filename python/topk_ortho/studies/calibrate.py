@@ -16,6 +16,7 @@ from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.config.registry import ARCHITECTURES
 from topk_ortho.config.rules import check
 from topk_ortho.config.toml import config_text
+from topk_ortho.constraint.reach import COVERED
 from topk_ortho.metrics.health import health
 from topk_ortho.report.reading import objects, read_json
 from topk_ortho.report.table import comparison_table
@@ -37,6 +38,8 @@ LEAST_SHARE = 0.25
 """Share of it that a setting has to remove to be worth its cost."""
 ONE_SEED = "\nOne seed has no interval, so any of this may be chance; --seeds 3 tells more."
 CHOSEN = "chosen.toml"
+REACHED = ("pairs_features", "living_features")
+"""Metrics of a run: different features in its last pairs, and features that fire at all."""
 COLUMNS = ("absorption_rate", "base_miss", "excess", "f1_parent", "f1_child", "mcc",
            "explained_variance", "l0", "dead_features", "step_ms")  # fmt: skip
 
@@ -184,6 +187,7 @@ def _by_l0(settings: Sequence[Setting], seeds: Sequence[int]) -> str:
         if setting.coefficient:
             none = next(s for s in settings if s.k == setting.k and not s.coefficient)
             lines.append(f"L0 {setting.k:g}, {setting.label}: {_against(setting, none)}")
+            lines += _reached(setting)
     return "\n".join(lines)
 
 
@@ -193,6 +197,18 @@ def _against(setting: Setting, none: Setting) -> str:
         name = LABELS[key].name
         parts.append(f"{name} {_difference(setting.values(key), none.values(key))}")
     return ", ".join(parts)
+
+
+def _reached(setting: Setting) -> list[str]:
+    """Returns a line on what the pairs lie among, where that is known."""
+    metrics = list(setting.by_seed.values())
+    features, living = (mean_of(metrics, key) for key in REACHED)
+    if features is None or not living:
+        return []
+    said = f"  its pairs lie among {features:,.0f} of {living:,.0f} living features at the end"
+    if features >= COVERED * living:
+        return [said]
+    return [f"{said}, so it is idle for the rest; compare criteria: --pairs.criterion"]
 
 
 def _difference(ours: Values, theirs: Values) -> str:

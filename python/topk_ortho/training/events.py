@@ -106,7 +106,7 @@ class StepMetrics:
             "memory_allocated": allocated,
             "memory_reserved": reserved,
         }
-        return event | self.selection() | self._reach()
+        return event | self.selected()
 
     def _dead(self) -> int:
         """Returns the dead features; warns, once, where none is left alive."""
@@ -132,7 +132,11 @@ class StepMetrics:
                 else float(constraint.unweighted(state.sae.W_dec, state.firing.rate))
             )
 
-    def selection(self) -> dict[str, Any]:
+    def selected(self) -> dict[str, Any]:
+        """Returns the latest selection and what its pairs reach."""
+        return self._selection() | self._reach()
+
+    def _selection(self) -> dict[str, Any]:
         """Returns the cost of the latest selection, and its overlap with the one before."""
         constraint = self.state.constraint
         event: dict[str, Any] = {"pairs": 0, "pairs_requested": 0, "jaccard": None}

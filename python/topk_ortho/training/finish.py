@@ -17,6 +17,7 @@ from topk_ortho.training.state import TrainState
 
 OF_SELECTION = (
     "selection_budget", "selection_blocks", "selection_largest_block", "jaccard", "stable_share",
+    "pairs_overlapping", "pairs_features", "living_features",
 )  # fmt: skip
 """Entries of the last selection that a result keeps."""
 

@@ -114,7 +114,7 @@ class Loop:
             f"done again by: {self.run_folder.resume_command}"
         ):
             spent = {"seconds": round(self.seconds, 3), "step_ms": self._median_ms()}
-            return finish(self.folder, self.state, spent=spent, selected=self._metrics.selection())
+            return finish(self.folder, self.state, spent=spent, selected=self._metrics.selected())
 
     def _steps(
         self,

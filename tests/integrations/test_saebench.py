@@ -156,7 +156,7 @@ GATE = "Cannot evaluate absorption: the probe's F1 is 0.4."
     ("log", "reason"),
     [
         (f"loading\n  {GATE}\nbye", "SAEBench wrote no result"),
-        (f"loading\n{GATE}  \nCannot evaluate more\nbye", GATE),
+        (f"loading\n{GATE}  \nCannot evaluate more\nbye", f"{GATE}; SAEBench wrote no result"),
         ("loading\nbye", "SAEBench wrote no result"),
         ("", "SAEBench wrote no result"),
     ],
@@ -199,11 +199,38 @@ def test_what_the_worker_replies_to_an_eval_that_ran(does, status, reason, tmp_p
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
     monkeypatch.setattr(worker, "open_sae", lambda request: None)
     monkeypatch.setitem(worker.RUNNERS, "core", lambda request, saes: does(tmp_path))
+    monkeypatch.setattr(worker, "set_seeds", lambda: None)
     request = {"eval": "core", "name": "x", "dataset": str(tmp_path), "model_folder": None}
     monkeypatch.setattr(worker, "unreachable", lambda request: [])
     reply = worker.run(request)
     assert (reply["status"], reply["reason"]) == (status, reason)
     assert ("result" in reply) == (status == "done")
+
+
+def test_a_gate_that_lets_too_few_letters_pass_says_how_many(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert worker.letters_found() == ""
+    folder = tmp_path / "artifacts" / "absorption"
+    folder.mkdir(parents=True)
+    rows = [{"letter": letter, "f1_probe": f1} for letter, f1 in (("a", 0.61), ("b", 0.6))]
+    (folder / "x_k_sparse_probing.json").write_text(json.dumps(rows))
+    assert worker.letters_found() == (
+        "a linear probe finds 1 of 2 first letters with an F1 above 0.6, and 20 were expected"
+    )
+
+
+def test_probes_are_kept_by_weights_and_words(tmp_path):
+    def name(words: int, folder: Path | None) -> str:
+        given = None if folder is None else str(folder)
+        return worker.artifacts_name({"model": "m", "model_folder": given, "words": words})
+
+    for number in (1, 2):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "model.safetensors").write_bytes(bytes([number]) * 9)
+    first, second = tmp_path / "1", tmp_path / "2"
+    names = {name(words, folder) for words in (0, 500) for folder in (None, first, second)}
+    assert len(names) == 6 and {"m", "m-500-words"} < names
+    assert name(0, first) == name(0, first)
 
 
 def test_nothing_done_is_a_failure(sae, stand_in, tmp_path):
@@ -239,7 +266,8 @@ def test_its_schema_is_read(name, tmp_path):
     read = read_result(name, FILES / f"{name}.json", tmp_path / "log.txt")
     assert read.status == "done"
     groups = json.loads((FILES / f"{name}.json").read_text())["eval_result_metrics"]
-    assert read.figures == {k: v for group in groups.values() for k, v in group.items()}
+    counted = {"num_letters": 1, "num_probe_true_positives": 30} if name == "absorption" else {}
+    assert read.figures == {k: v for group in groups.values() for k, v in group.items()} | counted
 
 
 @pytest.mark.parametrize("broken", ["{", "[]", '{"eval_type_id": "core"}', '{"eval_type_id": "x"}'])
@@ -317,3 +345,46 @@ def test_core_on_the_local_model(sae, tmp_path):
     assert 1 < core["figures"]["l0"] < 64
     assert core["figures"]["total_tokens_eval_reconstruction"] == 16 * 128
     assert scr["status"] in ("unreachable", "done")
+
+
+@needs_saebench
+def test_a_model_runs_only_as_far_as_the_hook_point_that_is_read():
+    """The same activations as of a whole pass, for prompts and for tokens; logits are not made."""
+    code = """
+import sys, torch
+sys.path.insert(0, sys.argv[1])
+import worker
+from transformer_lens import HookedTransformer
+worker.open_folder(sys.argv[2])
+model = HookedTransformer.from_pretrained_no_processing("m", device="cpu", dtype=torch.float32)
+whole = type(model).run_with_cache
+hook = "blocks.0.hook_resid_post"
+prompts = ["Once there was a dog", "Once there was a cat"]
+for given in (prompts, model.to_tokens(prompts)):
+    logits, cache = model.run_with_cache(given, names_filter=[hook])
+    assert logits is None and set(cache) == {hook}
+    assert torch.equal(cache[hook], whole(model, given, names_filter=[hook])[1][hook])
+assert model.run_with_cache(prompts, names_filter=None)[0] is not None
+assert "blocks.1.hook_resid_post" in model.run_with_cache(prompts)[1]
+"""
+    command = [SAEBENCH, "-E", "-c", code, str(WORKER.parent), str(tiny_llama.shared())]
+    subprocess.run(command, check=True)
+
+
+@needs_saebench
+def test_a_sample_of_words_is_the_same_everywhere():
+    code = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import worker
+from sae_bench.evals.absorption import common, feature_absorption
+from transformers import AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[2])
+every = common.get_alpha_tokens(tokenizer)
+worker.sample_words(30)
+some = common.get_alpha_tokens(tokenizer)
+assert some == feature_absorption.get_alpha_tokens(tokenizer)
+assert len(set(some)) == 30 and set(some) < set(every)
+"""
+    command = [SAEBENCH, "-E", "-c", code, str(WORKER.parent), str(tiny_llama.shared())]
+    subprocess.run(command, check=True)

@@ -90,6 +90,8 @@ class Options:
     """`saebench`: batches of 16 contexts that core takes for the losses, and for the rest."""
     llm_batch_size: int = option(32, within=whole(1, 65_536), used=_SAEBENCH)
     """`saebench`: prompts at a time in the other evals."""
+    words: int = option(0, within=whole(0, 1_000_000), used=_SAEBENCH)
+    """`saebench`: absorption on a sample of so many words of the vocabulary; 0 for all."""
 
 
 def run(arguments: Sequence[str], *, prog: str) -> int:
@@ -146,6 +148,7 @@ def _saebench(o: Options, given: Collection[str]) -> tuple[dict[str, Any], str, 
             device=str(choose_device(o.device)),
             core_batches=o.core_batches,
             llm_batch_size=o.llm_batch_size,
+            words=o.words,
         )
     )
     record = {"suite": "saebench", "sae": str(o.sae), **as_json(outcomes)}

@@ -21,6 +21,8 @@ TYPE_IDS = {"absorption": "absorption_first_letter"}
 
 NOT_SHOWN = {"explained_variance"}
 NOTES = {
+    "absorption": "num_letters is how many letters a probe finds, and num_probe_true_positives how "
+    "many words with them it finds.",
     "core": "explained_variance is left out: SAEBench takes the mean of x^2 for the square of the "
     "mean of x in it, so explained_variance_legacy stands here. mse is divided by the number of "
     "tokens twice.",
@@ -62,6 +64,10 @@ def read_result(name: str, path: Path, log: Path) -> Outcome:
             return Outcome("failed", f"{path} is a result of {result['eval_type_id']}", log)
         groups = result["eval_result_metrics"].values()
         figures = {key: value for group in groups for key, value in group.items()}
+        if name == "absorption":
+            letters = result["eval_result_details"]
+            words = sum(letter["num_probe_true_positives"] for letter in letters)
+            figures |= {"num_letters": len(letters), "num_probe_true_positives": words}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{path} is not in SAEBench's schema ({type(error).__name__}: {error})"
         return Outcome("failed", reason, log)

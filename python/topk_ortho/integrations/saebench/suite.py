@@ -47,6 +47,8 @@ class Suite:
         device: `cpu` or `cuda`.
         core_batches: batches of 16 contexts for the losses, and for everything else of core.
         llm_batch_size: prompts at a time in the others.
+        words: of the vocabulary that absorption takes, a sample that is the same for every SAE; 0
+            for all.
     """
 
     sae: StoredSAE
@@ -60,6 +62,7 @@ class Suite:
     device: str = "cpu"
     core_batches: tuple[int, int] = (200, 2000)
     llm_batch_size: int = 32
+    words: int = 0
 
 
 def chosen(evals: str) -> tuple[str, ...]:
@@ -141,6 +144,7 @@ def _request(suite: Suite, name: str, *, exported: Path, dataset: str) -> dict[s
         "device": suite.device,
         "core_batches": list(suite.core_batches),
         "llm_batch_size": suite.llm_batch_size,
+        "words": suite.words,
     }
 
 
@@ -166,7 +170,8 @@ def _run(folder: Path, request: dict[str, Any], python: Path) -> Outcome:
             "reason": f"it ended with exit code {done.returncode} and no reply",
         }
     if kept["status"] != "done":
-        return Outcome(kept["status"], _why(log) or kept["reason"], log)
+        reasons = dict.fromkeys(filter(None, (_why(log), kept["reason"])))
+        return Outcome(kept["status"], "; ".join(reasons), log)
     return read_result(request["eval"], Path(kept["result"]), log)
 
 

@@ -2,8 +2,10 @@
 
 Runs by its path in the environment that `make saebench` builds, where this package need not be
 installed. Everything that is measured is measured by `sae_bench`; what happens here is opening: our
-export in SAELens' own class, and a local model folder where its loader knows names alone. Writes
-the JSON file that SAEBench makes of the eval, and `reply.json` beside the request:
+export in SAELens' own class, and a local model folder where its loader knows names alone. A model
+of a local folder runs only up to the hook point that SAEBench reads, with the same activations; a
+sample of the vocabulary and the seeds that it leaves open are set here too. Writes the JSON file
+that SAEBench makes of the eval, and `reply.json` beside the request:
 
 - `status`: `done`; `unreachable` (data or a model that it needs); `unmeasurable` (it ran and gave
   nothing); `failed`,
@@ -13,9 +15,12 @@ the JSON file that SAEBench makes of the eval, and `reply.json` beside the reque
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
+import random
+import re
 import socket
 import sys
 import traceback
@@ -29,6 +34,11 @@ SEED = 42
 PROMPTS = 16
 FORGET_CORPUS = "sae_bench/evals/unlearning/data/bio-forget-corpus.jsonl"
 CONNECT_SECONDS = 5
+LEAST_F1, LEAST_LETTERS = 0.6, 20
+"""The gate of absorption: F1 of a probe, and letters that have it (min_GT_probe_f1 and
+min_feats_for_eval of its configuration)."""
+HASHED_BYTES = 1 << 20
+"""Of each weights file of a model, which tell it from another of the same name."""
 DTYPE = "float32"
 
 
@@ -75,6 +85,7 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     sae = open_sae(request)
     if request["model_folder"]:
         open_folder(request["model_folder"])
+    set_seeds()
     errors = _Errors()
     logging.getLogger().addHandler(errors)  # SAEBench logs what stops core, and continues
     RUNNERS[request["eval"]](request, [(request["name"], sae)])
@@ -83,7 +94,19 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
         return {"status": "done", "reason": "", "result": str(found[0].resolve())}
     if errors.messages:
         return {"status": "failed", "reason": errors.messages[-1]}
-    return {"status": "unmeasurable", "reason": "SAEBench wrote no result"}
+    return {"status": "unmeasurable", "reason": letters_found() or "SAEBench wrote no result"}
+
+
+def letters_found() -> str:
+    """Returns in how many first letters a linear probe found, where absorption stopped at that."""
+    for path in sorted(Path("artifacts", "absorption").glob("*_k_sparse_probing.json")):
+        f1 = [float(row["f1_probe"]) for row in json.loads(path.read_text(encoding="utf-8"))]
+        found = sum(value > LEAST_F1 for value in f1)
+        return (
+            f"a linear probe finds {found} of {len(f1)} first letters with an F1 above {LEAST_F1}, "
+            f"and {LEAST_LETTERS} were expected"
+        )
+    return ""
 
 
 def unreachable(request: dict[str, Any]) -> Iterator[str]:
@@ -155,9 +178,77 @@ def open_folder(folder: str) -> None:
             trust_remote_code=False,
         )
         bridge.cfg.model_name = name  # artifacts are kept under it, not in the folder
+        vars(bridge)["run_with_cache"] = only_as_far(bridge)
         return bridge
 
     HookedTransformer.from_pretrained_no_processing = staticmethod(from_folder)
+
+
+def only_as_far(bridge: Any) -> Any:
+    """Returns `bridge.run_with_cache` that ends behind the last hook point asked for.
+
+    Where names of hook points alone are asked for, SAEBench reads the cache and not the logits,
+    which are None then. Every other call is the bridge's own.
+    """
+    import torch
+
+    whole = bridge.run_with_cache
+
+    def run_with_cache(prompts: Any, *given: Any, names_filter: Any = None, **how: Any) -> Any:
+        names = names_filter if isinstance(names_filter, list) else []
+        layers = [re.match(r"blocks\.(\d+)\.", str(name)) for name in names]
+        if given or how or not layers or None in layers:
+            return whole(prompts, *given, names_filter=names_filter, **how)
+        seen: dict[str, Any] = {}
+
+        def keep(name: str) -> Any:
+            return lambda x, hook: seen.update({name: x})
+
+        last = max(int(layer[1]) for layer in layers if layer is not None) + 1
+        tokens = bridge.to_tokens(prompts) if not isinstance(prompts, torch.Tensor) else prompts
+        hooks = [(name, keep(name)) for name in names]
+        bridge.run_with_hooks(tokens, fwd_hooks=hooks, return_type=None, stop_at_layer=last)
+        return None, seen
+
+    return run_with_cache
+
+
+def artifacts_name(request: dict[str, Any]) -> str:
+    """Returns the name of a model under which absorption keeps probes for all SAEs: other weights
+    and other words have another one."""
+    name, folder = request["model"], request["model_folder"]
+    if request["words"]:
+        name += f"-{request['words']}-words"
+    if not folder:
+        return name
+    digest = hashlib.sha256()
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        with path.open("rb") as file:
+            digest.update(str(path.stat().st_size).encode() + file.read(HASHED_BYTES))
+    return f"{name}-{digest.hexdigest()[:8]}"
+
+
+def sample_words(count: int) -> None:
+    """Have absorption take a sample of the words of the vocabulary, the same for every SAE."""
+    from sae_bench.evals.absorption import common, feature_absorption
+
+    every = common.get_alpha_tokens
+
+    def some(*given: Any, **how: Any) -> list[str]:
+        words = sorted(every(*given, **how))
+        return random.Random(SEED).sample(words, min(count, len(words)))
+
+    common.get_alpha_tokens = feature_absorption.get_alpha_tokens = some
+
+
+def set_seeds() -> None:
+    """Seed what SAEBench draws from: its prompts have random examples, its probes random starts."""
+    import numpy as np
+    import torch
+
+    random.seed(SEED)
+    np.random.seed(SEED)
+    torch.manual_seed(SEED)
 
 
 def open_sae(request: dict[str, Any]) -> Any:
@@ -202,7 +293,13 @@ def _absorption(request: dict[str, Any], saes: list[tuple[str, Any]]) -> None:
     from sae_bench.evals.absorption.main import AbsorptionEvalConfig, run_eval
 
     Path("results").mkdir(exist_ok=True)
-    run_eval(AbsorptionEvalConfig(**_settings(request)), saes, request["device"], "results", True)
+    if request["words"]:
+        sample_words(request["words"])
+    # the codes of all words at once, where they take no more than a gigabyte
+    few = request["words"] and request["words"] * int(saes[0][1].cfg.d_sae) <= 2**28
+    settings = _settings(request) | {"model_name": artifacts_name(request)}
+    config = AbsorptionEvalConfig(**settings, precalc_k_sparse_probe_sae_acts=bool(few))
+    run_eval(config, saes, request["device"], "results", True)
 
 
 def _sparse_probing(request: dict[str, Any], saes: list[tuple[str, Any]]) -> None:

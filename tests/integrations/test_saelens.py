@@ -126,6 +126,25 @@ def test_bf16_autocast(name: str) -> None:
     assert constrained.W_dec.grad.isfinite().all()
 
 
+def test_an_sae_that_its_runner_compiles_keeps_the_constraint() -> None:
+    """`compile_sae=True` compiles `training_forward_pass`, as is done here."""
+    torch.compiler.reset()
+    plain, compiled, x = training_sae("topk"), training_sae("topk"), batch()
+    attach(plain, AT_ONCE)
+    penalty = attach(compiled, AT_ONCE)
+    compiled.training_forward_pass = torch.compile(
+        compiled.training_forward_pass, backend="aot_eager"
+    )
+    for step in range(2):
+        before, after = (forward(sae, x, step) for sae in (plain, compiled))
+        before.loss.backward()
+        after.loss.backward()
+        assert after.losses[LOSS_NAME] > 0
+        torch.testing.assert_close(after.losses[LOSS_NAME], before.losses[LOSS_NAME])
+    same_pairs(penalty.selection, plain.orthogonality.selection)
+    torch.testing.assert_close(compiled.W_dec.grad, plain.W_dec.grad)
+
+
 def test_micro_batches_in_a_loop_of_ones_own() -> None:
     whole, parts, x = training_sae("topk"), training_sae("topk"), batch()
     once, piecewise = attach(whole, AT_ONCE), attach(parts, replace(AT_ONCE, micro_batches=4))

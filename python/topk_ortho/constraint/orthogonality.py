@@ -24,6 +24,7 @@ from topk_ortho.constraint.reach import LOOK_EVERY, Idle, Reach, reach
 from topk_ortho.constraint.rows import codes_of_unit_rows, decoder_rows
 from topk_ortho.constraint.selection import PairSelection, PairSelector
 from topk_ortho.constraint.settings import OrthogonalityConfig, checked, history_capacity
+from topk_ortho.constraint.uncompiled import uncompiled
 from topk_ortho.constraint.variance import RunningVariance
 from topk_ortho.sparse.codes import Codes
 
@@ -192,7 +193,7 @@ class Orthogonality:
         return self.weight * ramp * c.penalty.every_n
 
     # --- any other loop, in one line ---
-
+    @uncompiled
     def __call__(
         self, acts: Tensor | Codes, W_dec: Tensor, step: int, *, target: Tensor | None = None
     ) -> Tensor:
@@ -376,16 +377,15 @@ class Orthogonality:
             capacity = history_capacity(self.config, self.selection.requested)
             self.start_history(PairHistory(capacity=capacity, decay=history.decay))
         if self.config.penalty.tau == "stability":
-            i, j = self.selection.i.cpu(), self.selection.j.cpu()
-            self.ema = self._weights_from_history(i, j).to(codes.device)
+            self.ema = self._weights_from_history(self.selection).to(codes.device)
         if self._recorder is not None:
             self._recorder.record_selection(step, self.selection)
 
-    def _weights_from_history(self, i: Tensor, j: Tensor) -> Tensor:
+    def _weights_from_history(self, pairs: PairSelection) -> Tensor:
         """`β EMA_before + (1 - β)`: the present selection counted, whatever the thread's timing."""
         assert self._recorder is not None
-        beta = self.config.history.decay
-        return beta * torch.from_numpy(self._recorder.ema(i, j)) + (1 - beta)
+        ema = torch.from_numpy(self._recorder.ema(pairs.i.cpu(), pairs.j.cpu()))
+        return self.config.history.decay * ema + (1 - self.config.history.decay)
 
     def _fraction(self, step: int) -> float | None:
         pairs = self.config.pairs

@@ -12,6 +12,7 @@ from topk_ortho.constraint.penalty import grouped, native
 from topk_ortho.constraint.penalty import tau as policies
 from topk_ortho.constraint.penalty.cosine import PairCosine
 from topk_ortho.constraint.penalty.grouped import GroupedPenalty, Groups
+from topk_ortho.constraint.uncompiled import uncompiled
 from topk_ortho.machine.spans import spanned
 
 TAUS = ("fixed", "mean-std", "mean-std-all", "strength", "strength-threshold", "stability")
@@ -86,6 +87,7 @@ class OrthogonalityPenalty:
         return (f"OrthogonalityPenalty({self.tau!r}, {fixed}sign={self.sign!r}, "
                 f"gradient={self.gradient!r}, normalize_by={self.normalize_by!r})")  # fmt: skip
 
+    @uncompiled
     @spanned("penalty")
     def __call__(
         self,

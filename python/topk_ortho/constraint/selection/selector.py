@@ -30,6 +30,7 @@ from topk_ortho.constraint.selection.native import Coactivation
 from topk_ortho.constraint.selection.owners import Owners
 from topk_ortho.constraint.selection.retry import halving
 from topk_ortho.constraint.selection.selection import PairSelection, n_pairs
+from topk_ortho.constraint.uncompiled import uncompiled
 from topk_ortho.machine.spans import spanned
 from topk_ortho.sparse.codes import Codes
 
@@ -106,6 +107,7 @@ class PairSelector:
         """Returns the names of the inputs that the criterion needs besides the codes."""
         return self._criterion.required_inputs
 
+    @uncompiled
     @spanned("scores")
     @torch.no_grad()
     def __call__(

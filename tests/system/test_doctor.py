@@ -27,6 +27,29 @@ def test_it_prints_memory_disk_and_device(capsys, tmp_path: Path, monkeypatch) -
     assert list(tmp_path.iterdir()) == []
 
 
+C2R = Path(__file__).resolve().parents[2] / "benches" / "protocols" / "c2r-gemma-2-2b.toml"
+
+
+def test_a_gpu_that_is_not_here_is_predicted_for(capsys, tmp_path: Path, monkeypatch) -> None:
+    """Nothing is opened: the model of the file is not on this machine."""
+    monkeypatch.chdir(tmp_path)
+    asked = ["doctor", "--config", str(C2R), "--gpu", "h100"]
+    assert cli.main([*asked, "--d-in", "2304"]) == 0
+    said = capsys.readouterr().out
+    assert "H100" in said and "d_in 2304; d_sae 65536, batch 2048, 244140 steps" in said
+    peak = re.search(r"peak +(\d\.\d+) GB", said)
+    assert peak is not None and 4.8 < float(peak[1]) < 12, "weights, gradient and moments and more"
+    operations = 2 * 5 * 2048 * 2304 * 65_536
+    hours = 244_140 * operations / (67e12 / 2) / 3600
+    assert f"steps: {hours:.1f} hours, derived and not measured" in said
+    assert cli.main([*asked, "--d-in", "2304", "--sae.d-sae", "2000000"]) == 1
+    assert "problem: the peak is above the 80.00 GB" in capsys.readouterr().out
+    assert cli.main(asked) == 2
+    assert "add --d-in" in capsys.readouterr().err
+    assert cli.main(["doctor", "--d-in", "9", *OPTIONS]) == 2
+    assert "--gpu" in capsys.readouterr().err
+
+
 def test_a_configuration_file_and_a_run_folder(capsys, tmp_path: Path) -> None:
     train(tiny("--sae.d-sae", "128"), tmp_path / "run", progress=False)
     capsys.readouterr()

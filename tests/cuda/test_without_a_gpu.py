@@ -78,12 +78,13 @@ def evidence() -> tuple[Tensor, dict[str, Tensor]]:
 @pytest.mark.parametrize("criterion", CRITERIA.names())
 def test_a_selection_on_the_device_is_that_on_cpu(criterion: str, gpu: torch.device) -> None:
     acts, given = evidence()
-    select = PairSelector(criterion, per_feature=0.5, min_support=1, backend="torch")
+    how = {"per_feature": 0.5, "min_support": 1, "given": (9, 3, 5, 7)}
+    select = PairSelector(criterion, backend="torch", **how)
     given = {name: tensor for name, tensor in given.items() if name in select.required_inputs}
     expected = select(acts, **given)
     there = {name: pretend(tensor) for name, tensor in given.items()}
     waits.clear()
-    got = PairSelector(criterion, per_feature=0.5, min_support=1)(pretend(acts), **there)
+    got = PairSelector(criterion, **how)(pretend(acts), **there)
     if criterion in SELECTION:
         assert waits == SELECTION[criterion]
     assert len(got) == len(expected) > 0

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from topk_ortho.commands.reader import Asked, Given, Training, build, read, settings_of
 from topk_ortho.commands.reader.output import say
-from topk_ortho.config import TrainConfig
+from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.config.option import option
 from topk_ortho.config.rules import check_effect
 from topk_ortho.config.toml import from_table, names_in, read_table
@@ -40,6 +40,8 @@ class Options(Training):
     """A run folder, or a folder of SAELens, dictionary_learning or sparsify."""
     out: Path | None = None
     """Run folder, with the repaired SAE in repaired/; a new one under runs/ unless given."""
+    atlas: Path | None = None
+    """What `topk-ortho atlas --out` wrote for this SAE: its edges are the pairs, and no others."""
     json: bool = False
     """Print JSON."""
 
@@ -69,6 +71,20 @@ def run(arguments: Sequence[str], *, prog: str) -> int:
     return 0
 
 
+def _of_atlas(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options with the pairs of an atlas, where one was given."""
+    if (atlas := values.get("atlas")) is None:
+        return dict(values)
+    from topk_ortho.inspect.repair.edges import read_edges
+
+    if "pairs.criterion" in values:
+        raise ConfigError(
+            f"--pairs.criterion {values['pairs.criterion']} was given together with --atlas "
+            f"{atlas}, whose edges are the pairs; leave one of them out."
+        )
+    return {**values, "pairs.criterion": "given", "pairs.given": read_edges(atlas)}
+
+
 def repairing(given: Given) -> Repairing:
     """Returns the settings of `train` that a repair amounts to, for the SAE that was named.
 
@@ -78,7 +94,7 @@ def repairing(given: Given) -> Repairing:
     from topk_ortho import formats
     from topk_ortho.inspect.repair.defaults import defaults, own_data
 
-    values, path = given.values, given.values.get("config")
+    values, path = _of_atlas(given.values), given.values.get("config")
     stored = {} if path is None else read_table(path)
     names = {*values, *names_in(stored)}
     there = from_table(stored, where=str(path))

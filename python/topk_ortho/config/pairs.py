@@ -25,6 +25,7 @@ DEFAULT_CRITERION = "row-coactivation"
 DEFAULT_PER_FEATURE = 2.5
 _CONSTRAINED = unless("pairs.criterion", "none")
 _SUPPORTED = When("pairs.criterion", lambda: [c.name for c in CRITERIA if c.supported])
+_LISTED = When("pairs.criterion", lambda: [c.name for c in CRITERIA if c.listed])
 _GROWING = unless("pairs.schedule", "constant")
 
 
@@ -53,6 +54,8 @@ class PairsConfig(Settings):
         used=_CONSTRAINED,
     )  # fmt: skip
     """An upper limit on k."""
+    given: tuple[int, ...] = option((), within=FEATURES, used=_LISTED)
+    """`given`: the pairs, one feature after the other: `3 17 5 9` is (3, 17) and (5, 9)."""
     min_support: int = option(8, within=FEATURES, used=_SUPPORTED)
     """`coactivation-cosine`, `correlation`, `conditional`: a pair whose rarer feature fired less
     often in the batch is no candidate."""
@@ -116,9 +119,34 @@ def check_criterion(c: PairsConfig, d_sae: int | None) -> None:
             "it decides by itself how many pairs it takes",
             "leave it out",
         )
+    if criterion.listed:
+        _check_given(c, d_sae)
     require(
         d_sae is None or d_sae >= criterion.least_features,
         f"--sae.d-sae {d_sae} was given with --pairs.criterion {c.criterion}",
         f"it chooses among at least {criterion.least_features} features",
         f"give --sae.d-sae {criterion.least_features} or more",
     )
+
+
+def _check_given(c: PairsConfig, d_sae: int | None) -> None:
+    pairs = list(zip(c.given[::2], c.given[1::2], strict=False))
+    require(
+        len(c.given) > 0 and len(c.given) % 2 == 0,
+        f"--pairs.criterion {c.criterion} and {len(c.given)} features in --pairs.given were given",
+        "it penalises the pairs of that list, one feature after the other",
+        "give two features for each pair",
+    )
+    for i, j in pairs:
+        require(
+            i != j,
+            f"--pairs.given has the pair ({i}, {j})",
+            "a pair is of two features",
+            "leave it out",
+        )
+        require(
+            d_sae is None or max(i, j) < d_sae,
+            f"--pairs.given has the pair ({i}, {j})",
+            f"the features are numbered from 0 to {(d_sae or 0) - 1}",
+            "give the pairs of this SAE",
+        )

@@ -66,6 +66,7 @@ class Orthogonality:
             min_support=pairs.min_support,
             memory_budget=pairs.memory_budget,
             seed=config.seed,
+            given=pairs.given,
         )
         self.overlap = OrthogonalityPenalty(
             penalty.tau,
@@ -77,9 +78,8 @@ class Orthogonality:
         )
         self.selection: PairSelection | None = None
         self.selected_at = -1
-        self.pair_weights = PairWeights(
-            pair_weight(pairs, penalty), exponent=penalty.activity_exponent or 1.0
-        )
+        weighed = pair_weight(pairs, penalty)
+        self.pair_weights = PairWeights(weighed, exponent=penalty.activity_exponent or 1.0)
         self.factor: Tensor | None = None
         self.ema: Tensor | None = None
         self.temporaries: dict[str, int] = {}

@@ -238,3 +238,22 @@ def test_matching_takes_milliseconds_at_full_width() -> None:
     assert len(keys(got, 16_384)) == len(chosen) == 40_960
     assert not keys(got, 16_384) & keys(chosen, 16_384)
     assert matched.LEAST_GROUP == 16
+
+
+def test_given_pairs_are_those_of_the_list_whatever_the_codes():
+    select = PairSelector("given", given=[9, 3, 5, 7, 3, 9])
+    for acts in (torch.zeros(2, 12), torch.rand(4, 12)):
+        pairs = select(acts)
+        assert pairs.i.tolist() == [3, 5] and pairs.j.tolist() == [9, 7]
+        assert pairs.score.tolist() == [1, 1] and len(pairs) == pairs.positive == 2
+
+
+@pytest.mark.parametrize("given", [(), (3,), (3, 5, 7)])
+def test_a_list_that_is_no_list_of_pairs_is_refused(given):
+    with pytest.raises(ValueError, match="two for each pair were expected"):
+        PairSelector("given", given=given)
+
+
+def test_given_pairs_of_another_sae_are_refused():
+    with pytest.raises(ValueError, match=r"the pair \[2, 12\] was given, but there are only 12"):
+        PairSelector("given", given=(12, 2))(torch.zeros(1, 12))

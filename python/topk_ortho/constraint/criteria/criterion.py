@@ -129,6 +129,7 @@ class Criterion:
         own_size: whether it decides by itself how many pairs it takes, so that `fraction`,
             `per_feature` and `max_pairs` are refused.
         least_features: the smallest dictionary that it makes sense for.
+        listed: whether its pairs are those of `pairs.given`.
         pair_weight: what a pair's term is multiplied by where nothing is given.
     """
 
@@ -139,6 +140,7 @@ class Criterion:
     coefficient: float = 0.2
     own_size: bool = False
     least_features: int = 2
+    listed: bool = False
     pair_weight: PairWeight = "one"
 
     def __repr__(self) -> str:

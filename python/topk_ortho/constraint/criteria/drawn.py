@@ -1,4 +1,4 @@
-"""Criteria that draw their pairs: the two controls, and the pairs of OrtSAE and C²R.
+"""Criteria that draw their pairs: two controls, a list of pairs, and those of OrtSAE and C²R.
 
 What draws them is imported when it is called, since it needs torch and the records do not.
 """
@@ -39,6 +39,13 @@ def chunked(e: SelectorInputs, k: int, seed: int, select: Select) -> PairSelecti
     return ortsae_pairs(e, seed=seed)
 
 
+def listed(e: SelectorInputs, k: int, seed: int, select: Select) -> PairSelection:
+    """Returns the pairs of the list that the selector was given, whatever the codes."""
+    from topk_ortho.constraint.criteria.listed import listed_pairs
+
+    return listed_pairs(e)
+
+
 RECORDS = (
     Criterion("random", "uniform; a control", Drawn(uniform), coefficient=1.0),
     Criterion(
@@ -47,6 +54,14 @@ RECORDS = (
         "control",
         Drawn(matched, label="codes"),
         coefficient=1.0,
+    ),
+    Criterion(
+        "given",
+        "the pairs of a list, such as those of an atlas",
+        Drawn(listed, label="list"),
+        coefficient=2.0,
+        own_size=True,
+        listed=True,
     ),
     Criterion(
         "ortsae",

@@ -25,6 +25,7 @@ class SelectorInputs:
         gradient: `dL_rec/df`, `[batch, d_sae]`, or `[nnz]` in the order of the codes' entries.
         threshold: `[d_sae]`, each feature's firing threshold θ.
         energy: `[d_sae]`, moving average of `Σ_b g_bi²`.
+        given: `[k, 2]` int64, the list of pairs that the selector was given.
     """
 
     codes: Codes
@@ -36,6 +37,7 @@ class SelectorInputs:
     gradient: Tensor | None = None
     threshold: Tensor | None = None
     energy: Tensor | None = None
+    given: Tensor | None = None
 
     def need(self, name: str, shape: tuple[int | None, ...]) -> Tensor:
         """Returns one of the tensors, detached.

@@ -8,6 +8,7 @@ by that value, ties to the smaller (i, j). Every path gives the set that a brute
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -51,6 +52,7 @@ class PairSelector:
         memory_budget: bytes for the temporaries of one selection; where memory runs out, the same
             selection is tried again with half of it, and the lower budget is kept.
         seed: of what is drawn at random.
+        given: the pairs of criterion `given`, one feature after the other.
         backend: `"auto"`: Rust for pairs that fire together on CPU; `"torch"`: never.
 
     Example:
@@ -70,6 +72,7 @@ class PairSelector:
         memory_budget: int = 256 * 2**20,
         seed: int = 0,
         backend: str = "auto",
+        given: Sequence[int] = (),
     ):
         if fraction is not None and per_feature is not None:
             raise ValueError(
@@ -95,6 +98,12 @@ class PairSelector:
         self.min_support = min_support
         self.memory_budget = memory_budget
         self.seed = seed
+        if self._criterion.listed and (not given or len(given) % 2):
+            raise ValueError(
+                f"criterion {self.criterion} and {len(given)} features were given, but two for "
+                "each pair were expected; pass given=[3, 17, 5, 9] for (3, 17) and (5, 9)."
+            )
+        self.given = torch.tensor(given, dtype=torch.int64).view(-1, 2) if len(given) else None
 
     def __repr__(self) -> str:
         size = f"per_feature={self.per_feature:g}"
@@ -134,7 +143,7 @@ class PairSelector:
         codes = acts if isinstance(acts, Codes) else Codes.of(acts)
 
         def attempt(memory_budget: int) -> PairSelection:
-            e = SelectorInputs(codes, memory_budget, **inputs)
+            e = SelectorInputs(codes, memory_budget, given=self.given, **inputs)
             with torch.autocast(codes.device.type, enabled=False):
                 return self._select(e, self._k(e, fraction), step)
 

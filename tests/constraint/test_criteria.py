@@ -36,7 +36,7 @@ def test_the_page_names_those_with_a_support_floor() -> None:
 
 def test_inputs_are_the_fields_of_what_a_criterion_is_given() -> None:
     fields = {field.name for field in dataclasses.fields(SelectorInputs)}
-    assert set(INPUTS) == fields - {"codes", "memory_budget"}
+    assert set(INPUTS) == fields - {"codes", "memory_budget", "given"}
 
 
 @pytest.mark.parametrize("name", CRITERIA.names())

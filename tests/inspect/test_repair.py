@@ -17,6 +17,7 @@ from topk_ortho.activations import prepare
 from topk_ortho.commands.reader import parse, read
 from topk_ortho.commands.repair import REFUSED, Options, repairing
 from topk_ortho.config import ConfigError, TrainConfig
+from topk_ortho.config.toml import read_config
 from topk_ortho.formats.saelens import export
 from topk_ortho.inspect.repair.defaults import DEFAULTS, PENALTY, defaults
 from topk_ortho.inspect.repair.measure import mean_l0
@@ -79,6 +80,44 @@ def test_known_features_give_absorption_before_and_after(
     text = printed(["plain", *over(SHORT, *tiny, "--out", "r")], capsys)  # nothing is trained again
     assert "absorption_rate" in text
     assert "explained variance" in text.splitlines()[-2]
+
+
+@pytest.mark.parametrize("names", [("parent", "child"), ("source", "target")])
+def test_the_edges_of_an_atlas_are_the_pairs(
+    names: tuple[str, str], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    formats.write(stored("topk"), "sae", layout="saelens")
+    edges = [{names[0]: 5, names[1]: 2, "tier": "both"}, {names[0]: 5, names[1]: 7}]
+    Path("atlas.json").write_text(json.dumps({"edges": edges}))
+    command = ["sae", "--data", "shards", "--out", "r", "--atlas", "atlas.json", "--json", *SHORT]
+    assert json.loads(printed(command, capsys))["criterion"] == "given"
+    config = read_config(Path("r/config.toml"))
+    assert (config.pairs.criterion, config.pairs.given) == ("given", (5, 2, 5, 7))
+    assert config.coefficient() == PENALTY["penalty.coefficient"]
+    assert json.loads(Path("r/result.json").read_text())["pairs_features"] == 3
+    printed(command, capsys)  # the same command goes on with the same run
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "an atlas was expected"),
+        ('{"edges": [{"child": 3}]}', "an atlas was expected"),
+        ('{"edges": []}', "it has no edge"),
+        ('{"edges": [{"parent": 3, "child": 99999}]}', "features are numbered from 0 to"),
+        ('{"edges": [{"parent": 3, "child": 3}]}', "a pair is of two features"),
+    ],
+)
+def test_what_is_no_atlas_of_this_sae_is_refused(
+    content: str, said: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    formats.write(stored("topk"), "sae", layout="saelens")
+    Path("atlas.json").write_text(content)
+    command = ["repair", "sae", "--data", "shards", "--atlas", "atlas.json", *SHORT]
+    assert cli.main(command) == 2
+    assert said in capsys.readouterr().err
+    assert cli.main([*command, "--pairs.criterion", "ortsae"]) == 2
+    assert "leave one of them out" in capsys.readouterr().err
 
 
 def test_an_unknown_l0_is_measured_and_kept(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,7 +54,7 @@ class PairsConfig(Settings):
         used=_CONSTRAINED,
     )  # fmt: skip
     """An upper limit on k."""
-    given: tuple[int, ...] = option((), within=FEATURES, used=_LISTED)
+    given: tuple[int, ...] | None = option(None, within=FEATURES, used=_LISTED)
     """`given`: the pairs, one feature after the other: `3 17 5 9` is (3, 17) and (5, 9)."""
     min_support: int = option(8, within=FEATURES, used=_SUPPORTED)
     """`coactivation-cosine`, `correlation`, `conditional`: a pair whose rarer feature fired less
@@ -130,14 +130,14 @@ def check_criterion(c: PairsConfig, d_sae: int | None) -> None:
 
 
 def _check_given(c: PairsConfig, d_sae: int | None) -> None:
-    pairs = list(zip(c.given[::2], c.given[1::2], strict=False))
+    given = c.given or ()
     require(
-        len(c.given) > 0 and len(c.given) % 2 == 0,
-        f"--pairs.criterion {c.criterion} and {len(c.given)} features in --pairs.given were given",
+        len(given) > 0 and len(given) % 2 == 0,
+        f"--pairs.criterion {c.criterion} and {len(given)} features in --pairs.given were given",
         "it penalises the pairs of that list, one feature after the other",
         "give two features for each pair",
     )
-    for i, j in pairs:
+    for i, j in zip(given[::2], given[1::2], strict=True):
         require(
             i != j,
             f"--pairs.given has the pair ({i}, {j})",

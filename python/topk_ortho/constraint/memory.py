@@ -64,7 +64,7 @@ def chosen(s: Shapes) -> int:
         return 0
     criterion = CRITERIA[c.criterion]
     if criterion.own_size:
-        return len(c.given) // 2 if criterion.listed else d_sae
+        return len(c.given or ()) // 2 if criterion.listed else d_sae
     k = round((c.per_feature or DEFAULT_PER_FEATURE) * d_sae)
     if c.fraction is not None:
         k = round(max(c.fraction, c.final_fraction or 0.0) * _all_pairs(s))

@@ -66,7 +66,7 @@ class Orthogonality:
             min_support=pairs.min_support,
             memory_budget=pairs.memory_budget,
             seed=config.seed,
-            given=pairs.given,
+            given=pairs.given or (),
         )
         self.overlap = OrthogonalityPenalty(
             penalty.tau,

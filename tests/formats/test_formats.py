@@ -369,11 +369,20 @@ def test_a_k_that_no_file_says_is_not_made_up(kind: str, tmp_path: Path) -> None
     assert_computes(tmp_path / "sae", stored(kind))
     for sparse in (False, True):
         with pytest.raises(ConfigError, match=r"training pass .* needs k.*sae\.encode"):
-            sae(rows(), sparse=sparse)
+            sae.training_pass(rows(), sparse=sparse)
 
 
 @pytest.mark.parametrize("kind", ["relu", "jumprelu"])
 def test_a_training_pass_that_needs_no_k_is_that_of_the_codes(kind: str, tmp_path: Path) -> None:
     formats.write(replace(stored(kind), k=None), tmp_path / "sae")
     sae = load_sae(tmp_path / "sae")
-    torch.testing.assert_close(sae(rows()).code, codes(stored(kind), rows()), **CLOSE)
+    torch.testing.assert_close(sae.training_pass(rows()).code, codes(stored(kind), rows()), **CLOSE)
+
+
+@pytest.mark.parametrize("kind", ["topk", "batch-topk", "matryoshka", "relu", "jumprelu"])
+def test_a_loaded_sae_is_called_like_any_module(kind: str, tmp_path: Path) -> None:
+    """It is in eval mode, so that it reconstructs by the rule of its codes, and needs no k."""
+    formats.write(replace(stored(kind), k=None) if kind != "topk" else stored(kind), tmp_path / "s")
+    sae, x = load_sae(tmp_path / "s"), rows()
+    assert not any(module.training for module in sae.modules())
+    torch.testing.assert_close(sae(x), sae.decode(codes(stored(kind), x)), **CLOSE)

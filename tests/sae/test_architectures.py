@@ -72,7 +72,7 @@ def test_every_kind_of_the_configuration_is_built() -> None:
 def test_forward_is_the_naive_one(kind: Kind, k: float) -> None:
     prefixes = (4, 9, D_SAE)
     sae, x = trained(kind, k=k, prefixes=prefixes), batch()
-    got, W = sae(x), weights(sae)
+    got, W = sae.training_pass(x), weights(sae)
     pre = naive.pre_acts(x.double().numpy(), W)
     close(got.pre, pre)
     if kind == "relu":
@@ -94,8 +94,8 @@ def test_forward_is_the_naive_one(kind: Kind, k: float) -> None:
 @every_kind
 def test_codes_are_never_negative(kind: Kind) -> None:
     sae = trained(kind, k=D_SAE)
-    assert (sae(batch()).pre < 0).any()
-    assert (sae(batch()).code >= 0).all()
+    assert (sae.training_pass(batch()).pre < 0).any()
+    assert (sae.training_pass(batch()).code >= 0).all()
     assert (sae.encode(batch()) >= 0).all()
     assert sae.activate(-torch.ones(4, D_SAE)).count_nonzero() == 0
 
@@ -146,14 +146,37 @@ def test_outside_training_one_threshold_decides(kind: Kind) -> None:
 def test_jumprelu_has_a_threshold_of_each_feature() -> None:
     sae, x = trained("jumprelu"), batch()
     torch.testing.assert_close(sae.thresholds(), sae.log_threshold.exp())
-    assert torch.equal(sae.encode(x), sae(x).code)
+    assert torch.equal(sae.encode(x), sae.training_pass(x).code)
+
+
+@every_kind
+def test_calling_an_sae_returns_the_reconstruction(kind: Kind) -> None:
+    """Outside training it is of the codes that `encode` returns, in training of the batch's."""
+    sae, x = trained(kind), batch()
+    in_training = sae(x)
+    assert in_training.shape == x.shape
+    assert torch.equal(in_training, sae.training_pass(x).x_hat[-1])
+    assert torch.equal(in_training, sae.training_pass(x, sparse=False).x_hat[-1])
+    in_training.square().sum().backward()
+    assert sae.W_enc.grad is not None and sae.W_enc.grad.any()
+    sae.eval()
+    assert torch.equal(sae(x), sae.decode(sae.encode(x)))
+
+
+def test_outside_training_a_row_is_reconstructed_alike_in_any_batch() -> None:
+    """BatchTopK takes its threshold there, where in training rows compete with each other."""
+    sae, x = trained("batch-topk"), batch()
+    sae.calibrate([x])
+    assert not torch.allclose(torch.cat([sae(row) for row in x.split(1)]), sae(x), atol=1e-3)
+    sae.eval()
+    torch.testing.assert_close(torch.cat([sae(row) for row in x.split(1)]), sae(x))
 
 
 @pytest.mark.parametrize("kind", ["topk", "relu"])
 def test_other_kinds_have_no_threshold(kind: Kind) -> None:
     sae, x = trained(kind), batch()
     assert sae.thresholds() is None
-    assert torch.equal(sae.encode(x), sae(x).code)
+    assert torch.equal(sae.encode(x), sae.training_pass(x).code)
 
 
 @every_kind
@@ -189,7 +212,7 @@ def test_the_seed_alone_decides_the_start() -> None:
 def test_the_gradient_along_a_row_is_removed_and_nothing_else(kind: Kind) -> None:
     sae = make(kind)
     sae.remove_parallel_gradient_()  # without a gradient there is nothing to do
-    (sae(batch()).x_hat[-1] - batch()).square().sum().backward()
+    (sae.training_pass(batch()).x_hat[-1] - batch()).square().sum().backward()
     before, row = sae.W_dec.grad.clone(), sae.W_dec.detach()
     sae.remove_parallel_gradient_()
     after = sae.W_dec.grad
@@ -232,7 +255,7 @@ def test_rows_of_any_norm_come_back_to_unit_norm(scale: float) -> None:
 @every_kind
 def test_only_active_features_get_a_gradient(kind: Kind) -> None:
     sae = trained(kind, k=2)
-    got = sae(batch())
+    got = sae.training_pass(batch())
     sum(x_hat.square().sum() for x_hat in got.x_hat).backward()
     fired = (got.code > 0).any(0)
     assert not fired.all() or kind == "relu"
@@ -253,8 +276,8 @@ def test_default_prefixes(d_sae: int, expected: tuple[int, ...]) -> None:
 @every_kind
 def test_a_batch_of_one_and_half_precision(kind: Kind) -> None:
     sae = make(kind)
-    assert sae(batch(1)).code.shape == (1, D_SAE)
+    assert sae.training_pass(batch(1)).code.shape == (1, D_SAE)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        got = sae(batch())
+        got = sae.training_pass(batch())
     assert got.code.dtype == got.pre.dtype == torch.bfloat16
     assert torch.isfinite(got.x_hat[-1]).all()

@@ -47,7 +47,7 @@ def test_a_feature_fires_strictly_above_its_own_threshold() -> None:
 
 def test_the_gradients_are_the_definition() -> None:
     sae, x = jump(), batch()
-    out = sae(x)
+    out = sae.training_pass(x)
     pre, theta = out.pre.detach().double().numpy(), sae.thresholds().detach().double().numpy()
     grad = torch.randn(BATCH, D_SAE, generator=torch.Generator().manual_seed(5))
     (code,) = torch.autograd.grad(out.code, sae.log_threshold, grad, retain_graph=True)
@@ -66,7 +66,7 @@ def test_the_sparse_l0_is_the_dense_one(bias: float) -> None:
     found = []
     for sparse in (False, True):
         sae.zero_grad()
-        out = sae(batch(), sparse=sparse)
+        out = sae.training_pass(batch(), sparse=sparse)
         value = sae.sparsity(out)
         value.backward()
         assert float(value.detach()) == pytest.approx(out.codes.nnz / BATCH)
@@ -79,7 +79,7 @@ def test_the_sparse_l0_is_the_dense_one(bias: float) -> None:
 
 def test_a_higher_coefficient_of_l0_raises_thresholds() -> None:
     sae = jump()
-    sae.sparsity(sae(batch())).backward()
+    sae.sparsity(sae.training_pass(batch())).backward()
     assert (sae.log_threshold.grad <= 0).all()
 
 
@@ -89,7 +89,7 @@ def test_the_start_fits_data_of_any_scale(d_in: int, scale: float) -> None:
     sae = build(SAEConfig(kind="jumprelu", d_sae=1000, k=10), d_in=d_in, seed=0)
     x = scale * torch.randn(2000, d_in, generator=torch.Generator().manual_seed(1))
     sae.start(variance=float(x.var(0).sum()))
-    assert 10 < sae(x).codes.nnz / len(x) < 20  # 1.5 times the target
+    assert 10 < sae.training_pass(x).codes.nnz / len(x) < 20  # 1.5 times the target
 
 
 def test_a_target_above_half_of_the_features_still_starts_above_zero() -> None:

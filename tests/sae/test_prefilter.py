@@ -33,7 +33,7 @@ def twins(kind: str, *, spread: float = 1.0, k: int = 4) -> tuple[SAE, SAE]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_prefiltered_codes_are_the_float32_ones(kind: str) -> None:
-    plain, prefiltered = (sae(batch(), sparse=True) for sae in twins(kind))
+    plain, prefiltered = (sae.training_pass(batch(), sparse=True) for sae in twins(kind))
     assert prefiltered.pre.dtype == torch.bfloat16
     assert plain.codes.nnz > 20
     assert torch.equal(plain.codes.crow, prefiltered.codes.crow)
@@ -46,7 +46,9 @@ def test_prefiltered_codes_are_the_float32_ones(kind: str) -> None:
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "relu"])
 def test_where_bfloat16_cannot_tell_features_apart_float32_does(kind: str) -> None:
     """Differences are below what bfloat16 resolves: the values kept are still the best."""
-    plain, prefiltered = (sae(batch(), sparse=True) for sae in twins(kind, spread=0.0))
+    plain, prefiltered = (
+        sae.training_pass(batch(), sparse=True) for sae in twins(kind, spread=0.0)
+    )
     assert torch.equal(plain.codes.crow, prefiltered.codes.crow)
     best = [codes.value.sort().values for codes in (plain.codes, prefiltered.codes)]
     torch.testing.assert_close(best[0], best[1], rtol=1e-6, atol=1e-6)
@@ -77,14 +79,14 @@ def test_not_a_number_is_kept(kind: str) -> None:
     sae = twins(kind)[1]
     x = batch()
     x[3, 2] = torch.nan
-    assert not bool(torch.isfinite(sae(x, sparse=True).code).all())
+    assert not bool(torch.isfinite(sae.training_pass(x, sparse=True).code).all())
 
 
 def test_gradients_are_those_of_float32() -> None:
     found = []
     for sae in twins("topk"):
         sae.zero_grad()
-        sae(batch(), sparse=True).x_hat[-1].square().sum().backward()
+        sae.training_pass(batch(), sparse=True).x_hat[-1].square().sum().backward()
         found.append({name: p.grad for name, p in sae.named_parameters()})
     for name, gradient in found[0].items():
         torch.testing.assert_close(found[1][name], gradient, rtol=1e-4, atol=1e-4, msg=name)

@@ -31,7 +31,7 @@ def gradients(sae: SAE, *, sparse: bool) -> tuple[torch.Tensor, dict[str, torch.
     """A loss with every term a step has: reconstructions and sparsity (of JumpReLU, L0)."""
     sae.zero_grad()
     x = batch()
-    out = sae(x, sparse=sparse)
+    out = sae.training_pass(x, sparse=sparse)
     loss = sum((x - x_hat).pow(2).sum(1).mean() for x_hat in out.x_hat)
     loss = loss + 0.3 * sae.sparsity(out)
     loss.backward()
@@ -41,7 +41,7 @@ def gradients(sae: SAE, *, sparse: bool) -> tuple[torch.Tensor, dict[str, torch.
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_sparse_path_is_the_dense_one(kind: str) -> None:
     sae = trained(kind)
-    dense, sparse = sae(batch()), sae(batch(), sparse=True)
+    dense, sparse = sae.training_pass(batch()), sae.training_pass(batch(), sparse=True)
     assert torch.equal(dense.codes.crow, sparse.codes.crow)
     assert torch.equal(dense.codes.col, sparse.codes.col)
     assert torch.equal(dense.codes.value, sparse.codes.value)
@@ -67,10 +67,20 @@ def test_gradients_hold_in_double() -> None:
     sae = trained("topk").double()
     x = batch().double()
 
+    class Sparse(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.sae = sae
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.sae.training_pass(x, sparse=True).x_hat[-1]
+
+    module = Sparse()
+
     def forward(*parameters: torch.Tensor) -> torch.Tensor:
-        names = [name for name, _ in sae.named_parameters()]
+        names = [name for name, _ in module.named_parameters()]
         weights = dict(zip(names, parameters, strict=True))
-        return torch.func.functional_call(sae, weights, (x,), {"sparse": True}).x_hat[-1]
+        return torch.func.functional_call(module, weights, (x,))
 
     # a TopK code is constant in which entries it keeps, almost everywhere
     some = tuple(p.detach().requires_grad_() for p in sae.parameters())
@@ -79,7 +89,7 @@ def test_gradients_hold_in_double() -> None:
 
 def test_no_dense_gradient_of_the_code_is_made() -> None:
     sae = trained("topk")
-    out = sae(batch(), sparse=True)
+    out = sae.training_pass(batch(), sparse=True)
     assert not out.pre.requires_grad
     assert out.code.numel() == out.codes.nnz == 4 * BATCH
 
@@ -88,7 +98,7 @@ def test_a_nan_survives_to_be_seen() -> None:
     sae = trained("topk")
     with torch.no_grad():
         sae.W_enc[0, 0] = float("nan")
-    assert torch.isnan(sae(batch(), sparse=True).x_hat[-1]).any()
+    assert torch.isnan(sae.training_pass(batch(), sparse=True).x_hat[-1]).any()
 
 
 def test_the_encoder_lies_feature_by_feature_where_sparse_steps_are_expected() -> None:

@@ -45,10 +45,16 @@ def test_some_pairs_are_parents_and_children(after):
 
 def test_the_meter_sees_the_same_in_codes_made_by_hand(after):
     excess = {name: result.summary()["excess"] for name, result in after["measured"].items()}
-    assert excess["coactivation"] < 0.6 * excess["none"]
+    assert excess["row-coactivation"] < 0.6 * excess["none"]
     edges = after["measured"]["none"].edges
     assert len(edges) == 24
     assert sum(edge.eligible for edge in edges) >= 20
+
+
+def test_the_sae_reconstructs_what_it_reads(after):
+    assert after["x_hat"].shape == after["held_out"].x.shape
+    expected = after["constrained"]["explained_variance"]
+    assert float(1 - after["error"]) == pytest.approx(expected, abs=0.01)
 
 
 def test_nothing_is_left_of_an_earlier_run():

@@ -105,7 +105,7 @@ def test_the_loss_and_the_penalty_are_of_the_target() -> None:
     assert target is not None
     assert state.constraint is not None and state.constraint.variance == 5.0
     with torch.no_grad():
-        expected = (target - state.sae(x).x_hat[-1]).pow(2).sum(1).mean()
+        expected = (target - state.sae.training_pass(x).x_hat[-1]).pow(2).sum(1).mean()
     step = train_step(state, x, target)
     torch.testing.assert_close(step.l2, expected)
     assert step.target is target
@@ -122,7 +122,9 @@ def test_the_sparse_and_the_dense_path_agree(kind: str) -> None:
     gradients = []
     for sparse in (False, True):
         sae.zero_grad()
-        (target_of(x) - sae(x, sparse=sparse).x_hat[-1]).pow(2).sum(1).mean().backward()
+        (target_of(x) - sae.training_pass(x, sparse=sparse).x_hat[-1]).pow(2).sum(
+            1
+        ).mean().backward()
         gradients.append({name: p.grad.clone() for name, p in sae.named_parameters()})
     for name, dense in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], dense, rtol=1e-4, atol=1e-4)
@@ -168,7 +170,7 @@ def test_a_transcoder_is_trained_further(tmp_path: Path) -> None:
     x, _, target = state.data.source.block(0, "eval")
     assert target is not None
     with torch.no_grad():
-        found = explained(target, state.sae(x).x_hat[-1])
+        found = explained(target, state.sae.training_pass(x).x_hat[-1])
     assert found == pytest.approx(result["explained_variance"], abs=0.03)
     assert state.sparsity_coefficient > 0
 

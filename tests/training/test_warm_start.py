@@ -92,7 +92,7 @@ def test_the_weight_of_l1_starts_where_the_gradients_cancel() -> None:
     sae, x = as_module(weak), rows()
     found = sae.balanced_coefficient(x.split(20))
     assert found is not None
-    out = sae(x)
+    out = sae.training_pass(x)
     loss = losses.reconstruction(x, out.x_hat) + found * sae.sparsity(out)
     loss.backward()
     assert sae.b_enc.grad is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ that exceed a threshold."""
 
 
 class Forward(NamedTuple):
-    """One pass over a batch.
+    """One training pass over a batch, as `SAE.training_pass` returns it.
 
     Attributes:
         pre: `[batch, d_sae]` encoder pre-activations; without a gradient on the sparse path, and
@@ -250,8 +250,36 @@ class SAE(nn.Module):
     def load_thresholds_(self, threshold: Tensor) -> None:
         """Copy `thresholds` `[d_sae]` from a trained SAE."""
 
-    def forward(self, x: Tensor, *, sparse: bool = False) -> Forward:
-        """The training pass over `x` `[batch, d_in]`, on the sparse or on the dense path.
+    @overload
+    def forward(self, x: Tensor) -> Tensor: ...
+    @overload
+    def forward(self, x: Tensor, *, sparse: bool) -> Forward: ...
+    def forward(self, x: Tensor, *, sparse: bool | None = None) -> Tensor | Forward:
+        """Returns the reconstruction of `x` `[batch, d_in]`, `[batch, d_out]`.
+
+        In eval mode, in which `load_sae` returns an SAE, it is `decode(encode(x))`; in training
+        mode it is that of the training pass, whose codes `training_pass(x)` returns beside it.
+
+        Args:
+            x: `[batch, d_in]`.
+            sparse: take `training_pass(x, sparse=sparse)` instead, as the trainer does.
+
+        Raises:
+            ConfigError: in training mode, where the pass needs k and the files of a loaded SAE do
+                not say it.
+        """
+        if sparse is not None:
+            return self.training_pass(x, sparse=sparse)
+        if self.training:
+            return self.training_pass(x).x_hat[-1]
+        return self.decode(self.encode(x))
+
+    def training_pass(self, x: Tensor, *, sparse: bool = False) -> Forward:
+        """Returns pre-activations, codes and reconstructions of `x` `[batch, d_in]` in training.
+
+        Args:
+            x: `[batch, d_in]`.
+            sparse: take the sparse path, on which gradients go through the active entries alone.
 
         Raises:
             ConfigError: it needs k, which the files of a loaded SAE do not say.

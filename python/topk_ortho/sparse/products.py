@@ -2,7 +2,7 @@
 
 Beside the encoder's product nothing here costs `batch * d_sae`: decoding and the gradients of both
 weights are products with a CSR matrix, the gradient of the code is sampled at its entries, and that
-of `b_dec` is a matrix-vector product. The dense twin is `SAE.forward` with `sparse=False`.
+of `b_dec` is a matrix-vector product. The dense twin is `SAE.training_pass` with `sparse=False`.
 """
 
 from __future__ import annotations

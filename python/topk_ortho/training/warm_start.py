@@ -125,7 +125,7 @@ def _measure_rates(state: TrainState, batches: Sequence[Tensor]) -> None:
     counts = torch.zeros_like(state.firing.rate)
     rows = active = 0
     for x in batches:
-        codes = state.sae(x).codes
+        codes = state.sae.training_pass(x).codes
         counts += codes.counts()
         rows, active = rows + codes.batch, active + codes.active
     state.firing.update(counts, batch=rows)

@@ -34,7 +34,9 @@ CONFINED = {
     "dictionary_learning": set(),
     "sparsify": set(),
     "submitit": {"studies/launch.py"},
-    "wandb": set(),
+    "wandb": {"training/loggers.py"},
+    "trackio": {"training/loggers.py"},
+    "tensorboard": set(),  # by way of torch.utils.tensorboard
     "triton": {
         "constraint/penalty/kernels.py",
         "constraint/selection/kernels.py",
@@ -50,6 +52,8 @@ LAZY = {
     "pyarrow",
     "matplotlib",
     "submitit",
+    "wandb",
+    "trackio",
     "jinja2",
     "tomli_w",
     "huggingface_hub",

@@ -42,6 +42,7 @@ NOT_HASHED = frozenset(
     {
         "with_baseline",
         "log_every",
+        "log_to",
         "checkpoint_every",
         "keep_checkpoints",
         "prefetch",

@@ -48,6 +48,7 @@ _FROM_AN_SAE = unless("init-from", None)
 
 DEFAULT_STEPS = 2000
 Source = Annotated[str, OneOf(SOURCES, besides=("auto",))]
+LoggerName = Literal["tensorboard", "wandb", "trackio"]
 ModelBackend = Literal["auto", "transformers", "transformer-lens"]
 ModelType = Literal["float32", "bfloat16", "float16", "auto"]
 Attention = Literal["auto", "sdpa", "eager", "flash-attention-2"]
@@ -99,6 +100,9 @@ class TrainConfig(Settings):
     """Largest norm of the gradient; above it the gradient is scaled down. 0 switches it off."""
     log_every: int = option(50, within=STEPS_FROM_1)
     """Steps between two lines of `metrics.jsonl`."""
+    log_to: tuple[LoggerName, ...] = ()
+    """Loggers that are told the same besides: `tensorboard`, `wandb` (Weights & Biases), `trackio`;
+    each is an extra, as in pip install 'topk-ortho[wandb]'."""
     checkpoint_every: int = option(1000, within=STEPS_FROM_1)
     """Steps between two checkpoints."""
     keep_checkpoints: int = option(2, within=whole(1, 10_000))

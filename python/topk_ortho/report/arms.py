@@ -15,6 +15,7 @@ NO_MATTER = {
     "seed",
     "with_baseline",
     "log_every",
+    "log_to",
     "checkpoint_every",
     "keep_checkpoints",
     "prefetch",

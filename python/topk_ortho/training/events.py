@@ -17,6 +17,7 @@ from topk_ortho.constraint.reach import Idle
 from topk_ortho.machine.memory import memory_in_use
 from topk_ortho.metrics.loud_rows import loud_rows, loudest, score_share
 from topk_ortho.sparse.scale import row_norms
+from topk_ortho.training import loggers
 from topk_ortho.training.state import TrainState
 from topk_ortho.training.step import Step
 
@@ -24,7 +25,9 @@ SATURATED = 0.5
 
 
 class EventLog:
-    """Appends lines; a torn last line and lines after the resumed step are cut off at the start.
+    """Appends lines, and tells the run's open loggers (`loggers.py`) the same.
+
+    A torn last line and lines after the resumed step are cut off at the start.
 
     Args:
         path: the file, created if need be.
@@ -36,12 +39,14 @@ class EventLog:
 
     def __init__(self, path: Path, *, keep_until: int):
         self.measured = self._truncate(path, keep_until)
+        self._beside = loggers.beside(path)
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, event: dict[str, Any]) -> None:
         """Append one object; it reaches the file before this returns."""
         self._file.write(json.dumps(event) + "\n")
         self._file.flush()
+        self._beside.log(event)
 
     def sync(self) -> None:
         """Flush what was written to the disk, so that no checkpoint outlives the lines before."""

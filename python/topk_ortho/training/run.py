@@ -22,8 +22,10 @@ from topk_ortho.machine import hardware
 from topk_ortho.machine.forecast import Forecast
 from topk_ortho.machine.interrupt import Interrupted, SignalWatch, kept
 from topk_ortho.machine.phases import shown
+from topk_ortho.training import loggers
 from topk_ortho.training.announce import announce, in_one_line, in_short
 from topk_ortho.training.folder import RunFolder, new_run_path, refuse_existing
+from topk_ortho.training.loggers import check_loggers
 from topk_ortho.training.loop import Loop
 from topk_ortho.training.state import TrainState
 from topk_ortho.training.warm_start import fine_tuning
@@ -71,6 +73,7 @@ def train(
     with SignalWatch(at_once=True), kept(NOTHING), shown(progress):
         config = absolute(_checked(config))
         check_threads(config.threads)
+        check_loggers(config.log_to)
         device = hardware.choose_device(config.device)
         if out is not None:
             refuse_existing(Path(out))
@@ -106,6 +109,7 @@ def resume(
     stopped = kept(_as_it_was(RunFolder(Path(folder))))
     with SignalWatch(at_once=True), stopped, shown(progress):
         run, config = RunFolder.open(Path(folder))
+        check_loggers(config.log_to)
         device = hardware.choose_device(config.device)
         data = data or prepare(config, device=str(device))
         return _both_arms(run, config, data, device, Progressing(stop_after, profile, progress))
@@ -172,11 +176,20 @@ def _arm(
     try:
         loop.begin()
         first = state.step
-        result = loop.run(stop_at=None if how.stop_after is None else first + how.stop_after)
+        stop_at = None if how.stop_after is None else first + how.stop_after
+        with loggers.opened(folder.metrics, config, name=loggable_name(folder, config),
+                            step=first) as told:  # fmt: skip
+            result = loop.run(stop_at=stop_at)
+            told.end(state.step, result)
     finally:
         torch.set_num_threads(threads_before)
         state.close()
     return result, state.step - first
+
+
+def loggable_name(folder: RunFolder, config: TrainConfig) -> str:
+    """Returns the name of a run in the lists of other programs: arm, seed and folder."""
+    return f"{arm_name(config)}, seed {config.seed}, {folder.path.resolve().name}"
 
 
 def arm_name(config: TrainConfig) -> str:

@@ -36,8 +36,9 @@ from topk_ortho.machine.interrupt import Interrupted, SignalWatch, kept
 from topk_ortho.machine.phases import shown
 from topk_ortho.training.finite import NotFiniteError
 from topk_ortho.training.folder import RunFolder, new_folder, refuse_existing
+from topk_ortho.training.loggers import Told, check_loggers, opened
 from topk_ortho.training.loop import Loop
-from topk_ortho.training.run import NOTHING, write_manifest
+from topk_ortho.training.run import NOTHING, loggable_name, write_manifest
 from topk_ortho.training.state import TrainState, shuffled
 from topk_ortho.training.warm_start import fine_tuning
 
@@ -91,6 +92,7 @@ def resume_side_by_side(
     root = Path(folder)
     with SignalWatch(at_once=True), kept(_again(root)), shown(progress):
         configs = {name: RunFolder.open(root / name)[1] for name in runs_of(root)}
+        check_loggers(next(iter(configs.values())).log_to)
         device = hardware.choose_device(next(iter(configs.values())).device)
         data = _prepared(configs, str(device))
         return _train(root, configs, data, device, stop_after=stop_after, progress=progress)
@@ -122,6 +124,7 @@ def runs_of(folder: Path) -> list[str]:
 def _checked(config: TrainConfig) -> TrainConfig:
     config = absolute(check(fine_tuning(config, given={"sae.k"} if config.init_sha256 else set())))
     check_threads(config.threads)
+    check_loggers(config.log_to)
     if config.with_baseline:
         raise ConfigError(
             "--with-baseline was given with several runs, but it makes a run of its own; give "
@@ -187,10 +190,10 @@ def _create(path: Path, configs: Mapping[str, TrainConfig]) -> Path:
 
 
 class _Run:
-    """One of the runs: its loop, and the threads that it would have alone."""
+    """One of the runs: its loop, the threads that it would have alone, and its loggers."""
 
-    def __init__(self, loop: Loop, threads: int) -> None:
-        self.loop, self.threads = loop, threads
+    def __init__(self, loop: Loop, threads: int, told: Told) -> None:
+        self.loop, self.threads, self.told = loop, threads, told
 
     @property
     def step(self) -> int:
@@ -231,7 +234,7 @@ def _train(
             run = runs.get(name)
             if run is not None and run not in failed:
                 torch.set_num_threads(run.threads)
-                run.loop.finish()
+                run.told.end(run.step, run.loop.finish())
             if result := RunFolder(root / name).result():
                 results[name] = result | {"folder": str(root / name)}
         if failed:
@@ -268,7 +271,9 @@ def _begun(
         said = f"{len(configs)} runs, {name}"
         loop = Loop(folder, state, name=said, shown=progress and not runs, run=RunFolder(root))
         loop.begin()
-        runs[name] = _Run(loop, threads)
+        name_there = loggable_name(folder, config)
+        told = opened(folder.metrics, config, name=name_there, step=loop.state.step)
+        runs[name] = _Run(loop, threads, stack.enter_context(told))
     for run in sorted(runs.values(), key=lambda run: run.step):
         run.begin()
     if progress and runs:

@@ -38,7 +38,7 @@ class Option:
     @property
     def choices(self) -> tuple[str, ...]:
         """Returns its values, where they are listed."""
-        return choices(self.kind)
+        return choices(self.kind) or choices(self.item)
 
     @property
     def shown(self) -> str:

@@ -174,6 +174,10 @@ def settings_of(given: Given, *, defaults: Mapping[str, Any] | None = None) -> A
 
         settings = fine_tuning(settings, given={*own, *in_file, *(defaults or {})})
     check_threads(settings.threads)
+    if settings.log_to:
+        from topk_ortho.training.loggers import check_loggers
+
+        check_loggers(settings.log_to)
     where = {name: str(path) for name in meant & in_file} | dict.fromkeys(own, "")
     return Asked(check(settings), where)
 

@@ -83,5 +83,5 @@ def _training(found: Opened, *, l0: float, steps: int) -> TrainConfig:
         sae = replace(sae, prefixes=module.config.prefixes)
     return check(replace(
         config, sae=sae, steps=steps, pairs=PairsConfig(criterion="none"), with_baseline=False,
-        plant=replace(config.plant, enabled=True), device=str(found.device),
+        log_to=(), plant=replace(config.plant, enabled=True), device=str(found.device),
     ))  # fmt: skip

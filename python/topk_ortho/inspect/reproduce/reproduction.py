@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +146,7 @@ def _unchecked(run: FinishedRun) -> Iterator[str]:
 
 
 def _again(run: FinishedRun, out: Path, data: Activations, *, kept: bool) -> Reproduction:
-    train(run.config, out, data=data)
+    train(replace(run.config, log_to=()), out, data=data)
     compared = compare_folders(run.folder.path, out, step=run.config.steps)
     manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
     return _answer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,16 @@ import pytest
 from tests.report.folders import BETTER, FIGURES, HOSTILE, ablation, log, run_folder
 from topk_ortho.report.write import write_report
 
+FEATURES = {
+    "rows": 100,
+    "fired": [1, 0, 100, 50],
+    "encoder_norm": [1.0, 0.25, 1.5, 1.125],
+    "neighbour": [1, 0, 3, 2],
+    "cosine": [0.25, 0.25, 0.125, 0.75],
+    "true_feature": [0, 3, 1, 1],
+    "true_cosine": [0.9, 0.1, 0.95, 0.5],
+    "cosines": {"edges": [-1.0, -0.5, 0.0, 0.5, 1.0], "pairs": [0, 2, 3, 1]},
+}
 HISTORY = {
     "observations": 200,
     "ema": [10] * 20,
@@ -32,4 +43,6 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_folder(root / "half", lines=[log()[-1] | {"pairs": 5}],
                pairs={"fraction": 0.005, "schedule": "constant"})  # fmt: skip
     run_folder(root / "none", criterion="none", figures=FIGURES | {"mcc": HOSTILE})
+    for folder in (root / name for name in ("none", "constant", "linear", "half")):
+        (folder / "features.json").write_text(json.dumps(FEATURES))
     return write_report([root], root / "out", history=lambda folder: HISTORY)

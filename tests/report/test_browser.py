@@ -92,8 +92,46 @@ def test_nothing_is_cut_off_and_nothing_is_fetched(
 
 def test_hostile_names_run_nothing(browser: Browser, page: Path) -> None:
     browser.open(page, width=1280)
-    assert browser.evaluate("document.scripts.length") == 0
+    assert browser.evaluate("document.scripts.length") == 1
     assert "alert(1)" in browser.evaluate("document.body.innerText")
+
+
+def column(browser: Browser, n: int) -> list[str]:
+    """The cells of the rows that are shown, in their order."""
+    return browser.evaluate(
+        f"[...document.querySelector('.features tbody').rows].filter(row => !row.hidden)"
+        f".map(row => row.cells[{n}].textContent)"
+    )
+
+
+def filtered(browser: Browser, text: str) -> str:
+    """What is said beside the filter once a text was typed into it."""
+    return browser.evaluate(
+        "(() => { const box = document.querySelector('.features');"
+        f"const to = box.querySelector('input'); to.value = {text!r};"
+        "to.dispatchEvent(new Event('input'));"
+        "return box.querySelector('output').textContent; })()"
+    )
+
+
+def test_features_are_sorted_and_filtered(browser: Browser, page: Path) -> None:
+    """The one script of the page, which its policy names by a hash, and the browser runs."""
+    browser.open(page, width=1280)
+    assert browser.complaints() == []
+    assert column(browser, 0) == ["2", "3", "0", "1"]  # what fires most comes first
+    click = "document.querySelectorAll('.features thead button')[{}].click()"
+    browser.evaluate(click.format(0))
+    assert column(browser, 0) == ["3", "2", "1", "0"]
+    browser.evaluate(click.format(0))
+    assert column(browser, 0) == ["0", "1", "2", "3"]
+    browser.evaluate(click.format(1))
+    rates = [float(rate.partition(",")[0]) for rate in column(browser, 1)]
+    assert rates == sorted(rates, reverse=True) == [1.0, 0.5, 0.01, 0.0]
+    assert filtered(browser, "dead") == "1 of 4"
+    assert column(browser, 0) == ["1"]
+    assert filtered(browser, "firing_rate>0.1 cosine<0.5") == "1 of 4"
+    assert column(browser, 0) == ["2"]
+    assert filtered(browser, "") == "4 of 4"
 
 
 def test_it_prints_in_ink_on_white(browser: Browser, page: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import re
 import struct
 from html.parser import HTMLParser
@@ -10,17 +13,19 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tests.report.conftest import FEATURES
 from tests.report.folders import FIGURES, log, run_folder
 from topk_ortho.config import ConfigError
 from topk_ortho.report import write
 from topk_ortho.report.canvas import ROLES
 from topk_ortho.report.collect import collect
 from topk_ortho.report.drawings import Sketch
+from topk_ortho.report.features import read_features
 from topk_ortho.report.page import sections
 from topk_ortho.report.write import write_report
 
-ORDER = ["found", "table", "tradeoffs", "health", "tau", "fraction", "schedule", "stability", "run",
-         "memory", "training", "final"]  # fmt: skip
+ORDER = ["found", "table", "tradeoffs", "health", "features", "tau", "fraction", "schedule",
+         "stability", "final", "run", "training", "memory"]  # fmt: skip
 
 
 class Outline(HTMLParser):
@@ -57,7 +62,11 @@ def test_one_file_that_asks_for_nothing(page: Path) -> None:
     html = page.read_text(encoding="utf-8")
     assert page.stat().st_size < 2e6
     outline = Outline(html)
-    assert not {"script", "img", "iframe", "object", "embed", "form", "image"} & set(outline.tags)
+    (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'\"" in html  # no other script, and none from elsewhere
+    assert outline.tags.count("script") == 1
+    assert not {"img", "iframe", "object", "embed", "form", "image"} & set(outline.tags)
     for name, value in outline.attributes:
         assert not name.startswith("on"), name
         if name in ("src", "href", "xlink:href", "action"):
@@ -106,6 +115,41 @@ def test_the_drawings_lie_beside_it_as_png_and_svg(page: Path) -> None:
             assert struct.unpack(">II", file.read_bytes()[16:24])[0] == 920
 
 
+def test_features_have_a_table_and_two_histograms(page: Path) -> None:
+    html = page.read_text(encoding="utf-8")
+    section = html[html.index('<section id="features">') : html.index('<section id="tau">')]
+    assert section.count('<table class="sortable">') == 2  # the arm that is spoken of, and none
+    assert '<th scope="row">1</th><td>0, dead</td>' in section
+    assert "Cosines of decoder rows" in section and "1 of 4 dead" in section
+    drawn = {file.stem for file in (page.parent / "plots").iterdir()}
+    assert any(name.endswith("features_rates") for name in drawn)
+    assert any(name.endswith("features_cosines") for name in drawn)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"fired": "many"}, {"fired": [1.5]}, {"rows": 0}, {"cosine": [1.0]}, {"cosine": ["<b>"] * 4}],
+)
+def test_a_damaged_table_of_features_is_left_out(change: dict, tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run")
+    (folder / "features.json").write_text(json.dumps(FEATURES))
+    assert read_features(folder) is not None
+    (folder / "features.json").write_text(json.dumps(FEATURES | change))
+    assert read_features(folder) is None
+    (folder / "features.json").write_text("{")
+    assert read_features(folder) is None
+    assert "features" not in section_names(write_report([folder]).read_text(encoding="utf-8"))
+
+
+def test_many_features_are_cut_to_those_that_fire_most(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run")
+    many = {"rows": 5000, "fired": list(range(3000))}
+    (folder / "features.json").write_text(json.dumps(many))
+    html = write_report([folder]).read_text(encoding="utf-8")
+    assert html.count('<th scope="row">') < 1100
+    assert "The 1,000 that fire most of 3,000" in html
+
+
 @pytest.mark.fault("markup and control characters in a report")
 def test_strings_from_outside_stay_strings(page: Path) -> None:
     html = page.read_text(encoding="utf-8")
@@ -124,7 +168,7 @@ def test_nothing_but_unavailable_figures(tmp_path: Path) -> None:
         run_folder(tmp_path / arm, criterion=arm, figures=nothing, lines=[{"step": 50}])
     (comparison,) = collect([tmp_path])
     found = sections([comparison], history=lambda folder: None)
-    assert [section.name for section in found] == ["found", "table", "health", "run", "final"]
+    assert [section.name for section in found] == ["found", "table", "health", "final", "run"]
     html = write_report([tmp_path], tmp_path / "out").read_text(encoding="utf-8")
     assert "unavailable" in html
     assert ">nan<" not in html.lower()
@@ -134,7 +178,7 @@ def test_a_run_that_has_only_begun_is_shown_with_its_reason(tmp_path: Path) -> N
     run_folder(tmp_path / "run", figures={}, lines=log()[-1:])
     html = write_report([tmp_path / "run"]).read_text(encoding="utf-8")
     assert "not finished: step 200 of 200" in html
-    assert section_names(html) == ["found", "stability", "run", "memory", "training", "final"]
+    assert section_names(html) == ["found", "stability", "final", "run", "training", "memory"]
     assert (tmp_path / "run" / "report" / "index.html").exists()
 
 

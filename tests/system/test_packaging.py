@@ -84,7 +84,7 @@ def test_it_holds_the_whole_package_and_nothing_else(wheel):
     modules = {str(p.relative_to(source)) for p in source.rglob("*.py")}
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    page = {"topk_ortho/report/page.css", "topk_ortho/report/page.html.j2"}
+    page = {f"topk_ortho/report/page.{ending}" for ending in ("css", "html.j2", "js")}
     assert modules | page <= names
     assert "topk_ortho/_core.pyi" in names
     others = {n for n in names - modules if ".dist-info/" not in n and "/_core." not in n}

@@ -69,7 +69,7 @@ def result_of(folder: Path) -> dict:
 
 def test_both_arms_have_all_files(both):
     arm = {"config.toml", "manifest.json", "metrics.jsonl", "result.json", "ground_truth.json"}
-    arm |= {"checkpoints", "sae"}
+    arm |= {"checkpoints", "sae", "features.json"}
     assert {p.name for p in both.iterdir()} == arm | {
         "history.bin",
         "stability.json",

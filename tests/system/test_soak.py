@@ -16,7 +16,7 @@ from topk_ortho.training import loop, train
 
 FILES = {
     "config.toml", "manifest.json", "metrics.jsonl", "checkpoints", "sae", "history.bin",
-    "stability.json", "ground_truth.json", "result.json", "plots",
+    "stability.json", "ground_truth.json", "features.json", "result.json", "plots",
 }  # fmt: skip
 
 

@@ -190,7 +190,12 @@ def _bar_axis(
 
 
 def columns(
-    words: Words, edges: Sequence[float], series: Sequence[Series], *, log_y: bool = False
+    words: Words,
+    edges: Sequence[float],
+    series: Sequence[Series],
+    *,
+    log_y: bool = False,
+    log_x: bool = False,
 ) -> Chart:
     """Returns a histogram as steps: `y` of a series counts what lies between `edges`."""
 
@@ -198,6 +203,8 @@ def columns(
         for each in series:
             axes.stairs(each.y, edges, color=each.look.colour, linewidth=1.4,
                         linestyle=each.look.dash)  # fmt: skip
+        if log_x:
+            axes.set_xscale("log")
         if log_y and any(value > 0 for each in series for value in each.y):
             axes.set_yscale("symlog", linthresh=1.0)
             axes.set_ylim(0, 2 * max(value for each in series for value in each.y))

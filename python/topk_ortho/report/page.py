@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 
 from topk_ortho.metrics.health import MIN_CE_SCORE, MIN_EXPLAINED_VARIANCE
-from topk_ortho.report import drawings, stability, tables
+from topk_ortho.report import drawings, features, stability, tables
 from topk_ortho.report.arms import Comparison
 from topk_ortho.report.canvas import Chart, Drawing
 from topk_ortho.report.compare import compare
 from topk_ortho.report.drawings import TAU, Sketch
+from topk_ortho.report.features import FeatureTable
 from topk_ortho.report.findings import findings
 from topk_ortho.report.stability import Reader
 from topk_ortho.report.tables import Table
@@ -30,10 +33,11 @@ class Block:
     paragraphs: Sequence[str] = ()
     tables: Sequence[Table] = ()
     drawings: Sequence[Drawing] = ()
+    features: Sequence[FeatureTable] = ()
 
     @property
     def empty(self) -> bool:
-        return not (self.paragraphs or self.tables or self.drawings)
+        return not (self.paragraphs or self.tables or self.drawings or self.features)
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,10 @@ class Section:
 
     def without_drawings(self) -> Section:
         """The section with its words and tables alone; it says where its drawings are."""
-        blocks = [replace(block, drawings=()) for block in self.blocks]
+        blocks = [replace(block, drawings=(), features=()) for block in self.blocks]
         where = "The drawings are in plots/ beside this page, which they would make too large."
+        if any(block.features for block in self.blocks):
+            where += " The features of a run are in its features.json."
         return replace(self, intro=where, blocks=[b for b in blocks if not b.empty])
 
 
@@ -84,10 +90,13 @@ def render(found: Sequence[Section], *, title: str) -> str:
     here = resources.files("topk_ortho.report")
     template = environment.from_string((here / "page.html.j2").read_text(encoding="utf-8"))
     style = (here / "page.css").read_text(encoding="utf-8")
+    script = (here / "page.js").read_text(encoding="utf-8").strip()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     several = max((len(section.blocks) for section in found), default=0) > 1
     return template.render(
-        title=title, sections=found, style=style, several=several, generator=GENERATOR
-    )
+        title=title, sections=found, style=style, several=several, generator=GENERATOR,
+        script=script, script_hash=f"sha256-{digest}",
+    )  # fmt: skip
 
 
 def _material(comparison: Comparison, n: int, history: Reader) -> _Material:
@@ -116,6 +125,11 @@ def _health(material: _Material) -> Block:
 
 def _table(material: _Material) -> Block:
     return _block(material, made=[tables.comparison_rows(material.sketch.rows)])
+
+
+def _features(material: _Material) -> Block:
+    block = _block(material, drawn=features.drawings(material.sketch))
+    return replace(block, features=features.tables(material.comparison))
 
 
 def _tau(material: _Material) -> Block:
@@ -173,6 +187,10 @@ _PLAN: tuple[_Plan, ...] = (
      f"Invalid: explained variance below {MIN_EXPLAINED_VARIANCE} or CE score below {MIN_CE_SCORE}."
      " An SAE that hardly trained scores near 0 on absorption, so its absorption is unavailable.",
      _health),
+    ("features", "Features",
+     "On held-out activations, at the end of training. Rates are shares of activations, cosines "
+     "are of decoder rows, a feature that never fired is dead. Of each arm's first seed.",
+     _features),
     ("tau", "τ policies", "Differences to none, paired by seed, with 95 % intervals.", _tau),
     ("fraction", "Share of pairs selected", "Means with 95 % intervals.",
      _drawn(drawings.fractions)),
@@ -180,14 +198,15 @@ _PLAN: tuple[_Plan, ...] = (
      _drawn(drawings.schedules)),
     ("stability", "Stability of the selection",
      "How much of a selection comes back in the next, and how long a pair stays.", _stability),
-    ("run", "What was run", "", _run),
-    ("memory", "Memory",
-     "Solid: allocated, or resident on CPU. Dashed: reserved, or the peak on CPU, where runs "
-     "of one process share it.", _drawn(drawings.memory)),
-    ("training", "Training", "Means over seeds, the range shaded.", _drawn(drawings.training)),
+    ("final", "At the end of training", "Means, with 95 % intervals where there are several seeds.",
+     _drawn(drawings.final)),
     ("held-out", "On held-out activations during training",
      "On fewer of them than at the end. Means over seeds, the range shaded.",
      _drawn(drawings.held_out)),
-    ("final", "At the end of training", "Means, with 95 % intervals where there are several seeds.",
-     _drawn(drawings.final)),
+    ("run", "What was run", "", _run),
+    ("training", "Training", "Of each logged batch. Means over seeds, the range shaded.",
+     _drawn(drawings.training)),
+    ("memory", "Memory",
+     "Solid: allocated, or resident on CPU. Dashed: reserved, or the peak on CPU, where runs "
+     "of one process share it.", _drawn(drawings.memory)),
 )  # fmt: skip

@@ -66,6 +66,8 @@ HELD_OUT = ("explained_variance", "l0", "dead_features", "excess", "absorption_r
 """Metrics on held-out activations that are drawn over the training steps."""
 
 CURVES = {
+    "explained_variance": ("Explained variance", "of the batch"),
+    "l0": ("L0", "features that fire on an activation"),
     "l2": ("L2 loss", "squared error per activation"),
     "l1": ("Sparsity", "L1 of the activations"),
     "loss": ("Total loss", "what the optimiser sees"),

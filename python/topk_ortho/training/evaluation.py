@@ -34,6 +34,8 @@ CELLS_AT_ONCE = 2**24
 """Elements of `[rows, d_sae]` measured at once: 64 MB of float32."""
 GEOMETRY_CELLS = 2**31
 """Cosines of decoder rows measured: above, a sample of the features against all others."""
+FEATURE_CELLS = 2**29
+"""The same for the table of features, which takes them a second time."""
 COSINES_AT_ONCE = 2048
 """Decoder rows of a tile in `decoder_geometry`."""
 BEHAVIOUR_CONTEXTS, LEAST_CONTEXTS = 128, 16
@@ -136,6 +138,7 @@ def evaluate(
     contexts: int | None = None,
     geometry: bool = True,
     progress: Callable[[int], object] = lambda rows: None,
+    meters: Meters | None = None,
 ) -> Evaluation:
     """Reconstruction, sparsity, geometry, ground truth and behaviour.
 
@@ -146,9 +149,9 @@ def evaluate(
         contexts: of a language model, for behaviour; `behaviour_contexts` unless given, 0 for none.
         geometry: whether cosines of decoder rows are measured.
         progress: called with the number of rows of each piece that is done.
+        meters: the SAE's, where what they counted is wanted as well.
     """
-    truth = data.source.truth
-    meters = Meters(sae, truth)
+    meters = meters or Meters(sae, data.source.truth)
     for block in eval_blocks(data.source, samples, rows=rows_at_once(sae.d_sae)):
         meters.add(*block)
         progress(len(block.x))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from torch import Tensor
@@ -10,6 +11,7 @@ from topk_ortho.constraint.history.figures import stability_figures
 from topk_ortho.formats import saelens
 from topk_ortho.formats.stored import without_centring
 from topk_ortho.machine.phases import phase
+from topk_ortho.metrics.features import feature_table
 from topk_ortho.sae import SAE
 from topk_ortho.training import evaluation
 from topk_ortho.training.folder import RunFolder
@@ -48,13 +50,15 @@ def finish(
     with phase("saving the SAE"):
         _export(folder, state)
     rows = config.eval_samples
+    meters = evaluation.Meters(state.sae, state.data.source.truth)
     with phase("measuring on held-out activations", total=rows) as shown:
         figures, truth = evaluation.evaluate(
-            state.sae, state.data, samples=rows, contexts=0, progress=shown.advance
+            state.sae, state.data, samples=rows, contexts=0, progress=shown.advance, meters=meters
         )
     if contexts := evaluation.scored_contexts(state.data, config.eval_contexts):
         with phase("measuring the model's losses", total=contexts, unit="contexts") as shown:
             figures |= evaluation.score(state.sae, state.data, contexts, progress=shown.advance)
+    folder.write_bytes("features.json", _features(state, meters))
     if truth is not None:
         folder.write_json("ground_truth.json", truth.table())
     history = state.settled_history()
@@ -118,6 +122,21 @@ def _encoder(sae: SAE, scale: float, out: float) -> tuple[Tensor, Tensor]:
         b_enc = without_centring(W_enc, b_enc, sae.b_in.cpu())
         W_enc = (W_enc.double() * (scale / out)).float()
     return W_enc, b_enc / out
+
+
+def _features(state: TrainState, meters: evaluation.Meters) -> bytes:
+    """Returns `features.json`: a line for every feature, as lists."""
+    sae, truth = state.sae, state.data.source.truth
+    seen = meters.reconstruction
+    table = feature_table(
+        sae.W_enc.detach(),
+        sae.W_dec.detach(),
+        fired=seen.fired,
+        rows=seen.rows,
+        directions=None if truth is None else truth.directions,
+        sample=max(1, evaluation.FEATURE_CELLS // sae.d_sae),
+    )
+    return (json.dumps(table, separators=(",", ":")) + "\n").encode()
 
 
 def _of_the_target(state: TrainState) -> dict[str, float]:

@@ -7,7 +7,7 @@ RUST := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name 'Cargo.tom
 export OMP_WAIT_POLICY ?= passive
 
 .PHONY: train test setup lint rust-test py-test quick faults bench bench-peers gpu clean \
-    test-integrations dist test-dist saebench fuzz soak results bars real-model
+    test-integrations dist test-dist saebench fuzz soak results bars real-model docs
 
 train: setup
 	$(BIN)/python -m topk_ortho.train
@@ -146,5 +146,13 @@ saebench: .venv-saebench/.ready
 .venv-saebench/.ready: $(VENV)/.dependencies $(SAEBENCH)
 	$(call sharing,.venv-saebench,$(SAEBENCH))
 
+# The documentation as a site in site/, with the commands and the public names; --strict refuses a
+# link that leads nowhere. Nothing is fetched but the packages, once.
+docs: setup .venv-docs/.ready
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=python .venv-docs/bin/python -m mkdocs build --strict --quiet
+
+.venv-docs/.ready: $(VENV)/.dependencies docs/site/requirements.txt
+	$(call sharing,.venv-docs,docs/site/requirements.txt)
+
 clean:
-	rm -rf $(VENV) .venv-peers .venv-integrations .venv-saebench target dist runs benches/results
+	rm -rf $(VENV) .venv-peers .venv-integrations .venv-saebench .venv-docs site target dist runs benches/results

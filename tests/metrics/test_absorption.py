@@ -103,7 +103,8 @@ def plain(fires, on, edges, feature) -> list[dict]:
         row |= {"fires_with_child": hits, "fires_without_child": hits_without}
         row["eligible"] = len(with_) >= absorption.MIN_CHILD_TOKENS
         with_rate = hits / len(with_) if known and row["eligible"] else None
-        alone_rate = hits_without / len(without) if known and row["eligible"] and without else None
+        enough = row["eligible"] and len(without) >= absorption.MIN_CHILD_TOKENS
+        alone_rate = hits_without / len(without) if known and enough else None
         row |= {"recall_with_child": with_rate, "recall_without_child": alone_rate}
         out.append(row)
     return out
@@ -212,6 +213,14 @@ def test_what_is_not_available_is_none_and_not_nought():
     assert unmatched.edges[0].parent_feature is None
     assert unmatched.summary()["absorption_rate"] is None
     assert unmatched.summary()["edges_with_excess"] == 0
+    alone = on[:, edges[0][0]] & ~torch.stack([on[:, c] for _, c in edges], 1).any(1)
+    kept = ~alone
+    kept[alone.nonzero().flatten()[: absorption.MIN_CHILD_TOKENS - 1]] = True
+    thin = absorption.measure(acts[kept], on[kept], edges, absorption.match_by_labels(acts, on))
+    edge = thin.edges[0]
+    assert edge.eligible and edge.n_without_child == absorption.MIN_CHILD_TOKENS - 1
+    assert edge.absorption_rate is not None  # the side with the child has enough
+    assert (edge.base_miss, edge.excess, edge.recall_without_child) == (None, None, None)
     silent = absorption.match_by_labels(torch.zeros(300, 7), on)
     assert silent.feature.tolist() == [-1, -1, -1]
 

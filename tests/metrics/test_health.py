@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
-from topk_ortho.metrics.health import gate, health, is_absorption
+from topk_ortho.metrics.health import gate, health, is_absorption, loud
+from topk_ortho.metrics.reconstruction import Reconstruction
 
 
 @pytest.mark.parametrize(
@@ -54,3 +56,23 @@ def test_the_gate_names_the_metrics_that_mean_nothing() -> None:
 )  # fmt: skip
 def test_which_metrics_need_the_gate(name: str, needs: bool) -> None:
     assert is_absorption(name) is needs
+
+
+def test_few_rows_that_make_most_of_the_variance_are_told_of() -> None:
+    """One loud row is enough, in an SAE that is healthy on the others."""
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 8, generator=rng)
+    x[5] *= 100
+    meter = Reconstruction(8, 4)
+    meter.update(x, x * 0.9, torch.ones(64, 4))
+    figures = meter.result()
+    assert health(figures) is None
+    said = loud(figures)
+    assert said is not None and "of the variance" in said and "without them" in said
+    assert "--max-norm" in said
+    x[5] /= 100
+    quiet = Reconstruction(8, 4)
+    quiet.update(x, x * 0.9, torch.ones(64, 4))
+    assert loud(quiet.result()) is None
+    for figure in (None, "no number", float("nan")):
+        assert loud({"variance_share_top_rows": figure}) is None

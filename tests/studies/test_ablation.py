@@ -356,3 +356,12 @@ def test_seeds_of_the_tuning_are_not_reported(tmp_path):
 def test_options_of_a_launcher_that_is_not_there_are_refused(options, said, tmp_path, capsys):
     assert cli.main(["ablate", *over(SHORT, *options, "--out", str(tmp_path / "a"))]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_it_says_in_one_line_what_it_trains(tmp_path, in_process, capsys):
+    assert run_ablation(request(tmp_path / "a", vary=("penalty.tau=fixed,mean-std",))) == 0
+    first = capsys.readouterr().err.splitlines()[0]
+    assert first == (
+        "training row-coactivation with penalty.tau = fixed, mean-std, beside none; 2 seeds each, "
+        "6 runs of 60 steps"
+    )

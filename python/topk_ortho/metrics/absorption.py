@@ -50,6 +50,8 @@ __all__ = [
     "measure",
 ]
 
+FEW_EDGES = 5
+"""With fewer edges a mean over them is said to rest on few."""
 RATES = ("absorption_rate", "base_miss", "excess", "recall_with_child", "recall_without_child")
 """The metrics of an edge that `AbsorptionResult.summary` averages."""
 
@@ -76,7 +78,8 @@ class AbsorptionEdge:
         base_miss: the same share of the tokens without a child.
         excess: `absorption_rate - base_miss`, which is the recall that the child costs its parent:
             above 0 the parent's feature is missing just where the child is on.
-        eligible: measurable, and at least `MIN_CHILD_TOKENS` tokens with the child.
+        eligible: measurable, and at least `MIN_CHILD_TOKENS` tokens with the child. What is of the
+            tokens without a child needs as many of those too.
     """
 
     parent: int
@@ -242,6 +245,7 @@ def _edge(row: dict[str, Any], measurable: bool) -> AbsorptionEdge:
     same = ("parent", "child", "parent_feature", "child_feature", "parent_cosine", "child_cosine",
             "parent_f1", "child_f1")  # fmt: skip
     eligible = measurable and row["n_child"] >= MIN_CHILD_TOKENS
+    alone = eligible and row["n_parent_alone"] >= MIN_CHILD_TOKENS
     fires = _less(row["n_child"], row["n_silent"])
     fires_alone = _less(row["n_parent_alone"], row["n_silent_alone"])
     return AbsorptionEdge(
@@ -251,10 +255,10 @@ def _edge(row: dict[str, Any], measurable: bool) -> AbsorptionEdge:
         fires_with_child=fires,
         fires_without_child=fires_alone,
         recall_with_child=_quotient(fires, row["n_child"]) if eligible else None,
-        recall_without_child=_quotient(fires_alone, row["n_parent_alone"]) if eligible else None,
+        recall_without_child=_quotient(fires_alone, row["n_parent_alone"]) if alone else None,
         absorption_rate=row["absorption_rate"] if eligible else None,
-        base_miss=row["base_miss"] if eligible else None,
-        excess=row["excess"] if eligible else None,
+        base_miss=row["base_miss"] if alone else None,
+        excess=row["excess"] if alone else None,
         eligible=eligible,
     )
 

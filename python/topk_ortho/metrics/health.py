@@ -13,6 +13,8 @@ from topk_ortho.statistics import finite
 
 MIN_EXPLAINED_VARIANCE = 0.5
 MIN_CE_SCORE = 0.9
+MOST_OF_THE_VARIANCE = 0.5
+"""Share in the loudest one percent of the rows from which that is said."""
 
 BESIDE = ("explained_variance", "l0", "dead_features")
 """Metrics without which absorption is never shown."""
@@ -47,6 +49,26 @@ def health(result: Mapping[str, Any]) -> str | None:
     if ce_score is not None and not ce_score >= MIN_CE_SCORE:
         reasons.append(f"CE score {ce_score:.3f} is below {MIN_CE_SCORE}")
     return " and ".join(reasons) or None
+
+
+def loud(result: Mapping[str, Any]) -> str | None:
+    """Returns a sentence where few loud rows make most of the variance, None elsewhere.
+
+    Explained variance and the pairs' scores then speak of those rows, even where the SAE is healthy
+    without them.
+
+    Args:
+        result: metrics by name, of which `variance_share_top_rows` counts where it was measured.
+    """
+    share = _number(result.get("variance_share_top_rows"))
+    if share is None or not share > MOST_OF_THE_VARIANCE:
+        return None
+    quiet = _number(result.get("explained_variance_quiet_rows"))
+    without = "" if quiet is None else f" ({quiet:.3f} without them)"
+    return (
+        f"the loudest 1 % of the rows, at least one, make {share:.0%} of the variance, so that "
+        f"explained variance is mostly theirs{without}; --max-norm 10 leaves such rows out"
+    )
 
 
 def gate(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -63,7 +63,10 @@ def unhealthy(arm: Arm) -> dict[int | None, str]:
 
 def gate(run: Run) -> dict[str, float | None]:
     """Returns the metrics that decide whether absorption can be read."""
-    return {key: run.value(key) for key in ("explained_variance", "ce_score")}
+    return {
+        key: run.value(key)
+        for key in ("explained_variance", "explained_variance_quiet_rows", "ce_score")
+    }
 
 
 def readable(arm: Arm, key: str) -> dict[Any, float | None]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from topk_ortho.machine.interrupt import kept
-from topk_ortho.metrics.health import health
+from topk_ortho.metrics.health import health, loud
 from topk_ortho.report.plots import draw
 from topk_ortho.report.table import COLUMNS, comparison_table
 from topk_ortho.report.words import NONE
@@ -40,6 +40,9 @@ def finish(folder: str | Path) -> str:
         lines.append(verdict(constrained=result, baseline=rows[0][1]))
     elif result["criterion"] != NONE:
         lines.append(ALONE)
+    for name, figures in rows:
+        if said := loud(figures):
+            lines.append(f"{name}: {said}.")
     lines.append(f"run folder: {printable(str(path))}")
     return "\n\n".join(lines)
 

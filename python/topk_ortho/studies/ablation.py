@@ -96,8 +96,22 @@ def run_ablation(request: Request) -> int:
     if request.tune:
         plan = tune(plan, request, computed)
     store(plan, request.out)
+    said(in_one_line(plan))
     computed.run(shard.of(unique(plan.runs)))
     return finish(plan, request, shard)
+
+
+def in_one_line(plan: Plan) -> str:
+    """Returns what a plan trains: what is varied, the arms beside it, the seeds, the runs."""
+    axes = " x ".join(f"{axis.option} = {', '.join(map(str, axis.values))}" for axis in plan.axes)
+    own = plan.base.pairs.criterion if plan.base.constrained else "no constraint"
+    varied = f"{own} with {axes}" if axes else own
+    beside = f", beside {', '.join(plan.arms)}" if plan.arms else ""
+    runs, seeds = len(unique(plan.runs)), len(plan.seeds)
+    return (
+        f"training {varied}{beside}; {seeds} seed{'s' if seeds > 1 else ''} each, {runs} runs of "
+        f"{plan.base.steps:,} steps"
+    )
 
 
 def dry_run(request: Request) -> str:

@@ -23,7 +23,14 @@ from topk_ortho.report.table import comparison_table
 from topk_ortho.report.typeset import change, listed, metric
 from topk_ortho.report.words import LABELS
 from topk_ortho.statistics import Difference, finite, paired
-from topk_ortho.studies.ablation import Computation, Request, failures, unique
+from topk_ortho.studies.ablation import (
+    Computation,
+    Request,
+    failures,
+    in_one_line,
+    said,
+    unique,
+)
 from topk_ortho.studies.grid import Axis
 from topk_ortho.studies.outcome import result_of
 from topk_ortho.studies.plan import Plan, Run, runs_of, seeds_of, store, subjects
@@ -89,6 +96,7 @@ def run_calibration(
     plan = _plan(base, coefficients=coefficients, l0=l0, seeds=seeds)
     store(plan, out)
     print(planted(plan.base))
+    said(in_one_line(plan))
     request = Request(base=plan.base, out=out, jobs=jobs, retry_failed=retry_failed)
     Computation(request).run(unique(plan.runs))
     failed = failures(plan, out)

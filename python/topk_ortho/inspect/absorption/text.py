@@ -9,7 +9,13 @@ from topk_ortho import terminal
 from topk_ortho.inspect.absorption.gate import NOT_MEASURABLE, ClassVerdict
 from topk_ortho.inspect.absorption.measure import TokenAbsorption
 from topk_ortho.inspect.pairs.text import printable
-from topk_ortho.metrics.absorption import AbsorptionEdge
+from topk_ortho.metrics.absorption import (
+    FEW_EDGES,
+    MIN_CHILD_TOKENS,
+    AbsorptionEdge,
+    AbsorptionResult,
+)
+from topk_ortho.metrics.health import loud
 from topk_ortho.report.typeset import count, metric
 
 
@@ -82,10 +88,30 @@ def _summary(found: TokenAbsorption) -> str:
         f"{name} {metric(summary.get(name))}{mark}"
         for name in ("absorption_rate", "base_miss", "excess")
     )
-    return f"{means}  (mean over edges; {edges})"
+    said = f"{means}  (mean over edges; {edges})"
+    return "\n".join([said, *_rests_on(found.absorption)])
+
+
+def _rests_on(found: AbsorptionResult) -> list[str]:
+    """Returns a sentence where the mean excess rests on few edges, and why edges have none."""
+    eligible = [edge for edge in found.edges if edge.eligible]
+    thin = sum(edge.n_without_child < MIN_CHILD_TOKENS for edge in eligible)
+    used = found.summary()["edges_with_excess"]
+    lines = []
+    if isinstance(used, int) and used < FEW_EDGES:
+        edges = "no edge" if not used else f"{used} edge{'s' if used > 1 else ''} alone"
+        lines.append(f"excess rests on {edges}: read the rows above, not the mean")
+    if thin:
+        edges = "edge has" if thin == 1 else "edges have"
+        lines.append(
+            f"{thin} {edges} fewer than {MIN_CHILD_TOKENS} tokens of the parent without a child, "
+            "and so no base miss and no excess"
+        )
+    return lines
 
 
 def _health(found: TokenAbsorption) -> str:
     names = ("explained_variance", "ce_score", "l0", "dead_features")
     means = "  ".join(f"{name} {metric(found.figures.get(name))}" for name in names)
-    return means if found.invalid is None else f"{means}\n* invalid: {found.invalid}"
+    lines = [means] if found.invalid is None else [means, f"* invalid: {found.invalid}"]
+    return "\n".join([*lines, *([said] if (said := loud(found.figures)) else [])])

@@ -13,6 +13,7 @@ from topk_ortho.metrics.health import (
     MIN_EXPLAINED_VARIANCE,
     health,
     is_absorption,
+    loud,
 )
 from topk_ortho.report.typeset import metric
 from topk_ortho.statistics import finite
@@ -98,7 +99,12 @@ def metrics_text(
 
 
 def health_text(metrics: Mapping[str, Any]) -> str:
-    """Returns one sentence: whether absorption may be read."""
+    """Returns whether absorption may be read, and whether few rows make most of the variance."""
+    said = loud(metrics)
+    return _verdict(metrics) + (f"\n{said}." if said else "")
+
+
+def _verdict(metrics: Mapping[str, Any]) -> str:
     reason = health(metrics)
     if reason is None:
         limits = f"explained variance at least {MIN_EXPLAINED_VARIANCE}"

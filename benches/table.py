@@ -1,9 +1,8 @@
-"""Writes the figures of `benches/results/*.json` into the pages that show them.
+"""Writes the figures of `benches/results/*.json` into the page that shows them.
 
 `python benches/table.py` replaces what is between the marks `<!-- figures: begin -->` and
-`<!-- figures: end -->` in `docs/performance.md`, draws `docs/cost.svg`, and fills
-`<!-- performance: begin -->` to `<!-- performance: end -->` in `README.md` where these are. Quick
-results are refused.
+`<!-- figures: end -->` in `docs/performance.md`, and draws `docs/cost.svg`. Quick results are
+refused.
 """
 
 from __future__ import annotations
@@ -135,12 +134,6 @@ def _growth(record: dict[str, Any]) -> str:
     return markdown(header, rows)
 
 
-def readme_table(results: Results) -> str:
-    """The short table."""
-    rows = [(t.what, t.measured, t.aim) for t in evaluate(results)]
-    return markdown(("what", "measured", "target"), rows)
-
-
 def fill(path: Path, mark: str, text: str) -> bool:
     """Replace what is between a page's marks; whether it has them."""
     begin, end = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
@@ -156,7 +149,6 @@ def main(argv: list[str] | None = None) -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--results", type=Path, default=RESULTS)
     options.add_argument("--page", type=Path, default=DOCS / "performance.md")
-    options.add_argument("--readme", type=Path, default=HERE.parent / "README.md")
     arguments = options.parse_args(argv)
     results = load(arguments.results)
     if not results:
@@ -165,7 +157,6 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(f"{arguments.page} has no marks `<!-- figures: begin -->` and `end`.")
     if "curves" in results:
         draw(results["curves"], arguments.page.with_name("cost.svg"))
-    fill(arguments.readme, "performance", readme_table(results))
     for t in evaluate(results):
         print(f"{'' if t.met is None else 'met' if t.met else 'MISSED':7}{t.what}: {t.measured}")
 

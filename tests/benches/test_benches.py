@@ -61,16 +61,13 @@ def test_quick_results_are_no_figures(results: Path) -> None:
         bench("table").load(results)
 
 
-def test_the_page_and_the_readme_are_filled_between_their_marks(
-    results: Path, tmp_path: Path
-) -> None:
+def test_the_page_is_filled_between_its_marks(results: Path, tmp_path: Path) -> None:
     for name in NAMES:
         record = json.loads((results / f"{name}.json").read_text()) | {"quick": False}
         (tmp_path / f"{name}.json").write_text(json.dumps(record))
-    page, readme = tmp_path / "performance.md", tmp_path / "README.md"
+    page = tmp_path / "performance.md"
     page.write_text("before\n<!-- figures: begin -->\nstale\n<!-- figures: end -->\nafter\n")
-    readme.write_text("x\n<!-- performance: begin --><!-- performance: end -->\ny\n")
-    arguments = ["--results", str(tmp_path), "--page", str(page), "--readme", str(readme)]
+    arguments = ["--results", str(tmp_path), "--page", str(page)]
     bench("table").main(arguments)
     once = page.read_text()
     bench("table").main(arguments)
@@ -79,7 +76,6 @@ def test_the_page_and_the_readme_are_filled_between_their_marks(
     assert once.endswith("after\n")
     assert "stale" not in once
     assert "scipy.sparse" in once
-    assert "against scipy.sparse" in readme.read_text()
     assert 10_000 < (tmp_path / "cost.svg").stat().st_size < 100_000
 
 

@@ -35,6 +35,15 @@ class Filling:
     next: Cursor
     target: Tensor | None = None
 
+    @property
+    def rows(self) -> int:
+        """Returns how many rows were shuffled together."""
+        return len(self.x)
+
+    def between(self, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
+        """Returns rows `start` to `stop`, and their targets."""
+        return self.x[start:stop], None if self.target is None else self.target[start:stop]
+
 
 class Reading:
     """A filling in the making.

@@ -83,19 +83,24 @@ class ShuffleBuffer:
             self._ahead.check()
         for _ in range(3):
             filling = self._filled()
-            start, rows = self.cursor.row, len(filling.x)
+            start, rows = self.cursor.row, filling.rows
             if start + self.batch_size <= rows:
                 stop = start + self.batch_size
                 if more is None or more > (rows - stop) // self.batch_size:
                     self._prepare(filling.next)
                 self.cursor = replace(self.cursor, row=stop)
-                target = filling.target
-                return Batch(filling.x[start:stop], None if target is None else target[start:stop])
+                return Batch(*filling.between(start, stop))
             self._filling, self.cursor = None, filling.next
         raise ConfigError(
             f"--batch-size {self.batch_size} was given, but the data has only {rows} training "
             "activations; lower --batch-size or give more data."
         )
+
+    def go_back(self, cursor: Cursor) -> None:
+        """Return to an earlier position, whose batch was not trained on."""
+        if (cursor.epoch, cursor.block) != (self.cursor.epoch, self.cursor.block):
+            self._filling = None
+        self.cursor = cursor
 
     def upcoming(self, rows: int) -> Tensor:
         """Returns the next `rows` rows of the present filling, `[rows, d_in]`, and stays where it

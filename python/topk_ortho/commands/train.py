@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from topk_ortho.commands.reader import RunOptions as Options
 from topk_ortho.commands.reader import parse
 from topk_ortho.commands.reader.training import several
 from topk_ortho.config import ConfigError
+from topk_ortho.distributed.launcher import is_first, launched
 
 __all__ = ["Options", "run"]
 
@@ -23,13 +25,23 @@ def run(arguments: Sequence[str], *, prog: str) -> int:
 
     keep_freed_memory()
     how: dict[str, Any] = {"stop_after": options.stop_after, "profile": options.profile}
+    if options.timeout is not None:
+        if launched().size == 1:
+            raise ConfigError(
+                f"--timeout {options.timeout} was given with one process, which waits for no "
+                "other; leave it out, or start several with torchrun."
+            )
+        how["timeout"] = options.timeout
+    if not is_first():  # process 0 says it for all
+        warnings.simplefilter("ignore")
     if options.vary or (options.resume is not None and is_side_by_side(options.resume)):
         return _side_by_side(options)
     if options.resume is not None:
         result = resume(options.resume, **how)
     else:
         result = train(options.settings, options.out, **how)
-    print(finish(result["folder"]))
+    if is_first():
+        print(finish(result["folder"]))
     return 0
 
 
@@ -38,6 +50,11 @@ def _side_by_side(options: Options) -> int:
     from topk_ortho.training.folder import new_run_path
     from topk_ortho.training.side_by_side import resume_side_by_side, train_side_by_side
 
+    if (size := launched().size) > 1:
+        raise ConfigError(
+            f"several runs side by side were asked for with {size} processes, but each run would "
+            "need all of them; start one run with torchrun, or leave torchrun out."
+        )
     if options.profile:
         raise ConfigError("--profile was given with several runs; profile one of them by itself.")
     if options.resume is not None:

@@ -23,7 +23,12 @@ from topk_ortho.constraint.penalty import OrthogonalityPenalty
 from topk_ortho.constraint.reach import LOOK_EVERY, Idle, Reach, reach
 from topk_ortho.constraint.rows import codes_of_unit_rows, decoder_rows
 from topk_ortho.constraint.selection import PairSelection, PairSelector
-from topk_ortho.constraint.settings import OrthogonalityConfig, checked, history_capacity
+from topk_ortho.constraint.settings import (
+    OrthogonalityConfig,
+    checked,
+    fraction_at,
+    history_capacity,
+)
 from topk_ortho.constraint.uncompiled import uncompiled
 from topk_ortho.constraint.variance import RunningVariance
 from topk_ortho.sparse.codes import Codes
@@ -99,7 +104,7 @@ class Orthogonality:
 
     def required_inputs(self, step: int) -> frozenset[str]:
         """Returns what `select` needs besides the codes; nothing where it keeps its pairs."""
-        return self.selector.required_inputs if self._selects(step) else frozenset()
+        return self.selector.required_inputs if self.selects(step) else frozenset()
 
     def select(self, codes: Codes, *, step: int, **inputs: Tensor) -> PairSelection | None:
         """Returns the pairs of a step, chosen now or kept; None where the step has no penalty.
@@ -111,7 +116,7 @@ class Orthogonality:
         """
         if step % self.config.penalty.every_n:
             return None
-        if self._selects(step):
+        if self.selects(step):
             self._select(codes, inputs, step)
         return self.selection
 
@@ -357,13 +362,14 @@ class Orthogonality:
         weight = self.weight_at(step) / self.config.micro_batches
         return self._penalty(self.selection, rows, self.firing.rate, weight, self.factor)
 
-    def _selects(self, step: int) -> bool:
+    def selects(self, step: int) -> bool:
+        """Returns whether `select` would choose pairs on a step, and not keep its own."""
         c = self.config.penalty
         due = self.selection is None or step - self.selected_at >= c.refresh_every
         return due and step % c.every_n == 0
 
     def _select(self, codes: Codes, inputs: dict[str, Tensor], step: int) -> None:
-        how: dict[str, Any] = {"fraction": self._fraction(step), "step": step, **inputs}
+        how: dict[str, Any] = {"fraction": fraction_at(self.config, step), "step": step, **inputs}
         last = self._tracked_at
         due = last is None or step - last >= self.config.track_every
         if self.config.pairs.track_memory and due:
@@ -386,15 +392,3 @@ class Orthogonality:
         assert self._recorder is not None
         ema = torch.from_numpy(self._recorder.ema(pairs.i.cpu(), pairs.j.cpu()))
         return self.config.history.decay * ema + (1 - self.config.history.decay)
-
-    def _fraction(self, step: int) -> float | None:
-        pairs = self.config.pairs
-        if pairs.fraction is None:
-            return None
-        return schedules.fraction(
-            step,
-            kind=pairs.schedule,
-            start=pairs.fraction,
-            end=pairs.final_fraction,
-            steps=pairs.schedule_steps or self.config.total_steps,
-        )

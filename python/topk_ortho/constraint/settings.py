@@ -20,6 +20,7 @@ from topk_ortho.config.registry import CRITERIA
 from topk_ortho.config.rules import check_constraint
 from topk_ortho.config.settings import Settings
 from topk_ortho.config.toml import canonical
+from topk_ortho.constraint import schedules
 from topk_ortho.constraint.rows import Orientation
 
 LEAST_CAPACITY = 1 << 20
@@ -143,3 +144,17 @@ def history_capacity(c: OrthogonalityConfig, requested: int) -> int:
     """
     growth = max(1.0, (c.pairs.final_fraction or 0) / (c.pairs.fraction or 1))
     return c.history.capacity or max(LEAST_CAPACITY, PAIRS_PER_ENTRY * round(requested * growth))
+
+
+def fraction_at(c: OrthogonalityConfig, step: int) -> float | None:
+    """Returns the share of the pairs that a step selects; None where none is given."""
+    pairs = c.pairs
+    if pairs.fraction is None:
+        return None
+    return schedules.fraction(
+        step,
+        kind=pairs.schedule,
+        start=pairs.fraction,
+        end=pairs.final_fraction,
+        steps=pairs.schedule_steps or c.total_steps,
+    )

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from topk_ortho.config import SAEConfig
+from topk_ortho.config import ConfigError, SAEConfig
+from topk_ortho.distributed.world import ALONE, World
 from topk_ortho.machine.forecast import DOUBLE, FLOAT, INT, Component, Shapes
 from topk_ortho.sae.largest import PIECE, largest, largest_values
+from topk_ortho.sae.largest_of_all import largest_of_all
 from topk_ortho.sae.prefilter import Prefilter
 from topk_ortho.sae.sae import SAE
 
@@ -35,6 +37,18 @@ class BatchTopKSAE(SAE):
     def __init__(self, config: SAEConfig, *, d_in: int, seed: int, d_out: int | None = None):
         super().__init__(config, d_in=d_in, seed=seed, d_out=d_out)
         self.register_buffer("threshold", torch.zeros(()))
+        self._world, self._batch = ALONE, 0
+
+    def share(self, world: World, *, batch: int) -> None:
+        if self.config.bf16_prefilter and world.shared:
+            raise ConfigError(
+                f"--sae.bf16-prefilter was given with --sae.kind {self.config.kind} and "
+                f"{world.size} processes, but what competes over the whole batch is not "
+                "prefiltered over several; leave --sae.bf16-prefilter out."
+            )
+        self._world, self._batch = world, batch
+        # how many entries a process has of the batch depends on the data
+        self.fixed_entries = type(self).fixed_entries and not world.shared  # type: ignore[misc]
 
     @classmethod
     def memory(cls, s: Shapes) -> Iterator[Component]:
@@ -59,11 +73,11 @@ class BatchTopKSAE(SAE):
 
     def activate(self, pre: Tensor) -> Tensor:
         flat = pre.flatten()
-        index = largest(flat.detach(), self._kept(pre))
+        index = self._largest(flat.detach(), pre)
         return torch.zeros_like(flat).scatter(0, index, torch.relu(flat[index])).view_as(pre)
 
     def active(self, pre: Tensor) -> tuple[Tensor, Tensor]:
-        return self._entries(largest(pre.flatten(), self._kept(pre)))
+        return self._entries(self._largest(pre.flatten(), pre))
 
     def prefiltered(self, prefilter: Prefilter) -> tuple[Tensor, Tensor, Tensor]:
         about, kept = prefilter.approximate.flatten(), self._kept(prefilter.approximate)
@@ -90,6 +104,13 @@ class BatchTopKSAE(SAE):
         ordered = torch.cat(largest_of_all).sort(descending=True).values
         wanted = min(max(1, round(self.k * rows)), ordered.numel() - 1)
         self.threshold.copy_((ordered[wanted - 1] + ordered[wanted]) / 2)
+
+    def _largest(self, flat: Tensor, pre: Tensor) -> Tensor:
+        """Places of the active entries of a batch, or of this process's rows of it."""
+        if not self._world.shared:
+            return largest(flat, self._kept(pre))
+        kept = min(max(1, round(self.k * self._batch)), self._batch * pre.shape[1])
+        return largest_of_all(flat, kept, self._world)
 
     def _kept(self, pre: Tensor) -> int:
         """Active entries of a batch."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from topk_ortho.config import ConfigError, SAEConfig
+from topk_ortho.distributed.world import World
 from topk_ortho.machine.forecast import Component, Shapes
 from topk_ortho.sae.memory import passes
 from topk_ortho.sae.prefilter import Prefilter
@@ -183,6 +184,17 @@ class SAE(nn.Module):
 
     def start(self, *, variance: float) -> None:
         """Adapt a fresh SAE to input of total `variance`, before the first step."""
+
+    def share(self, world: World, *, batch: int) -> None:
+        """Have later training passes take some rows of a batch, and other processes the others.
+
+        Args:
+            world: the processes.
+            batch: rows of all of them together.
+
+        Raises:
+            ConfigError: a setting that several processes cannot share.
+        """
 
     def first_coefficient(self, variance: float) -> float:
         """Returns the coefficient of `sparsity` at the first step, on data of which what is

@@ -77,6 +77,26 @@ class EventLog:
         return measured
 
 
+class NoLog:
+    """The log of a process that writes none, since process 0 does.
+
+    Attributes:
+        measured: as of the log of process 0.
+    """
+
+    def __init__(self, measured: int) -> None:
+        self.measured = measured
+
+    def write(self, event: dict[str, Any]) -> None:
+        """Write nothing."""
+
+    def sync(self) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 class StepMetrics:
     """Returns the line of a logged step; warns, once, of anything that is wrong."""
 

@@ -40,11 +40,16 @@ def samples(config: TrainConfig) -> int:
     return min(config.evaluate_samples, config.eval_samples)
 
 
-def measure(state: TrainState) -> dict[str, Any]:
-    """Returns a line of the log: the step, and the metrics under `held_out`."""
+def measure(state: TrainState, calibrating: Tensor | None = None) -> dict[str, Any]:
+    """Returns a line of the log: the step, and the metrics under `held_out`.
+
+    Args:
+        state: the run.
+        calibrating: `[rows, d_in]`, `upcoming` of it; taken now unless given.
+    """
     started, sae, rows = time.perf_counter(), state.sae, samples(state.config)
     with state.buffer.alone(), _put_back(sae):
-        sae.calibrate(_upcoming(state, rows))
+        sae.calibrate(_pieces(state, calibrating))
         figures, _ = evaluation.evaluate(
             sae, state.data, samples=rows, contexts=CONTEXTS, geometry=False
         )
@@ -53,9 +58,15 @@ def measure(state: TrainState) -> dict[str, Any]:
     return {"step": state.step, "held_out": found, "held_out_seconds": seconds}
 
 
-def _upcoming(state: TrainState, rows: int) -> Iterator[Tensor]:
-    """Yields training activations that are in the buffer already, for calibration."""
-    yield from state.buffer.upcoming(rows).split(evaluation.rows_at_once(state.sae.d_sae))
+def _pieces(state: TrainState, calibrating: Tensor | None) -> Iterator[Tensor]:
+    """Yields activations for calibration, few enough to be encoded at once."""
+    ready = upcoming(state) if calibrating is None else calibrating
+    yield from ready.split(evaluation.rows_at_once(state.sae.d_sae))
+
+
+def upcoming(state: TrainState) -> Tensor:
+    """Returns training activations that are in the buffer already, for calibration."""
+    return state.buffer.upcoming(samples(state.config))
 
 
 def memory(s: Shapes, *, encode_copies: int) -> Iterator[Component]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from topk_ortho.config.paths import absolute
 from topk_ortho.config.rules import check
 from topk_ortho.config.toml import config_hash
 from topk_ortho.config.train import check_threads
+from topk_ortho.distributed.first import by_first
+from topk_ortho.distributed.world import ALONE, TIMEOUT, World, joined
 from topk_ortho.machine import hardware
 from topk_ortho.machine.forecast import Forecast
 from topk_ortho.machine.interrupt import Interrupted, SignalWatch, kept
@@ -28,6 +31,7 @@ from topk_ortho.training.folder import RunFolder, new_run_path, refuse_existing
 from topk_ortho.training.loggers import check_loggers
 from topk_ortho.training.loop import Loop
 from topk_ortho.training.state import TrainState
+from topk_ortho.training.together import check_divisible, restarted
 from topk_ortho.training.warm_start import fine_tuning
 
 NOTHING = "stopped before there was a run folder, so nothing is kept; give the same command again."
@@ -40,6 +44,7 @@ class Progressing:
     stop_after: int | None
     profile: int
     progress: bool
+    world: World = ALONE
 
 
 def train(
@@ -50,6 +55,7 @@ def train(
     stop_after: int | None = None,
     profile: int = 0,
     progress: bool = True,
+    timeout: float = TIMEOUT,
 ) -> dict[str, Any]:
     """Train one run to the end.
 
@@ -60,26 +66,61 @@ def train(
         stop_after: stop so many steps later as Ctrl-C would.
         profile: watch so many steps, print where their time went, and write a trace.
         progress: show a progress bar and the memory that the run is expected to need.
+        timeout: seconds that each of several processes waits for the others.
 
     Returns:
-        The metrics of `result.json`, and `folder`.
+        The metrics of `result.json`, and `folder`; the same in every process.
 
     Raises:
         ConfigError: a setting, file or model that cannot be used.
         Interrupted: stopped before the end, with a checkpoint.
         NotFiniteError: a number that is not finite; the batch is in `bad_batch.safetensors`.
         OSError: the disk is full or failed; the last checkpoint is unchanged.
+        PeerError: another process ended or did not answer, with a checkpoint.
     """
-    with SignalWatch(at_once=True), kept(NOTHING), shown(progress):
-        config = absolute(_checked(config))
-        check_threads(config.threads)
-        check_loggers(config.log_to)
-        device = hardware.choose_device(config.device)
-        if out is not None:
-            refuse_existing(Path(out))
-        data = data or prepare(config, device=str(device))
-        folder = RunFolder.create(new_run_path(config) if out is None else Path(out), config)
-        return _both_arms(folder, config, data, device, Progressing(stop_after, profile, progress))
+    with SignalWatch(at_once=True), kept(NOTHING), joined(timeout) as world:
+        shows = progress and world.first
+        with shown(shows):
+            config = absolute(_checked(config))
+            check_threads(config.threads)
+            check_loggers(config.log_to)
+            check_divisible(config, world, profile=profile)
+            device = place(hardware.choose_device(config.device), world)
+            path = None if out is None else Path(out)
+            again = restarted(path, config, world)
+            if path is not None and not again:
+                by_first(world, "a look at --out", lambda: refuse_existing(path))
+            data = data or prepare(config, device=str(device))
+            folder = RunFolder(path) if again and path else _created(path, config, world)
+            how = Progressing(stop_after, profile, shows, world)
+            return _both_arms(folder, config, data, device, how)
+
+
+def place(device: torch.device, world: World) -> torch.device:
+    """Returns where a process works: each of several on a GPU of its own.
+
+    Raises:
+        ConfigError: this machine has fewer GPUs than processes.
+    """
+    if not world.shared or device.type != "cuda":
+        return device
+    local, gpus = world.place.local_rank, torch.cuda.device_count()
+    if local >= gpus:
+        raise ConfigError(
+            f"process {local} of this machine would take cuda:{local}, but it has {gpus} GPUs; "
+            "start as many processes as it has: torchrun --nproc-per-node gpu."
+        )
+    torch.cuda.set_device(local)
+    return torch.device("cuda", local)
+
+
+def _created(path: Path | None, config: TrainConfig, world: World) -> RunFolder:
+    """Returns a new run folder, which process 0 makes."""
+
+    def create() -> str:
+        return str(RunFolder.create(path or new_run_path(config), config).path)
+
+    return RunFolder(Path(by_first(world, "the run folder", create)))
 
 
 def _checked(config: TrainConfig) -> TrainConfig:
@@ -101,18 +142,23 @@ def resume(
     stop_after: int | None = None,
     profile: int = 0,
     progress: bool = True,
+    timeout: float = TIMEOUT,
 ) -> dict[str, Any]:
     """Resumes a run from its newest valid checkpoint, or from step 0 when there is none yet.
 
     The arguments are those of `train`.
     """
     stopped = kept(_as_it_was(RunFolder(Path(folder))))
-    with SignalWatch(at_once=True), stopped, shown(progress):
-        run, config = RunFolder.open(Path(folder))
-        check_loggers(config.log_to)
-        device = hardware.choose_device(config.device)
-        data = data or prepare(config, device=str(device))
-        return _both_arms(run, config, data, device, Progressing(stop_after, profile, progress))
+    with SignalWatch(at_once=True), stopped, joined(timeout) as world:
+        shows = progress and world.first
+        with shown(shows):
+            run, config = RunFolder.open(Path(folder))
+            check_loggers(config.log_to)
+            check_divisible(config, world, profile=profile)
+            device = place(hardware.choose_device(config.device), world)
+            data = data or prepare(config, device=str(device))
+            how = Progressing(stop_after, profile, shows, world)
+            return _both_arms(run, config, data, device, how)
 
 
 def _as_it_was(folder: RunFolder) -> str:
@@ -126,11 +172,13 @@ def _both_arms(
     device: torch.device,
     how: Progressing,
 ) -> dict[str, Any]:
+    world = how.world
+
     def arm(where: RunFolder, what: TrainConfig, left: int | None) -> tuple[dict[str, Any], int]:
-        finished = where.result()
+        finished = by_first(world, "a look at the run folder", where.result)
         if finished is not None:
             return finished, 0
-        with where.claimed():
+        with where.claimed() if world.first else nullcontext():
             return _arm(where, what, data, device, replace(how, stop_after=left), run=folder)
 
     if how.progress:
@@ -143,15 +191,18 @@ def _both_arms(
             if left == 0:
                 raise Interrupted()
             plain = config.without_constraint()
-            beside = (
-                RunFolder(folder.baseline)
-                if folder.baseline.exists()
-                else RunFolder.create(folder.baseline, plain)
-            )
+            beside = RunFolder(folder.baseline)
+            by_first(world, "the baseline's folder", lambda: _make(beside, plain))
             baseline, _ = arm(beside, plain, left)
-            folder.write_json("comparison.json", compare(result, baseline))
+            if world.first:
+                folder.write_json("comparison.json", compare(result, baseline))
             result = result | {"baseline": baseline}
         return result | {"folder": str(folder.path)}
+
+
+def _make(folder: RunFolder, config: TrainConfig) -> None:
+    if not folder.path.exists():
+        RunFolder.create(folder.path, config)
 
 
 def _arm(
@@ -166,11 +217,20 @@ def _arm(
     """Returns the metrics of one arm, and the steps that were executed for them now."""
     threads_before = torch.get_num_threads()
     threads = hardware.choose_threads(config, data.source.d_in)
+    if how.world.shared and not config.threads:
+        threads = max(1, min(threads, hardware.threads_allowed() // how.world.place.local_size))
     torch.set_num_threads(threads)
-    expected = write_manifest(folder, config, data, device, threads=threads)
-    if how.progress:
-        say_how(data, expected, device)
-    state = TrainState.fresh(config, data, device)
+
+    def described() -> None:
+        processes = how.world.size if how.world.shared else None
+        expected = write_manifest(
+            folder, config, data, device, threads=threads, processes=processes
+        )
+        if how.progress:
+            say_how(data, expected, device)
+
+    by_first(how.world, "manifest.json", described)
+    state = TrainState.fresh(config, data, device, world=how.world)
     loop = Loop(folder, state, name=arm_name(config), shown=how.progress, run=run,
                 profile=how.profile)  # fmt: skip
     try:
@@ -198,9 +258,15 @@ def arm_name(config: TrainConfig) -> str:
 
 
 def write_manifest(
-    folder: RunFolder, config: TrainConfig, data: Activations, device: torch.device, *, threads: int
+    folder: RunFolder,
+    config: TrainConfig,
+    data: Activations,
+    device: torch.device,
+    *,
+    threads: int,
+    processes: int | None = None,
 ) -> Forecast:
-    """Write `manifest.json`, and return the forecast of the run's memory.
+    """Write `manifest.json`, and return the forecast of the run's memory, or of process 0.
 
     Raises:
         ConfigError: the folder was begun with another configuration.
@@ -210,6 +276,7 @@ def write_manifest(
         config, d_in=data.source.d_in, d_out=data.d_out, device=device, language=data.language
     )
     described = hardware.describe(config, device, threads)
+    described |= {} if processes is None else {"processes": processes}
     described |= {"config_hash": config_hash(config), "data": fingerprint(config)}
     described |= {"memory_forecast": expected.as_json()}
     described |= {"language_model": dict(data.language.loaded) if data.language else None}

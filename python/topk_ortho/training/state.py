@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from topk_ortho.activations import Activations, ShuffleBuffer
+from topk_ortho.activations.divided import DividedBuffer
 from topk_ortho.activations.memory import prefetches
 from topk_ortho.config import ConfigError, TrainConfig
 from topk_ortho.constraint.criteria import INPUTS
@@ -18,6 +19,8 @@ from topk_ortho.constraint.history import PairHistory
 from topk_ortho.constraint.orthogonality import RUNNING, Orthogonality
 from topk_ortho.constraint.selection.retry import is_out_of_memory
 from topk_ortho.constraint.settings import OrthogonalityConfig
+from topk_ortho.distributed.gradients import Bucket
+from topk_ortho.distributed.world import ALONE, World
 from topk_ortho.machine.transfer import Transfer
 from topk_ortho.sae import SAE, build
 from topk_ortho.sae.sae import SPARSE_DENSITY
@@ -38,6 +41,8 @@ class TrainState:
         density: share of active entries in the codes of the step before.
         transfer: copies to the host that no step waits for.
         unread: the step before, where the host has not read yet whether it was finite.
+        world: the processes that train it; every one of them has the same state.
+        bucket: the gradients of several processes.
         data: activations, with the scale and variance that were measured once.
     """
 
@@ -53,6 +58,8 @@ class TrainState:
     density: float
     transfer: Transfer = field(default_factory=Transfer)
     unread: Unread | None = None
+    world: World = ALONE
+    bucket: Bucket | None = None
 
     @classmethod
     def fresh(
@@ -62,6 +69,7 @@ class TrainState:
         device: torch.device,
         *,
         buffer: ShuffleBuffer | None = None,
+        world: World = ALONE,
     ) -> TrainState:
         """Returns step 0 of a run: the same weights and data order for every arm of a seed.
 
@@ -70,6 +78,7 @@ class TrainState:
             data: what to train on.
             device: where.
             buffer: batches that runs side by side share; its own unless given.
+            world: the processes that train it.
         """
         out, d_in = data.reconstructed, data.source.d_in
         sae = build(config.sae, d_in=d_in, d_out=data.d_out, seed=config.seed).to(device)
@@ -80,13 +89,15 @@ class TrainState:
             config=config,
             sae=sae,
             optimizer=optimizer,
-            buffer=shuffled(config, data, device) if buffer is None else buffer,
+            buffer=shuffled(config, data, device, world) if buffer is None else buffer,
             data=data,
             firing=Firing.zeros(config.sae.d_sae, device),
             constraint=_constraint(config, data),
             step=0,
             density=sae.first_density(config.sae),
             sparsity_coefficient=sae.first_coefficient(out.variance),
+            world=world,
+            bucket=Bucket(sae.parameters()) if world.shared else None,
         )
 
     @property
@@ -208,13 +219,24 @@ class TrainState:
             self.constraint.load_state_dict(state, d_sae=d_sae, device=device)
 
 
-def shuffled(config: TrainConfig, data: Activations, device: torch.device) -> ShuffleBuffer:
-    """Returns the batches of a run."""
+def shuffled(
+    config: TrainConfig, data: Activations, device: torch.device, world: World = ALONE
+) -> ShuffleBuffer:
+    """Returns the batches of a run, or this process's rows of them."""
+    seed = config.seed if config.data_seed is None else config.data_seed
+    if world.shared:
+        return DividedBuffer(
+            data.source,
+            batch_size=config.batch_size,
+            rows=config.buffer_rows,
+            seed=seed,
+            world=world,
+        )
     return ShuffleBuffer(
         data.source,
         batch_size=config.batch_size,
         rows=config.buffer_rows,
-        seed=config.seed if config.data_seed is None else config.data_seed,
+        seed=seed,
         prefetch=prefetches(config, gpu=device.type != "cpu"),
     )
 

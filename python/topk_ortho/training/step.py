@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -61,7 +62,7 @@ def train_step(state: TrainState, x: Tensor, target: Tensor | None = None) -> St
     check_unread(state)
     sae, constraint, weight = state.sae, state.constraint, state.sparsity_coefficient
     target = x if target is None else target
-    found = _reconstruct(state, x, target)
+    found = reconstruct(state, x, target)
     loss, codes = found.loss, found.out.codes
     if not loss.is_cuda:
         check_finite(state, x, found.out, loss, target=target)
@@ -83,16 +84,16 @@ def train_step(state: TrainState, x: Tensor, target: Tensor | None = None) -> St
     with span("backward"):
         loss.backward()
     with span("optimiser"):
-        failed = _clip(state, x, target, found, loss)
-        lr = _update(state, failed)
-    _count(state, found.out)
+        failed = clip(state, x, target, found, loss)
+        lr = update(state, failed)
+    count(state, [codes.nnz], [codes.batch])
     return Step(
         x, target, found.out, loss.detach(), found.l2.detach(), penalty.detach(),
         found.aux.detach(), lr, weight,
     )  # fmt: skip
 
 
-def _reconstruct(state: TrainState, x: Tensor, target: Tensor) -> Reconstruction:
+def reconstruct(state: TrainState, x: Tensor, target: Tensor) -> Reconstruction:
     """Returns the codes of the batch, their reconstruction, and its loss without the penalty."""
     config, sae = state.config, state.sae
     autocast = torch.autocast(x.device.type, torch.bfloat16, enabled=x.device.type == "cuda")
@@ -127,7 +128,7 @@ def _inputs(
         )
 
 
-def _clip(
+def clip(
     state: TrainState, x: Tensor, target: Tensor, found: Reconstruction, loss: Tensor
 ) -> Tensor | None:
     """Check the gradients of all parameters, and scale them down where they are too large.
@@ -148,7 +149,7 @@ def _clip(
     return failed
 
 
-def _update(state: TrainState, failed: Tensor | None) -> float:
+def update(state: TrainState, failed: Tensor | None) -> float:
     """Move the parameters, unless `failed`; returns the learning rate."""
     config = state.config
     lr = schedules.learning_rate(
@@ -165,12 +166,18 @@ def _update(state: TrainState, failed: Tensor | None) -> float:
     return lr
 
 
-def _count(state: TrainState, out: Forward) -> None:
-    """Update what the next step depends on: the sparsity coefficient, the density, the number."""
-    codes = out.codes
+def count(state: TrainState, entries: Sequence[int], rows: Sequence[int]) -> None:
+    """Update what the next step depends on: the sparsity coefficient, the density, the number.
+
+    Args:
+        state: the run.
+        entries: active entries of the batch, by the process that has them.
+        rows: its rows, by process.
+    """
+    nnz, batch = sum(entries), sum(rows)
     if state.sparsity_coefficient:
         state.sparsity_coefficient = losses.steer(
-            state.sparsity_coefficient, l0=codes.nnz / codes.batch, target=state.config.sae.k
+            state.sparsity_coefficient, l0=nnz / batch, target=state.config.sae.k
         )
-    state.density = codes.nnz / (codes.batch * codes.d_sae)
+    state.density = nnz / (batch * state.config.sae.d_sae)
     state.step += 1

@@ -13,6 +13,7 @@ from typing import Any
 
 from topk_ortho.checkpoint.atomic import replace_file
 from topk_ortho.config.errors import ConfigError
+from topk_ortho.distributed.launcher import is_first
 from topk_ortho.machine.interrupt import Interrupted, SignalWatch, kept
 from topk_ortho.terminal import printable
 
@@ -87,7 +88,8 @@ def guarded(command: Callable[[], int]) -> int:
         return fail(error)
     except Interrupted as stop:
         with suppress(OSError):  # the terminal may be gone, as after a SIGHUP
-            print(printable(str(stop)), file=sys.stderr, flush=True)
+            if is_first():
+                print(printable(str(stop)), file=sys.stderr, flush=True)
         return stop.exit_code
     except BrokenPipeError:
         # the reader of a pipe has closed it; the flush at exit must not fail once more
@@ -107,9 +109,11 @@ def _stopped(error: Exception) -> int:
     """Returns the exit code of a run that met a NaN or ran out of memory."""
     from torch import OutOfMemoryError
 
+    from topk_ortho.distributed.agreement import DisagreementError
+    from topk_ortho.distributed.world import PeerError
     from topk_ortho.training.finite import NotFiniteError
 
-    if isinstance(error, NotFiniteError):
+    if isinstance(error, (NotFiniteError, PeerError, DisagreementError)):
         return fail(error, 1)
     if isinstance(error, (MemoryError, OutOfMemoryError)) or "allocate memory" in str(error):
         return fail(

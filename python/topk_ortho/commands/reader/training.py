@@ -20,7 +20,7 @@ from topk_ortho.config.train import check_threads
 from topk_ortho.studies.grid import cells, names, parse_axis, with_values
 from topk_ortho.studies.recipes import recipe
 
-RESUMES_WITH = {"resume", "stop-after", "profile"}
+RESUMES_WITH = {"resume", "stop-after", "profile", "timeout"}
 REPLACED_BY_A_RECIPE = ("pairs.", "penalty.", "history.")
 OVER_MANY_RUNS: Mapping[str, str] = {
     "resume": "an ablation continues by itself when the same command is given again",
@@ -77,6 +77,8 @@ class RunOptions(Training):
                      fix="20 is enough for a good mean"),
     )  # fmt: skip
     """Profile this many steps, print where their time goes, and write a trace; 0 for none."""
+    timeout: int | None = option(None, within=whole(1, 10**6))
+    """Seconds that each of several processes (torchrun) waits for the others, 600 unless given."""
 
 
 @dataclass(frozen=True)

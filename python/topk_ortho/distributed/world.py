@@ -6,6 +6,7 @@ waited for. Costs nothing where there is one process: `ALONE` never waits.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -167,7 +168,8 @@ def joined(timeout: float = TIMEOUT) -> Iterator[World]:
             place.restarts, place.most_restarts,
         )  # fmt: skip
         store = dist.distributed_c10d._get_default_store()
-        yield World(place, timeout=timeout, store=dist.PrefixStore("topk-ortho", store))
+        own = dist.PrefixStore(f"topk-ortho/{next(_meetings)}", store)
+        yield World(place, timeout=timeout, store=own)
         return
     store = _meet(place, timeout)
     try:
@@ -177,14 +179,19 @@ def joined(timeout: float = TIMEOUT) -> Iterator[World]:
 
 
 def _meet(place: Launched, timeout: float) -> Any:
-    """Returns the store of a new default group."""
+    """Returns the store of a new default group.
+
+    Keys are of this meeting alone: the launcher keeps its store when it starts processes again, and
+    one process may train several times, and addresses of an earlier group lead nowhere.
+    """
+    meeting = f"{place.restarts}/{next(_meetings)}"
     limit = timedelta(seconds=timeout)
     cuda = torch.cuda.is_available()
     try:
         store, rank, size = next(dist.rendezvous("env://", timeout=limit))
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo",
-            store=dist.PrefixStore("group", store),
+            store=dist.PrefixStore(f"group/{meeting}", store),
             rank=rank,
             world_size=size,
             timeout=limit,
@@ -195,7 +202,11 @@ def _meet(place: Launched, timeout: float) -> Any:
             f"{timeout:g} s ({_short(error)}); check that as many were started, and MASTER_ADDR "
             "and MASTER_PORT."
         ) from error
-    return dist.PrefixStore("topk-ortho", store)
+    return dist.PrefixStore(f"topk-ortho/{meeting}", store)
+
+
+_meetings = itertools.count()
+"""Numbers of the groups that this process was in."""
 
 
 def of_group(group: Any = None) -> World:

@@ -105,14 +105,14 @@ def test_a_killed_process_leaves_a_checkpoint(rank, tmp_path):
 
 def test_the_launcher_starts_them_again_and_they_go_on(tmp_path):
     folder = tmp_path / "run"
-    words = over(OPTIONS, "--steps", "1500", "--checkpoint-every", "1000", "--log-every", "5")
+    words = over(OPTIONS, "--steps", "400", "--checkpoint-every", "1000", "--log-every", "5")
     options = ("--max-restarts", "1")
     running = started(folder, *words, "--out", str(folder), options=options)
     os.kill(workers(folder)[1], signal.SIGKILL)
     said, _ = running.communicate(timeout=TIMEOUT)
     assert running.returncode == 0, said
     assert "which is kept" in said
-    assert json.loads((folder / "result.json").read_text())["steps"] == 1500
+    assert json.loads((folder / "result.json").read_text())["steps"] == 400
 
 
 TWO = World(Launched(0, 2))

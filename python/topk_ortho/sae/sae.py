@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import ClassVar, Literal, NamedTuple, overload
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -262,11 +262,7 @@ class SAE(nn.Module):
     def load_thresholds_(self, threshold: Tensor) -> None:
         """Copy `thresholds` `[d_sae]` from a trained SAE."""
 
-    @overload
-    def forward(self, x: Tensor) -> Tensor: ...
-    @overload
-    def forward(self, x: Tensor, *, sparse: bool) -> Forward: ...
-    def forward(self, x: Tensor, *, sparse: bool | None = None) -> Tensor | Forward:
+    def forward(self, x: Tensor) -> Tensor:
         """Returns the reconstruction of `x` `[batch, d_in]`, `[batch, d_out]`.
 
         In eval mode, in which `load_sae` returns an SAE, it is `decode(encode(x))`; in training
@@ -274,14 +270,11 @@ class SAE(nn.Module):
 
         Args:
             x: `[batch, d_in]`.
-            sparse: take `training_pass(x, sparse=sparse)` instead, as the trainer does.
 
         Raises:
             ConfigError: in training mode, where the pass needs k and the files of a loaded SAE do
                 not say it.
         """
-        if sparse is not None:
-            return self.training_pass(x, sparse=sparse)
         if self.training:
             return self.training_pass(x).x_hat[-1]
         return self.decode(self.encode(x))

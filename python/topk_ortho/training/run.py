@@ -237,7 +237,8 @@ def _arm(
         loop.begin()
         first = state.step
         stop_at = None if how.stop_after is None else first + how.stop_after
-        with loggers.opened(folder.metrics, config, name=loggable_name(folder, config),
+        told_of = config if how.world.first else replace(config, log_to=())
+        with loggers.opened(folder.metrics, told_of, name=loggable_name(folder, config),
                             step=first) as told:  # fmt: skip
             result = loop.run(stop_at=stop_at)
             told.end(state.step, result)

@@ -98,7 +98,7 @@ def reconstruct(state: TrainState, x: Tensor, target: Tensor) -> Reconstruction:
     config, sae = state.config, state.sae
     autocast = torch.autocast(x.device.type, torch.bfloat16, enabled=x.device.type == "cuda")
     with span("forward"), autocast:
-        out = sae(x, sparse=state.sparse)
+        out = sae.training_pass(x, sparse=state.sparse)
         l2 = losses.reconstruction(target, out.x_hat)
         loss = l2
         if state.sparsity_coefficient:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -235,17 +237,20 @@ def test_weights_and_biases_writes_a_run_offline(
     installed("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    config = replace(tiny(base=OPTIONS), log_to=("wandb",))
-    train_side_by_side({"a": config, "b": replace(config, lr=1e-3)}, tmp_path / "r", progress=False)
-    for name in ("a", "b"):
-        (path,) = (tmp_path / "r" / name / "wandb").glob("offline-run-*/*.wandb")
+    command = [sys.executable, "-m", "topk_ortho.train", *OPTIONS, "--vary", "lr=0.001,0.002",
+               "--log-to", "wandb", "--out", str(tmp_path / "r")]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True, timeout=240)  # its service is shared
+    runs = sorted(path.parent for path in tmp_path.glob("r/*/result.json"))
+    assert len(runs) == 2
+    for run in runs:
+        (path,) = run.glob("wandb/offline-run-*/*.wandb")
         losses = []
         for record in wandb_records(path):
             values = {item.key or "/".join(item.nested_key): json.loads(item.value_json)
                       for item in record.history.item}  # fmt: skip
             if "loss" in values:
                 losses.append((values["step"], values["loss"]))
-        lines = [line for line in events(tmp_path / "r" / name) if "loss" in line]
+        lines = [line for line in events(run) if "loss" in line]
         assert losses == [(line["step"], line["loss"]) for line in lines]
 
 

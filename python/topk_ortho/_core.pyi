@@ -11,11 +11,25 @@ is released while they work, and an array must not be written to by another thre
 reads it. What is written to (``out``) shares no memory with what is read.
 """
 
-from typing import TypedDict, final
+from typing import TypedDict, final, type_check_only
 
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = [
+    "Coactivation",
+    "PairHistory",
+    "TopK",
+    "dense_entries",
+    "pair_cosines",
+    "pair_gradient",
+    "pair_penalty",
+    "row_norms",
+    "top_entries",
+    "top_products",
+]
+
+@type_check_only
 class Observed(TypedDict):
     """The latest observation, compared with the one before it."""
 
@@ -32,6 +46,7 @@ class Observed(TypedDict):
     stable_share: float
     """Share of the selected pairs whose lower end is above 0.5; 0.0 if there are none."""
 
+@type_check_only
 class Lifetimes(TypedDict):
     """Streaks that ended, by their length in observations."""
 
@@ -41,6 +56,7 @@ class Lifetimes(TypedDict):
     unknown: int
     """Streaks that ended after their record had been evicted."""
 
+@type_check_only
 class Stability(TypedDict):
     """How stable the selection has been over the run."""
 

@@ -38,8 +38,8 @@ def started_with(monkeypatch: pytest.MonkeyPatch, **weights: float | None) -> No
     """Let runs start with parameters of one value; None puts row 5 of the decoder to zero."""
     fresh = TrainState.fresh
 
-    def changed(config: TrainConfig, data, device) -> TrainState:
-        state = fresh(config, data, device)
+    def changed(config: TrainConfig, data, device, **rest) -> TrainState:
+        state = fresh(config, data, device, **rest)
         with torch.no_grad():
             for name, value in weights.items():
                 parameter = getattr(state.sae, name)

@@ -28,7 +28,7 @@ PARTS = {
     "the log": r"run/metrics\.jsonl",
     "checkpoints": r"run/checkpoints.*",
     "the exported SAE": r"run/(\.tmp-)?sae.*",
-    "results": r"run/\.?(ground_truth\.json|history\.bin|stability\.json|result\.json)(\.tmp)?",
+    "results": r"run/\.?(ground_truth|stability|features|result|history)\.(json|bin)(\.tmp)?",
 }
 TAKES_SPACE = ("create", "write", "mkdir")
 MEMORY = Path("/dev/shm")  # a file system on which fsync takes no time

@@ -44,6 +44,12 @@ def codes(seed: int, *, batch: int = 64, d_sae: int = 40, density: float = 0.15)
     return on * torch.rand(batch, d_sae, generator=generator)
 
 
+def selector(criterion: str, **options: float) -> PairSelector:
+    """A selector; `given` is given two pairs."""
+    listed = [3, 17, 5, 9] if RECORDS[criterion].listed else ()
+    return PairSelector(criterion, given=listed, **options)
+
+
 def evidence(acts: torch.Tensor, seed: int, d_in: int = 12) -> dict[str, torch.Tensor]:
     """Everything that any criterion asks for."""
     generator = torch.Generator().manual_seed(seed + 1000)
@@ -118,8 +124,9 @@ def test_each_path_is_the_one_dispatched() -> None:
     expected = dict.fromkeys(SUMS, "native") | dict.fromkeys(TILED, "tiles")
     expected |= dict.fromkeys(PRODUCT, "product") | {"random": "uniform"}
     expected |= {"rate-matched-random": "matched", "ortsae": "chunks", "c2r": "chunks"}
+    expected |= {"given": "list"}
     for criterion in ALL:
-        assert PairSelector(criterion)(sparse, **given).path == expected[criterion]
+        assert selector(criterion)(sparse, **given).path == expected[criterion]
     for criterion in SUMS:
         assert PairSelector(criterion, backend="torch")(sparse, **given).path == "coactive"
         got = PairSelector(criterion)(full, **evidence(full, 1))
@@ -143,7 +150,7 @@ def test_sparse_layouts_give_the_dense_selection(criterion: str, layout: str) ->
 def test_a_criterion_looks_at_what_it_says_it_needs(criterion: str) -> None:
     acts = codes(3)
     given = evidence(acts, 3)
-    select = PairSelector(criterion, per_feature=1)
+    select = selector(criterion, per_feature=1)
     needed = {name: given[name] for name in select.required_inputs}
     assert torch.equal(select(acts, **needed).i, select(acts, **given).i)
     for name in select.required_inputs:

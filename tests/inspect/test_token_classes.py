@@ -265,6 +265,27 @@ def test_absorption_of_an_unhealthy_sae_is_marked_invalid(tmp_path, capsys):
     assert "/an\\nsae at " in printed.splitlines()[0], "a name breaks no line"
 
 
+def test_several_saes_are_measured_as_each_alone_and_probed_once(tmp_path, capsys, monkeypatch):
+    good, bad = (
+        sae_folder(tmp_path / name, tiny_llama.D_MODEL, healthy=name == "good")
+        for name in ("good", "bad")
+    )
+    alone = []
+    for sae in (good, bad):
+        assert cli.main([*command(tmp_path, sae, "--draws", "2"), "--json"]) == 0
+        alone.append(json.loads(capsys.readouterr().out))
+    probes = []
+    fit = LinearProbe.f1
+    monkeypatch.setattr(LinearProbe, "f1", lambda *a, **k: probes.append(1) or fit(*a, **k))
+    verb, first, *rest = command(tmp_path, good, "--draws", "2")
+    assert cli.main([verb, first, str(bad), *rest, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"saes": alone}
+    assert len(probes) == 3 + 2  # each class, and the random ones of `vowel`
+    assert cli.main([verb, first, str(bad), *rest]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[-2:]] == [str(good), f"{bad}*"]
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [

@@ -32,8 +32,9 @@ class Options:
     format and the definitions.
     """
 
-    sae: Path = option(positional=True)
-    """A run folder, or a folder with an SAE."""
+    saes: tuple[Path, ...] = option(positional=True)
+    """Run folders, or folders with an SAE, all of one hook point; model and probes run once for
+    them."""
     classes: Path
     """TOML or JSON file of classes and edges."""
     model: str = ""
@@ -84,14 +85,14 @@ def run(arguments: Sequence[str], *, prog: str) -> int:
     check_loading(o)
     o = with_its_own(o)
     from topk_ortho.inspect.absorption.measure import measure
-    from topk_ortho.inspect.absorption.text import as_text
+    from topk_ortho.inspect.absorption.text import as_text, beside_each_other
     from topk_ortho.machine.hardware import choose_device
 
     loading = {name: getattr(o, name) for name in ("backend", "dtype", "attn", "device_map")}
     if o.model_device:
         loading["device"] = str(choose_device(o.model_device, "model-device"))
     found = measure(
-        o.sae,
+        o.saes,
         model=o.model,
         text=o.text,
         hook=o.hook,
@@ -106,15 +107,24 @@ def run(arguments: Sequence[str], *, prog: str) -> int:
         allow_pickle=o.allow_pickle,
         allow_mismatch=o.allow_mismatch,
     )
-    record = found.as_json()
+    measured = []
+    for one in found:
+        measured.append(one)
+        if not o.json:
+            say(as_text(one))
+    if len(measured) > 1 and not o.json:
+        say(beside_each_other(measured))
+    records = [one.as_json() for one in measured]
+    record = records[0] if len(records) == 1 else {"saes": records}
     write_json(o.out, record)
-    say(json.dumps(record, indent=2) if o.json else as_text(found))
+    if o.json:
+        say(json.dumps(record, indent=2))
     return 0
 
 
 def with_its_own(o: Options) -> Options:
-    """Returns the options with model, text, hook point and context of a run or an SAE, where they
-    were not given.
+    """Returns the options with model, text, hook point and context of the first run or SAE, where
+    they were not given.
 
     Raises:
         ConfigError: one was not given, and neither names it.
@@ -122,16 +132,17 @@ def with_its_own(o: Options) -> Options:
     from topk_ortho import formats
     from topk_ortho.inspect.evaluate.asked import run_config
 
-    run = run_config(o.sae) or TrainConfig()
+    first = o.saes[0]
+    run = run_config(first) or TrainConfig()
     model, hook, text = o.model or run.model, o.hook or run.hook, o.text or run.text
     if not (model and hook):
-        stored = formats.read(o.sae, allow_pickle=o.allow_pickle)
+        stored = formats.read(first, allow_pickle=o.allow_pickle)
         model, hook = model or stored.model, hook or stored.hook
     found = {"--model": model, "--text": text, "--hook": hook}
     missing = [name for name, value in found.items() if not value]
     if missing:
         raise ConfigError(
-            f"{o.sae} was given without {' and '.join(missing)}, but it is no run of a language "
+            f"{first} was given without {' and '.join(missing)}, but it is no run of a language "
             f"model on text files that says it; add {'it' if len(missing) == 1 else 'them'}."
         )
     own_context = run.context if run.model else DEFAULT_CONTEXT

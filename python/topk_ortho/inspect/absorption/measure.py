@@ -1,4 +1,4 @@
-"""From an SAE, a language model, a text and a file of classes to their absorption.
+"""From SAEs, a language model, a text and a file of classes to their absorption.
 
 The text is cut in two halves. On the first, probes are fit and features are matched; on the second,
 probes are scored, absorption is counted and the SAE's health is measured, so that no metric is of
@@ -8,7 +8,7 @@ probes take them: `8 * tokens * d_in` bytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -89,7 +89,7 @@ class TokenAbsorption:
 
 
 def measure(
-    sae: Path,
+    saes: Sequence[Path],
     *,
     model: str,
     text: Sequence[Path],
@@ -104,50 +104,70 @@ def measure(
     loading: Mapping[str, str] | None = None,
     allow_pickle: bool = False,
     allow_mismatch: bool = False,
-) -> TokenAbsorption:
-    """Returns the absorption of an SAE between classes of tokens.
+) -> Iterator[TokenAbsorption]:
+    """Yields the absorption of each SAE between classes of tokens; the language model and the
+    probes run once for all of them.
 
     Args:
-        sae: a run folder, or a folder with an SAE.
+        saes: run folders, or folders with an SAE, of one hook point.
         model, loading: name or folder, and arguments of `LanguageModel.load`, such as `dtype`.
-        text, hook: text files, and the hook point that the SAE was trained on.
+        text, hook: text files, and the hook point that the SAEs were trained on.
         classes: TOML or JSON file of classes and edges.
         context: tokens per context, BOS included.
         tokens: of the text, half to fit probes and match features, half to measure.
         draws, seed: number of random classes that each class has to beat, and their seed.
         match: score by which a feature is matched to each class.
-        device: where model, SAE and probes run.
+        device: where model, SAEs and probes run.
         allow_pickle, allow_mismatch: open an SAE of dictionary_learning, of another model or hook.
 
     Raises:
         ConfigError: a file, model or SAE that cannot be used.
     """
     where = choose_device(device)
-    stored = formats.read(sae, allow_pickle=allow_pickle)
-    loaded = _module(sae, stored, model=model, hook=hook, insist=allow_mismatch).to(where)
+    opened = [
+        _module(sae, formats.read(sae, allow_pickle=allow_pickle), model, hook, allow_mismatch)
+        for sae in saes
+    ]
     how = {"device": where, "hooks": [hook], **(loading or {})}
     lm, halves = _read(model, text, context=context, tokens=tokens, how=how)
     known = read_classes(classes, lm.tokenizer, d_vocab=lm.d_vocab)
-    x, kept = _rows(lm, halves, hook, loaded, left_out=left_out_by(sae, lm))
-    probed = ProbedText(halves, lm.bos, LinearProbe(x["train"], x["eval"]), kept)
-    judged = _judged(known, probed, draws=draws, seed=seed)
-    labels = {half: _labels(known, probed, half) for half in HALVES}
-    matching = _match(loaded, x["train"], labels["train"], score=match)
-    measured, figures = _count(loaded, x["eval"], labels["eval"], known, judged, matching)
-    figures |= _behaviour(lm, halves["eval"], kept["eval"], hook, loaded)
-    return TokenAbsorption(
-        sae=str(sae),
-        model=model,
-        hook=hook,
-        classes_file=str(classes),
-        tokens={half: len(x[half]) for half in HALVES},
-        draws=draws,
-        classes=judged,
-        features=tuple(None if f < 0 else f for f in matching.feature.tolist()),
-        absorption=measured,
-        figures=figures,
-        invalid=health(figures),
-    )
+    seen: _Seen | None = None
+    for path, module in zip(saes, opened, strict=True):
+        sae = module.to(where)
+        left_out = left_out_by(path, lm)
+        if seen is None or seen.left_out != left_out:
+            x, kept = _rows(lm, halves, hook, sae, left_out=left_out)
+            probed = ProbedText(halves, lm.bos, LinearProbe(x["train"], x["eval"]), kept)
+            labels = {half: _labels(known, probed, half) for half in HALVES}
+            seen = _Seen(left_out, x, kept, labels, _judged(known, probed, draws=draws, seed=seed))
+        matching = _match(sae, seen.x["train"], seen.labels["train"], score=match)
+        measured, figures = _count(sae, seen, known, matching)
+        figures |= _behaviour(lm, halves["eval"], seen.kept["eval"], hook, sae)
+        yield TokenAbsorption(
+            sae=str(path),
+            model=model,
+            hook=hook,
+            classes_file=str(classes),
+            tokens={half: len(seen.x[half]) for half in HALVES},
+            draws=draws,
+            classes=seen.judged,
+            features=tuple(None if f < 0 else f for f in matching.feature.tolist()),
+            absorption=measured,
+            figures=figures,
+            invalid=health(figures),
+        )
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What is computed once for all SAEs that leave out the same: by half, activations
+    `[rows, d_in]`, which positions they are of, and labels `[rows, n_classes]`; the verdicts."""
+
+    left_out: LeftOut
+    x: dict[Split, Tensor]
+    kept: dict[Split, Tensor]
+    labels: dict[Split, Tensor]
+    judged: tuple[ClassVerdict, ...]
 
 
 def _judged(
@@ -157,7 +177,7 @@ def _judged(
     return tuple(tqdm(verdicts, total=len(classes.names), desc="probes", disable=None))
 
 
-def _module(sae: Path, stored: formats.StoredSAE, *, model: str, hook: str, insist: bool) -> SAE:
+def _module(sae: Path, stored: formats.StoredSAE, model: str, hook: str, insist: bool) -> SAE:
     """Returns a stored SAE, unless it is of another model, hook point or kind of activations.
 
     Raises:
@@ -250,19 +270,15 @@ def _match(sae: SAE, x: Tensor, labels: Tensor, *, score: Score) -> Matching:
 
 @torch.no_grad()
 def _count(
-    sae: SAE,
-    x: Tensor,
-    labels: Tensor,
-    classes: TokenClasses,
-    verdicts: tuple[ClassVerdict, ...],
-    matching: Matching,
+    sae: SAE, seen: _Seen, classes: TokenClasses, matching: Matching
 ) -> tuple[AbsorptionResult, dict[str, Any]]:
     """Returns absorption, and the metrics of the reconstruction."""
+    verdicts = seen.judged
     measurable = [verdicts[p].counts and verdicts[c].counts_as_child for p, c in classes.edges]
     meter = AbsorptionMeter(classes.edges, matching, measurable=measurable)
     reconstruction = Reconstruction(sae.d_in, sae.d_sae)
     rows = rows_at_once(sae.d_sae)
-    for part, on in zip(x.split(rows), labels.split(rows), strict=True):
+    for part, on in zip(seen.x["eval"].split(rows), seen.labels["eval"].split(rows), strict=True):
         acts = sae.encode(part)
         meter.update(acts, on)
         reconstruction.update(part, sae.decode(acts), acts)

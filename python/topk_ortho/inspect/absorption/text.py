@@ -40,6 +40,33 @@ def as_text(found: TokenAbsorption) -> str:
     return "\n".join(lines)
 
 
+def beside_each_other(found: Sequence[TokenAbsorption]) -> str:
+    """One line for each of several SAEs."""
+    return "\n".join(["", *terminal.aligned([_SAE_HEADER, *(_sae_row(one) for one in found)])])
+
+
+_SAE_HEADER = (
+    "SAE", "edges", "F1 of parents", "absorption", "base miss", "excess", "EV", "CE score", "L0",
+    "dead",
+)  # fmt: skip
+
+
+def _sae_row(found: TokenAbsorption) -> tuple[str, ...]:
+    summary, figures = found.absorption.summary(), found.figures
+    mark = "" if found.invalid is None else "*"
+    parents = {edge.parent: edge.parent_f1 for edge in found.absorption.edges
+               if found.classes[edge.parent].counts and edge.parent_f1 is not None}  # fmt: skip
+    return (
+        terminal.printable(found.sae) + mark,
+        f"{summary['edges_eligible']} of {summary['edges_total']}",
+        metric(statistics.fmean(parents.values()) if parents else None),
+        *(metric(summary.get(name)) for name in ("absorption_rate", "base_miss", "excess")),
+        *(metric(figures.get(name)) for name in ("explained_variance", "ce_score")),
+        metric(figures.get("l0"), ".1f"),
+        metric(figures.get("dead_features")),
+    )
+
+
 _CLASS_HEADER = (
     "class", "members", "frequency", "probe F1", "random: largest", "median", "feature", "verdict",
 )  # fmt: skip

@@ -40,6 +40,8 @@ def log(steps: int = 200) -> list[dict[str, Any]]:
             "memory_allocated": 4e8,
             "memory_reserved": 5e8,
             "pairs": step,
+            "pairs_overlapping": 0.4,
+            "pairs_features": 100 + step,
             "jaccard": 0.5,
         }
         for step in range(50, steps + 1, 50)

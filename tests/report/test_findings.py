@@ -53,6 +53,23 @@ def test_a_reduction_beside_its_cost(tmp_path: Path) -> None:
     assert cells(tmp_path, "none")["reduction in excess"] == ("–", "")
 
 
+@pytest.mark.parametrize(
+    ("share", "end"), [(0.43, "threshold."), (0.004, "nothing to push apart.")]
+)
+def test_what_the_pairs_reached_is_said_where_it_is_known(
+    tmp_path: Path, share: float, end: str
+) -> None:
+    arm_folders(tmp_path, "none")
+    reached = {"pairs_overlapping": share, "pairs_features": 1409, "living_features": 3900}
+    arm_folders(tmp_path, "coactivation", BETTER | reached)
+    (comparison,) = collect([tmp_path])
+    *_, reach, last = findings(comparison, compare(comparison))
+    assert reach.startswith("At the end the pairs of coactivation lay among 1,409 of 3,900 living")
+    assert f"{share:.0%}".replace("%", "\N{NO-BREAK SPACE}% of them overlapped") in reach
+    assert reach.endswith(end)
+    assert "something to cure" in last
+
+
 def test_one_seed_has_no_interval_and_says_so(tmp_path: Path) -> None:
     arm_folders(tmp_path, "none", seeds=(100,))
     arm_folders(tmp_path, "coactivation", BETTER, seeds=(100,))

@@ -105,7 +105,9 @@ def test_the_drawings_lie_beside_it_as_png_and_svg(page: Path) -> None:
     files = sorted((page.parent / "plots").iterdir())
     pngs = [file for file in files if file.suffix == ".png"]
     assert [file.stem for file in files if file.suffix == ".svg"] == [f.stem for f in pngs]
-    assert {"memory_usage", "training_loss", "final_excess"} <= {file.stem for file in pngs}
+    assert {"memory_usage", "training_loss", "training_pairs_features", "final_excess"} <= {
+        file.stem for file in pngs
+    }
     for file in files:
         if file.suffix == ".svg":
             root = ElementTree.fromstring(file.read_bytes())

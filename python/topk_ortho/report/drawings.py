@@ -14,7 +14,7 @@ from topk_ortho.report.charts import Bar, Look, Series
 from topk_ortho.report.compare import Row, readable
 from topk_ortho.report.reading import Run
 from topk_ortho.report.typeset import number, signed, significant
-from topk_ortho.report.words import CURVES, HELD_OUT, LABELS
+from topk_ortho.report.words import CURVES, HELD_OUT, LABELS, OF_PAIRS
 
 MEGABYTE = 1e6  # bytes
 MOST_CURVES = 12
@@ -232,10 +232,10 @@ def memory_kinds(*, on_gpu: bool) -> tuple[str, str]:
 
 
 def training(sketch: Sketch) -> list[Chart]:
-    """The losses over the steps."""
+    """The losses over the steps, and what the pairs reach."""
     drawn = []
     for key, (title, y) in CURVES.items():
-        arms = sketch.constrained if key == "orthogonality" else sketch.comparison.arms
+        arms = sketch.constrained if key in OF_PAIRS else sketch.comparison.arms
         series = sketch.curves(arms, key)
         if series:
             words = sketch.words(f"training_{key}", title, f"At the end: {_ends(series)}", y=y)

@@ -1,4 +1,4 @@
-"""The findings in three plain sentences that claim no more than the metrics show."""
+"""The findings in a few plain sentences that claim no more than the metrics show."""
 
 from __future__ import annotations
 
@@ -21,13 +21,19 @@ HARDLY_ANY_EXCESS = 0.02
 """Below this much excess in `none` there is nothing to cure; at L0 12 of the planted data, where
 the constraint has next to nothing to remove, it is about .01 (docs/method.md 7)."""
 
+IDLE = 0.01
+"""Share of the pairs that overlap, below which the constraint does next to nothing."""
+
+_REACH = ("pairs_overlapping", "pairs_features", "living_features")
 _COSTS = ("mcc", "f1_child", "explained_variance")
 
 
 def findings(comparison: Comparison, rows: Sequence[Row]) -> list[str]:
-    """Reduction beside its cost; whether anything was detectable; when not to use it."""
+    """Reduction beside its cost; whether anything was detectable; what the pairs reached, where
+    it is known; when not to use it."""
     row, picked = _subject(rows)
-    return [_reduction(row, picked=picked), _detectable(rows), _when_not(comparison, row)]
+    said = [_reduction(row, picked=picked), _detectable(rows)]
+    return [*said, *_reach(row), _when_not(comparison, row)]
 
 
 def _subject(rows: Sequence[Row]) -> tuple[Row | None, bool]:
@@ -43,6 +49,22 @@ def _subject(rows: Sequence[Row]) -> tuple[Row | None, bool]:
     if known:
         return min(known, key=lambda row: row.excess.mean if row.excess else 0.0), True
     return (constrained[0], False) if constrained else (None, False)
+
+
+def _reach(row: Row | None) -> list[str]:
+    """What the pairs of the arm reached at the end, as a mean over its runs."""
+    runs = [] if row is None else row.arm.finished
+    known = [tuple(statistics.finite(run.result.get(key)) for key in _REACH) for run in runs]
+    there = [(share, of, living) for share, of, living in known
+             if share is not None and of is not None and living]  # fmt: skip
+    if row is None or not there:
+        return []
+    share, of, living = (sum(column) / len(there) for column in zip(*there, strict=True))
+    return [
+        f"At the end the pairs of {row.arm.name} lay among {of:,.0f} of {living:,.0f} living "
+        f"features, and {percent(share)} of them overlapped by more than their threshold"
+        + ("; there was next to nothing to push apart." if share < IDLE else ".")
+    ]
 
 
 def _reduction(row: Row | None, *, picked: bool) -> str:

@@ -105,16 +105,14 @@ def measure(
     allow_pickle: bool = False,
     allow_mismatch: bool = False,
 ) -> Iterator[TokenAbsorption]:
-    """Yields the absorption of each SAE between classes of tokens; the language model and the
-    probes run once for all of them.
+    """Yields the absorption of each SAE; the language model and the probes run once for all.
 
     Args:
         saes: run folders, or folders with an SAE, of one hook point.
         model, loading: name or folder, and arguments of `LanguageModel.load`, such as `dtype`.
         text, hook: text files, and the hook point that the SAEs were trained on.
         classes: TOML or JSON file of classes and edges.
-        context: tokens per context, BOS included.
-        tokens: of the text, half to fit probes and match features, half to measure.
+        context, tokens: tokens of a context, BOS included, and of the text, half to fit and match.
         draws, seed: number of random classes that each class has to beat, and their seed.
         match: score by which a feature is matched to each class.
         device: where model, SAEs and probes run.
@@ -124,22 +122,16 @@ def measure(
         ConfigError: a file, model or SAE that cannot be used.
     """
     where = choose_device(device)
-    opened = [
-        _module(sae, formats.read(sae, allow_pickle=allow_pickle), model, hook, allow_mismatch)
-        for sae in saes
-    ]
+    refused = {"pickle": not allow_pickle, "mismatch": not allow_mismatch}
+    opened = [_module(path, model, hook, refused=refused).to(where) for path in saes]
     how = {"device": where, "hooks": [hook], **(loading or {})}
     lm, halves = _read(model, text, context=context, tokens=tokens, how=how)
     known = read_classes(classes, lm.tokenizer, d_vocab=lm.d_vocab)
     seen: _Seen | None = None
-    for path, module in zip(saes, opened, strict=True):
-        sae = module.to(where)
+    for path, sae in zip(saes, opened, strict=True):
         left_out = left_out_by(path, lm)
         if seen is None or seen.left_out != left_out:
-            x, kept = _rows(lm, halves, hook, sae, left_out=left_out)
-            probed = ProbedText(halves, lm.bos, LinearProbe(x["train"], x["eval"]), kept)
-            labels = {half: _labels(known, probed, half) for half in HALVES}
-            seen = _Seen(left_out, x, kept, labels, _judged(known, probed, draws=draws, seed=seed))
+            seen = _seen(lm, halves, hook, sae, left_out, known, draws=draws, seed=seed)
         matching = _match(sae, seen.x["train"], seen.labels["train"], score=match)
         measured, figures = _count(sae, seen, known, matching)
         figures |= _behaviour(lm, halves["eval"], seen.kept["eval"], hook, sae)
@@ -170,6 +162,24 @@ class _Seen:
     judged: tuple[ClassVerdict, ...]
 
 
+def _seen(
+    model: LanguageModel,
+    halves: dict[Split, Tensor],
+    hook: str,
+    sae: SAE,
+    left_out: LeftOut,
+    classes: TokenClasses,
+    *,
+    draws: int,
+    seed: int,
+) -> _Seen:
+    x, kept = _rows(model, halves, hook, sae, left_out=left_out)
+    probed = ProbedText(halves, model.bos, LinearProbe(x["train"], x["eval"]), kept)
+    labels = {half: _labels(classes, probed, half) for half in HALVES}
+    judged = _judged(classes, probed, draws=draws, seed=seed)
+    return _Seen(left_out, x, kept, labels, judged)
+
+
 def _judged(
     classes: TokenClasses, text: ProbedText, *, draws: int, seed: int
 ) -> tuple[ClassVerdict, ...]:
@@ -177,12 +187,13 @@ def _judged(
     return tuple(tqdm(verdicts, total=len(classes.names), desc="probes", disable=None))
 
 
-def _module(sae: Path, stored: formats.StoredSAE, model: str, hook: str, insist: bool) -> SAE:
+def _module(sae: Path, model: str, hook: str, *, refused: Mapping[str, bool]) -> SAE:
     """Returns a stored SAE, unless it is of another model, hook point or kind of activations.
 
     Raises:
-        ConfigError: it is such an SAE; a warning with `allow_mismatch`.
+        ConfigError: it is such an SAE; a warning where a mismatch is not refused.
     """
+    stored, insist = formats.read(sae, allow_pickle=not refused["pickle"]), not refused["mismatch"]
     stored.check_no_transcoder(sae, command="topk-ortho absorption")
     named = {"model": stored.model, "hook": stored.hook}
     check_origin(sae=sae, named=named, given={"model": model, "hook": hook}, insist=insist)

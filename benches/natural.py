@@ -78,6 +78,7 @@ def labelled(o: argparse.Namespace, runs: Sequence[Mapping[str, Any]], text: Pat
                 "absorption", *saes, "--model", o.model, "--hook", o.hook, "--text", text,
                 "--tokens", o.eval_tokens, "--context", o.context, "--out", out,
                 "--classes", HERE / "classes" / f"{classes}.toml",
+                *([] if classes == CLASSES[0] else ["--eval-contexts", 0]),  # once is enough
             )  # fmt: skip
             record = json.loads(out.read_text())
         for run, one in zip(runs, record["saes"], strict=True):
@@ -103,16 +104,15 @@ def of_classes(record: Mapping[str, Any]) -> dict[str, float | None]:
     }
 
 
-def saebench(o: argparse.Namespace, runs: Sequence[dict[str, Any]], text: Path) -> None:
+def saebench(o: argparse.Namespace, runs: Sequence[dict[str, Any]]) -> None:
     """Adds SAEBench's own absorption to every run."""
     for run in runs:
         out = o.out / "saebench" / f"{run['folder'].name}.json"
         out.parent.mkdir(exist_ok=True)
         if not out.is_file():
             topk_ortho(
-                "evaluate", run["folder"], "--suite", "saebench", "--evals", "core,absorption",
-                "--core-batches", 2, 2, "--words", o.words, "--model", o.model, "--hook", o.hook,
-                "--text", text, "--context", o.context, "--out", out,
+                "evaluate", run["folder"], "--suite", "saebench", "--evals", "absorption",
+                "--words", o.words, "--model", o.model, "--hook", o.hook, "--out", out,
                 "--saebench-python", o.saebench_python, "--saebench-folder", out.parent / "work",
             )  # fmt: skip
         run["saebench"] = json.loads(out.read_text())
@@ -152,7 +152,7 @@ def main() -> None:
     runs = trained(o, activations)
     labelled(o, runs, texts["held-out"])
     if o.words:
-        saebench(o, runs, texts["held-out"])
+        saebench(o, runs)
     print("\n".join(printed(runs)))
     rows = [{**run, "folder": run["folder"].name} for run in runs]
     write(

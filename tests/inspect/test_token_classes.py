@@ -254,6 +254,20 @@ def test_the_command_prints_a_table_and_writes_the_same_as_json(tmp_path, capsys
         assert f"absorption: {NOT_MEASURABLE} (0 of 2 edges eligible)" in printed
 
 
+def test_without_contexts_there_is_no_ce_score(tmp_path, capsys):
+    sae = sae_folder(tmp_path / "sae", tiny_llama.D_MODEL, healthy=True)
+    assert (
+        cli.main([*command(tmp_path, sae, "--draws", "1"), "--eval-contexts", "4", "--json"]) == 0
+    )
+    assert json.loads(capsys.readouterr().out)["figures"]["ce_score"] > 0.99
+    assert (
+        cli.main([*command(tmp_path, sae, "--draws", "1"), "--eval-contexts", "0", "--json"]) == 0
+    )
+    found = json.loads(capsys.readouterr().out)
+    assert "ce_score" not in found["figures"]
+    assert found["invalid"] is None
+
+
 def test_absorption_of_an_unhealthy_sae_is_marked_invalid(tmp_path, capsys):
     sae = sae_folder(tmp_path / "an\nsae", tiny_llama.D_MODEL, healthy=False)
     assert cli.main([*command(tmp_path, sae, "--draws", "1"), "--json"]) == 0

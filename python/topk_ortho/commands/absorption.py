@@ -53,6 +53,9 @@ class Options:
     """Random classes that each class has to beat."""
     match: Literal["f1", "correlation"] = "f1"
     """Score by which a feature is matched to each class."""
+    eval_contexts: int | None = option(None, within=whole(0, 2**20))
+    """Contexts that the CE score is measured on; 128 unless given, and fewer of a large model on a
+    CPU. 0 for no CE score."""
     seed: int = option(0, within=SEED)
     """Seed of the random classes."""
     device: str = "auto"
@@ -102,6 +105,7 @@ def run(arguments: Sequence[str], *, prog: str) -> int:
         tokens=o.tokens,
         draws=o.draws,
         match=o.match,
+        eval_contexts=o.eval_contexts,
         seed=o.seed,
         device=o.device,
         allow_pickle=o.allow_pickle,

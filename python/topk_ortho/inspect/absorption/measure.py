@@ -99,6 +99,7 @@ def measure(
     tokens: int = 200_000,
     draws: int = 19,
     match: Score = "f1",
+    eval_contexts: int | None = None,
     seed: int = 0,
     device: str = "auto",
     loading: Mapping[str, str] | None = None,
@@ -114,7 +115,7 @@ def measure(
         classes: TOML or JSON file of classes and edges.
         context, tokens: tokens of a context, BOS included, and of the text, half to fit and match.
         draws, seed: number of random classes that each class has to beat, and their seed.
-        match: score by which a feature is matched to each class.
+        match, eval_contexts: score that matches features; contexts of the CE score, 0 for none.
         device: where model, SAEs and probes run.
         allow_pickle, allow_mismatch: open an SAE of dictionary_learning, of another model or hook.
 
@@ -122,8 +123,7 @@ def measure(
         ConfigError: a file, model or SAE that cannot be used.
     """
     where = choose_device(device)
-    refused = {"pickle": not allow_pickle, "mismatch": not allow_mismatch}
-    opened = [_module(path, model, hook, refused=refused).to(where) for path in saes]
+    opened = [_module(sae, model, hook, allow_pickle, allow_mismatch).to(where) for sae in saes]
     how = {"device": where, "hooks": [hook], **(loading or {})}
     lm, halves = _read(model, text, context=context, tokens=tokens, how=how)
     known = read_classes(classes, lm.tokenizer, d_vocab=lm.d_vocab)
@@ -134,7 +134,7 @@ def measure(
             seen = _seen(lm, halves, hook, sae, left_out, known, draws=draws, seed=seed)
         matching = _match(sae, seen.x["train"], seen.labels["train"], score=match)
         measured, figures = _count(sae, seen, known, matching)
-        figures |= _behaviour(lm, halves["eval"], seen.kept["eval"], hook, sae)
+        figures |= _behaviour(lm, halves["eval"], seen.kept["eval"], hook, sae, eval_contexts)
         yield TokenAbsorption(
             sae=str(path),
             model=model,
@@ -187,13 +187,13 @@ def _judged(
     return tuple(tqdm(verdicts, total=len(classes.names), desc="probes", disable=None))
 
 
-def _module(sae: Path, model: str, hook: str, *, refused: Mapping[str, bool]) -> SAE:
+def _module(sae: Path, model: str, hook: str, allow_pickle: bool, insist: bool) -> SAE:
     """Returns a stored SAE, unless it is of another model, hook point or kind of activations.
 
     Raises:
-        ConfigError: it is such an SAE; a warning where a mismatch is not refused.
+        ConfigError: it is such an SAE; a warning where a mismatch is insisted on.
     """
-    stored, insist = formats.read(sae, allow_pickle=not refused["pickle"]), not refused["mismatch"]
+    stored = formats.read(sae, allow_pickle=allow_pickle)
     stored.check_no_transcoder(sae, command="topk-ortho absorption")
     named = {"model": stored.model, "hook": stored.hook}
     check_origin(sae=sae, named=named, given={"model": model, "hook": hook}, insist=insist)
@@ -225,9 +225,11 @@ def _halves(contexts: Tensor, model: LanguageModel, text: str) -> dict[Split, Te
 
 
 def _behaviour(
-    model: LanguageModel, contexts: Tensor, kept: Tensor, hook: str, sae: SAE
+    model: LanguageModel, contexts: Tensor, kept: Tensor, hook: str, sae: SAE, asked: int | None
 ) -> dict[str, float | None]:
-    some = slice(behaviour_contexts(model, contexts.shape[1]))
+    if asked == 0:
+        return {}
+    some = slice(asked or behaviour_contexts(model, contexts.shape[1]))
     again = model.remembering
     return behaviour(again, contexts[some], hook, reconstructor(sae), kept=kept[some])
 

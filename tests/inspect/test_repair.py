@@ -84,7 +84,10 @@ def test_known_features_give_absorption_before_and_after(
 
 @pytest.mark.parametrize("names", [("parent", "child"), ("source", "target")])
 def test_the_edges_of_an_atlas_are_the_pairs(
-    names: tuple[str, str], here: Path, capsys: pytest.CaptureFixture[str]
+    names: tuple[str, str],
+    here: Path,
+    capsys: pytest.CaptureFixture[str],
+    recwarn: pytest.WarningsRecorder,
 ) -> None:
     formats.write(stored("topk"), "sae", layout="saelens")
     edges = [{names[0]: 5, names[1]: 2, "tier": "both"}, {names[0]: 5, names[1]: 7}]
@@ -96,6 +99,7 @@ def test_the_edges_of_an_atlas_are_the_pairs(
     assert config.coefficient() == PENALTY["penalty.coefficient"]
     assert json.loads(Path("r/result.json").read_text())["pairs_features"] == 3
     printed(command, capsys)  # the same command goes on with the same run
+    assert not [w for w in recwarn if "hardly anything is being selected" in str(w.message)]
 
 
 @pytest.mark.parametrize(

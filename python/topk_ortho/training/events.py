@@ -182,7 +182,8 @@ class StepMetrics:
         if self.state.config.pairs.track_memory:
             event["selection_temporaries"] = constraint.temporaries
             event["selection_held"] = sum(constraint.temporaries.values())
-        if selection.saturation > SATURATED and not self._warned:
+        chosen = selection.path != "list"  # a list is taken whole
+        if chosen and selection.saturation > SATURATED and not self._warned:
             self._warned = True
             warnings.warn(
                 f"{len(selection)} of {selection.positive} pairs with a positive score were taken, "

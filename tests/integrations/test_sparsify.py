@@ -52,6 +52,14 @@ def trainer(
     return built
 
 
+def test_processes_with_saes_of_their_own_choose_pairs_of_their_own(model: Any) -> None:
+    for own, scope in ((False, "global"), (True, "local")):
+        built = trainer(model, constrained=False)
+        built.cfg.distribute_modules = own
+        (penalty,) = attach(built, AT_ONCE).values()
+        assert penalty._processes.scope == scope
+
+
 def coder(given: Any) -> Any:
     (sae,) = given.saes.values()
     sae.W_dec.data.add_(0.1)

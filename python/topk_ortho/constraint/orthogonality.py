@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from topk_ortho.config import ConfigError
 from topk_ortho.config.penalty import coefficient, pair_weight
 from topk_ortho.constraint import schedules
 from topk_ortho.constraint.activity import PairWeights
+from topk_ortho.constraint.every_process import EveryProcess, Scope
 from topk_ortho.constraint.firing import Firing
 from topk_ortho.constraint.history import HistoryRecorder, PairHistory
 from topk_ortho.constraint.micro_batches import MicroBatches
@@ -30,7 +30,7 @@ from topk_ortho.constraint.settings import (
     history_capacity,
 )
 from topk_ortho.constraint.uncompiled import uncompiled
-from topk_ortho.constraint.variance import RunningVariance
+from topk_ortho.constraint.variance import RunningVariance, known
 from topk_ortho.sparse.codes import Codes
 
 RUNNING = ("rate", "silent", "threshold", "energy")
@@ -38,6 +38,11 @@ RUNNING = ("rate", "silent", "threshold", "energy")
 
 class Orthogonality:
     """Selector, penalty and history of one SAE.
+
+    Args:
+        config: the settings.
+        process_group, scope: whose rows a call in one line counts: `global`, all processes of the
+            group (the default group unless given; one process where there is none), or `local`.
 
     Attributes:
         config: the settings, checked.
@@ -59,7 +64,13 @@ class Orthogonality:
         ConfigError: a setting is out of range, or the criterion needs more than the loop has.
     """
 
-    def __init__(self, config: OrthogonalityConfig | None = None):
+    def __init__(
+        self,
+        config: OrthogonalityConfig | None = None,
+        *,
+        process_group: Any = None,
+        scope: Scope = "global",
+    ):
         self.config = config = checked(config or OrthogonalityConfig())
         pairs, penalty = config.pairs, config.penalty
         self.selector = PairSelector(
@@ -95,6 +106,7 @@ class Orthogonality:
         self._measured = RunningVariance()
         self._idle = Idle()
         self._micro_batches = MicroBatches(config.micro_batches)
+        self._processes = EveryProcess(scope, process_group)
 
     def __repr__(self) -> str:
         count, own = len(self.selection or ()), coefficient(self.config.pairs, self.config.penalty)
@@ -142,7 +154,7 @@ class Orthogonality:
             return W_dec.new_zeros(())
         factor = None
         if not self.pair_weights.alike:  # a GPU's pairs are not at hand yet
-            unit = math.sqrt(self._known_variance()) if self._in_variances else 1.0
+            unit = math.sqrt(known(self.variance)) if self._in_variances else 1.0
             factor = self.pair_weights.factors(active, pairs.i, pairs.j, unit=unit)
         self.factor = factor if factor is None else factor.detach()
         return self._penalty(pairs, W_dec, firing_rate, self.weight_at(step), factor)
@@ -189,7 +201,7 @@ class Orthogonality:
         own = coefficient(c.pairs, c.penalty)
         if not self._in_variances:
             return own * c.micro_batches
-        return own * c.error_weight * c.micro_batches * self._known_variance()
+        return own * c.error_weight * c.micro_batches * known(self.variance)
 
     def weight_at(self, step: int) -> float:
         """Returns the penalty's coefficient on a step that has one."""
@@ -224,13 +236,16 @@ class Orthogonality:
         if not torch.is_grad_enabled():
             return self._without_gradient(rows, step)
         if self._in_variances and self.config.variance is None and target is not None:
-            self._measured.update(target.detach().flatten(0, -2))
-        codes = self._micro_batches.gather(piece, step)
-        if codes is None:
+            self._measured.update(target.detach().flatten(0, -2), self._processes.world)
+        own = self._micro_batches.gather(piece, step)
+        if own is None:
             return rows.new_zeros(())
+        whole = self.selects(step)
+        alike = self.pair_weights.alike
+        codes, counts, batch = self._processes.batch(own, rows, step=step, whole=whole, alike=alike)
         if self.firing is None:
             self.firing = Firing.zeros(codes.d_sae, codes.device)
-        self.firing.update(codes.counts(), batch=codes.batch)
+        self.firing.update(counts, batch=batch)
         if not self.config.unit_codes:
             codes = codes_of_unit_rows(codes, rows)
         inputs = {"W_dec": rows.detach()} if self.required_inputs(step) else {}
@@ -335,15 +350,6 @@ class Orthogonality:
     @property
     def _in_variances(self) -> bool:
         return self.config.penalty.units == "variance"
-
-    def _known_variance(self) -> float:
-        if self.variance is None:
-            raise ConfigError(
-                "the penalty's coefficient is in units of the data's variance, but no variance was "
-                "given or seen; pass target=x with every call, or give "
-                'OrthogonalityConfig(variance=...), or PenaltyConfig(units="absolute").'
-            )
-        return self.variance
 
     def _penalty(
         self,

@@ -24,13 +24,15 @@ def decoder_rows(W_dec: Tensor, d_sae: int, orientation: Orientation) -> Tensor:
     """Returns `[d_sae, d_out]`, contiguous; gradients go to `W_dec`.
 
     Args:
-        W_dec: `[d_sae, d_out]` or `[d_out, d_sae]`.
+        W_dec: `[d_sae, d_out]` or `[d_out, d_sae]`; of a DTensor all rows are gathered.
         d_sae: the number of features in the codes.
         orientation: `auto` goes by the shape, which must not be square.
 
     Raises:
         ConfigError: the shape fits neither or both, or not what `orientation` says.
     """
+    if hasattr(W_dec, "full_tensor"):  # a DTensor, as FSDP and tensor parallelism keep it
+        W_dec = W_dec.full_tensor()
     shape = list(W_dec.shape)
     fits = {"rows": shape[:1] == [d_sae], "columns": shape[1:] == [d_sae]}
     if W_dec.dim() != 2 or not any(fits.values()):

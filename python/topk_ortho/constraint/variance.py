@@ -7,7 +7,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from topk_ortho.config import ConfigError
+from topk_ortho.distributed.world import ALONE, World
+
 ESTIMATION_ROWS = 32_768  # as many as a run's own scale and variance are measured on
+
+
+def known(variance: float | None) -> float:
+    """Returns a variance that is known.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if variance is None:
+        raise ConfigError(
+            "the penalty's coefficient is in units of the data's variance, but no variance was "
+            "given or seen; pass target=x with every call, or give "
+            'OrthogonalityConfig(variance=...), or PenaltyConfig(units="absolute").'
+        )
+    return variance
 
 
 class RunningVariance:
@@ -40,16 +58,20 @@ class RunningVariance:
         return float(squares / self.rows - mean.pow(2).sum())
 
     @torch.no_grad()
-    def update(self, x: Tensor) -> None:
-        """Take in `x` `[batch, d]`.
+    def update(self, x: Tensor, world: World = ALONE) -> None:
+        """Take in `x` `[batch, d]`, and the rows of the other processes.
 
         Raises:
             ValueError: a number that is not finite; nothing of the batch is taken in.
         """
-        if self.rows >= ESTIMATION_ROWS or not len(x):
+        if self.rows >= ESTIMATION_ROWS or not (len(x) or world.shared):
             return
-        x = x.double()
+        x, rows = x.double(), len(x)
         total, squares = x.sum(0), x.pow(2).sum()
+        if world.shared:
+            own = torch.cat([total, squares[None], squares.new_tensor([float(rows)])])
+            sums = world.add_up_(own, "the variance of the other processes")
+            total, squares, rows = sums[:-2], sums[-2], int(sums[-1])
         if not bool(squares.isfinite()):
             raise ValueError(
                 "target has a number that is not finite, or too large to be squared, but the "
@@ -57,5 +79,5 @@ class RunningVariance:
             )
         self._sum = total if self._sum is None else self._sum + total
         self._squares = squares if self._squares is None else self._squares + squares
-        self.rows += len(x)
+        self.rows += rows
         self.value = self._total(self._sum, self._squares)

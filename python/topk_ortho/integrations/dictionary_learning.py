@@ -13,13 +13,20 @@ import torch
 from torch import Tensor
 
 from topk_ortho.config import ConfigError
+from topk_ortho.constraint.every_process import Scope
 from topk_ortho.constraint.orthogonality import Orthogonality
 from topk_ortho.constraint.settings import OrthogonalityConfig, decided_by
 from topk_ortho.integrations.watch import watching
 from topk_ortho.sparse.codes import Codes
 
 
-def with_orthogonality(trainer: Any, config: OrthogonalityConfig | None = None) -> type:
+def with_orthogonality(
+    trainer: Any,
+    config: OrthogonalityConfig | None = None,
+    *,
+    process_group: Any = None,
+    scope: Scope = "global",
+) -> type:
     """Returns a subclass of `trainer` whose loss includes the penalty.
 
     Its log is unchanged but for `orthogonality_loss`, which is added; its `config` names
@@ -27,7 +34,7 @@ def with_orthogonality(trainer: Any, config: OrthogonalityConfig | None = None) 
 
     Args:
         trainer: a trainer class of dictionary_learning, such as `TopKTrainer`.
-        config: the settings.
+        config, process_group, scope: of `Orthogonality`.
 
     Raises:
         ConfigError: not a class with `loss` and `update`.
@@ -41,12 +48,12 @@ def with_orthogonality(trainer: Any, config: OrthogonalityConfig | None = None) 
             f"{trainer!r} was given, but a trainer class of dictionary_learning, with `loss` and "
             "`update`, was expected; pass the class itself, such as TopKTrainer."
         )
-    given = config or OrthogonalityConfig()
 
     class Constrained(trainer):
         def __init__(self, *arguments: Any, **named: Any):
             super().__init__(*arguments, **named)
-            self.orthogonality = Orthogonality(_settings(self, given))
+            settings = _settings(self, config or OrthogonalityConfig())
+            self.orthogonality = Orthogonality(settings, process_group=process_group, scope=scope)
             self.orthogonality_loss: Tensor | float = 0.0
             self.logging_parameters.append("orthogonality_loss")
 

@@ -9,18 +9,26 @@ from __future__ import annotations
 from typing import Any
 
 from topk_ortho.config import ConfigError
+from topk_ortho.constraint.every_process import Scope
 from topk_ortho.constraint.orthogonality import Orthogonality
 from topk_ortho.constraint.settings import OrthogonalityConfig, decided_by
 
 LOSS_NAME = "orthogonality_loss"
 
 
-def attach(sae: Any, config: OrthogonalityConfig | None = None) -> Orthogonality:
+def attach(
+    sae: Any,
+    config: OrthogonalityConfig | None = None,
+    *,
+    process_group: Any = None,
+    scope: Scope = "global",
+) -> Orthogonality:
     """Add the penalty to the losses of `sae`, as `losses["orthogonality_loss"]`.
 
     Args:
         sae: any `TrainingSAE` that decodes non-negative codes with `W_dec` `[d_sae, d_in]`.
         config: the settings; SAELens does not pass the number of steps, so `steps` should be given.
+        process_group, scope: of `Orthogonality`, for a loop in several processes.
 
     Returns:
         The penalty, also at `sae.orthogonality`: selection, firing rates, history.
@@ -43,7 +51,11 @@ def attach(sae: Any, config: OrthogonalityConfig | None = None) -> Orthogonality
         raise ConfigError(
             "an SAE was given that has the constraint already; attach it once, before training."
         )
-    orthogonality = Orthogonality(_settings(sae.cfg, config or OrthogonalityConfig()))
+    orthogonality = Orthogonality(
+        _settings(sae.cfg, config or OrthogonalityConfig()),
+        process_group=process_group,
+        scope=scope,
+    )
     without = sae.training_forward_pass
 
     def training_forward_pass(step_input: Any) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 
 from topk_ortho.config import ConfigError
 from topk_ortho.config.penalty import pair_weight
+from topk_ortho.constraint.every_process import Scope
 from topk_ortho.constraint.orthogonality import Orthogonality
 from topk_ortho.constraint.settings import OrthogonalityConfig, decided_by
 from topk_ortho.integrations.watch import watching
@@ -21,7 +22,8 @@ from topk_ortho.sparse.codes import Codes
 def attach(trainer: Any, config: OrthogonalityConfig | None = None) -> dict[str, Orthogonality]:
     """Add the penalty to the loss of every SAE of a trainer, before its `fit`.
 
-    Steps, gradient accumulation and micro-batches are the trainer's own.
+    Steps, gradient accumulation and micro-batches are the trainer's own. In several processes pairs
+    are those of all rows, except with `distribute_modules`, where each process has SAEs of its own.
 
     Args:
         trainer: a `sparsify.Trainer`, with `loss_fn="fvu"`.
@@ -58,7 +60,8 @@ def attach(trainer: Any, config: OrthogonalityConfig | None = None) -> dict[str,
 
 def _attach(sae: Any, trainer: Any, config: OrthogonalityConfig) -> Orthogonality:
     cfg = trainer.cfg
-    orthogonality = Orthogonality(_settings(trainer, config))
+    scope: Scope = "local" if getattr(cfg, "distribute_modules", False) else "global"
+    orthogonality = Orthogonality(_settings(trainer, config), scope=scope)
     without = sae.forward
 
     def forward(*arguments: Any, **named: Any) -> Any:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
@@ -41,21 +43,55 @@ def call(command: list[str], cwd: Path, *, minutes: int = 5) -> str:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The wheel and the sdist of `make dist`."""
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What `make wheels` builds, by architecture."""
+    out = tmp_path_factory.mktemp("wheels")
+    call(["make", "wheels", f"DIST={out}"], ROOT, minutes=30)
+    return {path.stem.rpartition("2_17_")[2]: path for path in out.glob("*.whl")}
+
+
+MACHINES = {"x86_64": 62, "aarch64": 183}  # e_machine of an ELF file
+
+
+def test_a_wheel_is_of_its_architecture_and_of_every_python(wheels: dict[str, Path]) -> None:
+    assert set(wheels) == set(MACHINES)
+    for architecture, path in wheels.items():
+        assert f"cp311-abi3-manylinux2014_{architecture}.manylinux_2_17_" in path.name
+        with ZipFile(path) as wheel:
+            names = set(wheel.namelist())
+            core = wheel.read("topk_ortho/_core.abi3.so")
+        assert int.from_bytes(core[18:20], "little") == MACHINES[architecture]
+        assert {
+            "topk_ortho/py.typed",
+            "topk_ortho/_core.pyi",
+            "topk_ortho/report/page.css",
+        } <= names
+        assert not [name for name in names if name.startswith(("tests/", "benches/"))]
+
+
+@pytest.fixture(scope="module")
+def built(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> dict[str, Path]:
+    """The wheel and the sdist of `make dist`, and the wheel of `make wheels` for this machine."""
     for program in ("make", "cargo"):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed, so nothing can be built")
     out = tmp_path_factory.mktemp("dist")
-    here = Path(sys.prefix)
+    prefix = Path(sys.prefix)
     # The environment of the tests, as it is, in place of .venv.
-    make = ["make", "dist", f"DIST={out}", f"VENV={here}", "-o", str(here / ".dependencies")]
+    make = ["make", "dist", f"DIST={out}", f"VENV={prefix}", "-o", str(prefix / ".dependencies")]
     call(make, ROOT, minutes=30)
     (wheel,), (sdist,) = out.glob("*.whl"), out.glob("*.tar.gz")
-    return {"wheel": wheel, "sdist": sdist}
+    return {"wheel": wheel, "sdist": sdist, "manylinux": request.getfixturevalue("wheels")[here()]}
 
 
-@pytest.fixture(scope="module", params=["wheel", "sdist"])
+def here() -> str:
+    """This machine's architecture."""
+    return platform.machine()
+
+
+@pytest.fixture(scope="module", params=["wheel", "sdist", "manylinux"])
 def python(request, built: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The interpreter of an empty environment with the package from one of the two files."""
     folder = tmp_path_factory.mktemp(request.param)

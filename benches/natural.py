@@ -29,6 +29,13 @@ CLASSES = ("first-letters", "meanings")
 COMMAND = [sys.executable, "-m", "topk_ortho.cli"]
 WITH = ("c2r", "matryoshka+constraint")
 WITHOUT = ("rate-matched-random",)
+SAEBENCH = (
+    "mean_absorption_fraction_score", "mean_full_absorption_score", "mean_num_split_features",
+    "num_letters",
+)  # fmt: skip
+FOUND = 0.5
+"""Share of its tokens without a listed child on which a parent's feature fires, from which the
+parent counts as found: where it fires on few of them, there is nothing to absorb."""
 
 
 def topk_ortho(*arguments: object) -> None:
@@ -94,8 +101,12 @@ def of_classes(record: Mapping[str, Any]) -> dict[str, float | None]:
     f1 = {e["parent"]: e["parent_f1"] for e in record["absorption"]["edges"]
           if e["parent"] in counted and e["parent_f1"] is not None}  # fmt: skip
     figures = record["figures"]
+    found = [e for e in record["absorption"]["edges"] if e["eligible"]
+             and e["excess"] is not None and e["recall_without_child"] >= FOUND]  # fmt: skip
     return {
         **{name: summary[name] for name in ("absorption_rate", "base_miss", "excess")},
+        "found": len({e["parent"] for e in found}),
+        "excess_of_found": sum(e["excess"] for e in found) / len(found) if found else None,
         "parent_f1": sum(f1.values()) / len(f1) if f1 else None,
         "ce_score": figures.get("ce_score"),
         "explained_variance": figures["explained_variance"],
@@ -115,7 +126,8 @@ def saebench(o: argparse.Namespace, runs: Sequence[dict[str, Any]]) -> None:
                 "--words", o.words, "--model", o.model, "--hook", o.hook, "--out", out,
                 "--saebench-python", o.saebench_python, "--saebench-folder", out.parent / "work",
             )  # fmt: skip
-        run["saebench"] = json.loads(out.read_text())
+        figures = json.loads(out.read_text())["evals"]["absorption"]["figures"]
+        run["saebench"] = {name: figures[name] for name in SAEBENCH}
 
 
 def main() -> None:
@@ -164,11 +176,11 @@ def printed(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     """The tables."""
     quality = ("explained_variance", "ce_score", "l0", "dead_features")
     lines = table(runs, CLASSES[0], quality)
+    names = ("parent_f1", "absorption_rate", "base_miss", "excess", "found", "excess_of_found")
     for classes in CLASSES:
-        lines += [
-            "",
-            *table(runs, classes, ("parent_f1", "absorption_rate", "base_miss", "excess")),
-        ]
+        lines += ["", *table(runs, classes, names)]
+    if "saebench" in runs[0]:
+        lines += ["", *table(runs, "saebench", SAEBENCH)]
     return lines
 
 

@@ -67,7 +67,7 @@ def tiny_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def skeleton(path: Path) -> Path:
     names = ("one", results.TOPK, "crowding")
-    marks = [f"{results.BEGIN.format(n)}\nold\n{results.END.format(n)}" for n in names]
+    marks = [f"{results.BEGIN.format(n)}\nof yesterday\n{results.END.format(n)}" for n in names]
     path.write_text("# Mine\n\n" + "\n\nby hand\n\n".join(marks) + "\nthe end\n")
     return path
 
@@ -82,7 +82,7 @@ def test_parts_share_runs_and_write_what_stands_between_the_marks(
     assert results.run_results(Material("", ()), out=out, jobs=1, page=page, only=ABLATIONS) == 0
     assert len(in_process) == len(set(in_process)) == 6, "none and default are computed once"
     text = page.read_text()
-    assert text.startswith("# Mine") and text.endswith("the end\n") and "old" not in text
+    assert text.startswith("# Mine") and text.endswith("the end\n") and "yesterday" not in text
     assert text.count("by hand") == 2 and text.count("Means over seeds 400, 401:") == 2
     assert "| rate-matched-random |" in text and "| oracle |" in text
     before = text

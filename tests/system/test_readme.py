@@ -47,10 +47,23 @@ def test_the_table_has_the_figures_of_the_page_of_results() -> None:
     section = section[: section.index("Intervals are")]
     there = {number for line in section.splitlines() for number in re.findall(r"\.\d{3,}", line)}
     rounded = there | {f"{float(number):.3f}".lstrip("0") for number in there}
-    table = README[README.index("## Does it work?") : README.index("That truth is planted")]
+    table = README[README.index("## Does it work?") : README.index("The intervals of absorption")]
     shown = re.findall(r"\.\d{3}", table)
     assert len(shown) == 25
     assert set(shown) <= rounded
+
+
+def test_what_is_said_of_natural_features_has_the_figures_of_the_page_of_results() -> None:
+    results = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    section = results[results.index("## Natural features of SmolLM2-135M") :]
+    section = section[: section.index("\n## ")]
+    there = [float(number) for number in re.findall(r"\.\d{2,}", section)]
+    said = README[README.index("**On the model's own features**") : README.index("More arms:")]
+    shown = re.findall(r"\.\d{2,}", said.replace("results.md", ""))
+    assert len(shown) == 7
+    for number in shown:
+        digits = len(number) - 1
+        assert any(f"{found:.{digits}f}".lstrip("0") == number for found in there), number
 
 
 @pytest.mark.parametrize("page", [README, LIBRARY], ids=["README", "library"])

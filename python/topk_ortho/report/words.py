@@ -72,7 +72,7 @@ CURVES = {
     "l1": ("Sparsity", "L1 of the activations"),
     "loss": ("Total loss", "what the optimiser sees"),
     "orthogonality": ("Orthogonality loss", "without its coefficient"),
-    "pairs_overlapping": ("Pairs that overlap", "share of them above their threshold τ"),
+    "pairs_overlapping": ("Pairs that overlap", "share above τ"),
     "pairs_features": ("Features that the pairs reach", "features"),
 }
 """Title and axis of what is drawn over the training steps."""

@@ -33,7 +33,8 @@ COLUMNS = {
     "cells": I64, "bits": I32, "r": I32, "j": I32, "n_taken": I32, "n_ties": I32,
     "i": I32, "score": F32, "rate": F32, "pair": I32, "parent": I32, "pair_out": I32,
     "parent_out": I32, "W": F32, "tau": F32, "weight": F32, "out": F32, "loss": F32,
-    "sel_bits": I32, "sel_i": I32, "sel_j": I32, "tie_bits": I32, "tie_i": I32, "tie_j": I32,
+    "row_of": I32, "sel_bits": I32, "sel_i": I32, "sel_j": I32, "tie_bits": I32, "tie_i": I32,
+    "tie_j": I32,
 }  # fmt: skip
 """Types of the pointers by the name of the argument; all others are 32-bit integers."""
 
@@ -60,7 +61,9 @@ def variants() -> Iterator[Variant]:
     yield penalty.order_groups, {"B": 32}, 1, {"counts": I32}
     for width, rows, warps in ((1024, 8, 4), (4096, 2, 8), (8192, 1, 8)):
         tile = {"D": width, "ROWS": rows, "BOTH": False, "COSINE": False}
-        yield penalty.pair_penalty, tile, warps, {"counts": I32}
+        for cut in (False, True):
+            yield penalty.pair_penalty, {**tile, "CUT": cut}, warps, {"counts": I32}
+        yield penalty.add_parts, {"D": width}, warps, {"counts": I32}
 
 
 def compiled(variant: Variant, capability: int) -> dict[str, Any]:

@@ -9,6 +9,8 @@ import torch
 
 from tests.cuda.pretend import Pretend, pretend, waits
 from topk_ortho import OrthogonalityPenalty
+from topk_ortho.constraint.penalty import grouped
+from topk_ortho.constraint.penalty.grouped import GroupsOfBoth
 from topk_ortho.constraint.penalty.orthogonality import TAUS
 from topk_ortho.constraint.slots import Slots
 
@@ -59,6 +61,7 @@ def compare(tau: float | str, W: torch.Tensor, launched, empty: int = 7, **optio
     )
     cost.backward()
     assert isinstance(cost, Pretend) and launched["pair_penalty"]
+    assert bool(launched["add_parts"]) == (options.get("gradient") == "symmetric")
     assert sum(waits.values()) == (tau == "stability")  # foreign pairs are checked
     torch.testing.assert_close(cost.cpu(), expected)
     torch.testing.assert_close(there.grad.cpu(), here.grad, rtol=1e-5, atol=1e-6)
@@ -71,6 +74,43 @@ def test_a_penalty_in_groups_is_that_in_torch(tau: str, kernels, gpu: torch.devi
 
 def test_both_signs_count(kernels, gpu: torch.device) -> None:
     compare(0.05, rows(), kernels, sign="both")
+
+
+@pytest.mark.parametrize("tau", ["mean-std", "strength", "stability"])
+@pytest.mark.parametrize("cut", [2, 3, 256])
+def test_both_rows_move_in_groups_of_any_cut(
+    cut: int, tau: str, kernels, gpu: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grouped, "CUT", cut)
+    compare(tau, rows(), kernels, gradient="symmetric", sign="both", normalize_by="k")
+
+
+def test_a_hub_is_cut_into_parts_that_hold_each_of_its_pairs_once(
+    kernels, gpu: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grouped, "CUT", 4)
+    i, j = torch.zeros(13, dtype=torch.int32), torch.arange(1, 14, dtype=torch.int32)
+    score = torch.ones(13)
+    score[5] = 0
+    groups = GroupsOfBoth(i, j, score, D_SAE)
+    hub = groups.row_of == 0
+    begin = groups.end - groups.counts
+    held = [groups.parent[a:b] for a, b in zip(begin[hub], groups.end[hub], strict=True)]
+    assert [len(part) for part in held if len(part)] == [4, 4, 4]
+    assert torch.cat(held).tolist() == [other for other in range(1, 14) if other != 6]
+    assert int(groups.counts.sum()) == 2 * 12
+
+
+def test_slots_in_another_order_change_no_bit(kernels, gpu: torch.device) -> None:
+    given, found = chosen(empty=0).slots, []
+    for order in (torch.arange(K), torch.arange(K - 1, -1, -1)):
+        slots = Slots(*(pretend(part[order]) for part in vars(given).values()))
+        W = torch.nn.Parameter(pretend(rows()))
+        penalty = OrthogonalityPenalty(0.05, gradient="symmetric")
+        cost = penalty(W, SimpleNamespace(slots=slots))
+        cost.backward()
+        found.append((cost.detach().cpu(), W.grad.cpu()))
+    assert torch.equal(found[0][1], found[1][1]) and torch.equal(found[0][0], found[1][0])
 
 
 @pytest.mark.parametrize("scale", [1e-25, 1e25])
@@ -97,11 +137,10 @@ def test_a_row_that_is_not_finite_is_not_hidden(kernels, gpu: torch.device) -> N
     assert cost.isnan().cpu()
 
 
-def test_no_kernel_takes_other_dtypes_or_both_rows(kernels, gpu: torch.device) -> None:
+def test_no_kernel_takes_other_dtypes(kernels, gpu: torch.device) -> None:
     given = chosen(empty=0)
     slots = SimpleNamespace(slots=Slots(*map(pretend, vars(given.slots).values())))
     rate = pretend(RATE)
-    OrthogonalityPenalty(0.05, gradient="symmetric")(torch.nn.Parameter(pretend(rows())), slots)
     OrthogonalityPenalty(0.05)(
         torch.nn.Parameter(pretend(rows().double())), slots, firing_rate=rate
     )

@@ -15,6 +15,7 @@ WIDEST = 8192  # numbers of a row, which a program holds in registers
 HELD = 8192  # numbers of other rows that a program holds at once, and at most
 MOST_ROWS = 8
 NARROW = 1024  # rows up to this width take four warps, others eight
+CUT = 256  # pairs of a part, where both rows move
 
 
 def takes(W_dec: Tensor) -> bool:
@@ -37,7 +38,7 @@ class Groups:
         from topk_ortho.constraint.penalty import kernels
 
         k, d_sae = i.numel(), rate.numel()
-        self.i, self.j, self.score, self.rate = i, j, score, rate
+        self.k = k
         self.counts = torch.zeros(d_sae, dtype=torch.int32, device=i.device)
         grid, pairs = (-(-k // 1024),), (i, j, score, rate, k)
         launch(kernels.count_children, grid, *pairs, self.counts, B=1024)
@@ -47,10 +48,11 @@ class Groups:
         launch(kernels.scatter_children, grid, *pairs, cursor, found[0], found[1], B=1024)
         launch(kernels.order_groups, (d_sae,), self.end, self.counts, *found, B=32, num_warps=1)
         self.pair, self.parent = found[2], found[3]
+        self.programs, self.row_of = d_sae, self.pair  # without parts, no kernel reads row_of
 
     def cosines(self, W_dec: Tensor) -> Tensor:
         """Returns `[k]` cosines of the pairs, 0 in empty slots."""
-        out = torch.zeros(self.i.numel(), dtype=torch.float32, device=W_dec.device)
+        out = torch.zeros(self.k, dtype=torch.float32, device=W_dec.device)
         self._pass(W_dec, out, out, out, out, both=False, cosine=True)
         return out
 
@@ -59,7 +61,7 @@ class Groups:
     ) -> tuple[Tensor, Tensor]:
         """Returns `Σ weight * relu(overlap - tau)²`, and its gradient `[d_sae, d_in]`."""
         gradient = torch.empty_like(W_dec)
-        loss = torch.empty(len(W_dec), dtype=torch.float32, device=W_dec.device)
+        loss = torch.empty(self.programs, dtype=torch.float32, device=W_dec.device)
         self._pass(W_dec, tau, weight, gradient, loss, both=both, cosine=False)
         return loss.sum(dtype=torch.float64).float(), gradient
 
@@ -79,9 +81,66 @@ class Groups:
         d_sae, d = W_dec.shape
         width = next_power_of_two(d)
         rows = max(1, min(MOST_ROWS, HELD // width))
-        launch(kernels.pair_penalty, (d_sae,), W_dec, self.end, self.counts, self.pair, self.parent,
-               tau, weight, out, loss, d, D=width, ROWS=rows, BOTH=both, COSINE=cosine,
-               num_warps=4 if width <= NARROW else 8, enable_fp_fusion=True)  # fmt: skip
+        launch(kernels.pair_penalty, (self.programs,), W_dec, self.end, self.counts, self.pair,
+               self.parent, self.row_of, tau, weight, out, loss, d, D=width, ROWS=rows, BOTH=both,
+               COSINE=cosine, CUT=self.programs > d_sae, num_warps=_warps(width),
+               enable_fp_fusion=True)  # fmt: skip
+
+
+class GroupsOfBoth(Groups):
+    """Pairs by either of their rows, since both move; groups in parts of at most `CUT` pairs.
+
+    The first part of every row comes first, then, row by row, all further ones. How many these
+    are depends on the pairs; there is room for as many as k pairs can have.
+
+    Args:
+        i, j: `[k]` integers.
+        score: `[k]`; a slot of score 0 is empty.
+        d_sae: how many rows there are.
+    """
+
+    def __init__(self, i: Tensor, j: Tensor, score: Tensor, d_sae: int):
+        self.k, device = i.numel(), i.device
+        i, j = i.long(), j.long()
+        key = torch.cat([i * d_sae + j, j * d_sae + i])
+        empty = (score <= 0).repeat(2)
+        key, order = key.masked_fill(empty, d_sae**2).sort(stable=True)
+        self.pair, self.parent = (order % self.k).int(), (key % d_sae).int()
+        row = torch.arange(d_sae, device=device)
+        stop = torch.searchsorted(key, (row + 1) * d_sae)
+        start = torch.searchsorted(key, row * d_sae)
+        more = (stop - start - 1).clamp(min=0) // CUT
+        self.more_end, self.more = more.cumsum(0), more
+        # One more row, of no pair: that of the parts that are not needed.
+        further = torch.arange(2 * self.k // CUT + 1, device=device)
+        row_of = torch.searchsorted(self.more_end, further, right=True)
+        start, stop, nth = (torch.cat([t, t.new_zeros(1)]) for t in (start, stop, more.cumsum(0)))
+        before = nth - torch.cat([more, more.new_zeros(1)])
+        first = start[row_of] + (further - before[row_of] + 1) * CUT
+        first = torch.cat([start[:-1], first])
+        row_of = torch.cat([row, row_of])
+        end = stop[row_of].minimum(first + CUT)
+        self.end, self.counts = end.int(), (end - first).clamp(min=0).int()
+        self.row_of, self.programs = row_of.clamp(max=d_sae - 1).int(), len(row_of)
+
+    def penalty(
+        self, W_dec: Tensor, tau: Tensor, weight: Tensor, *, both: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Returns `Σ weight * relu(overlap - tau)²`, and its gradient `[d_sae, d_in]`."""
+        from topk_ortho.constraint.penalty import kernels
+
+        d_sae, d = W_dec.shape
+        width = next_power_of_two(d)
+        parts = W_dec.new_empty(self.programs, d)
+        loss = W_dec.new_empty(self.programs)
+        self._pass(W_dec, tau, weight, parts, loss, both=both, cosine=False)
+        launch(kernels.add_parts, (d_sae,), parts, self.more_end.int(), self.more.int(), d_sae, d,
+               D=width, num_warps=_warps(width))  # fmt: skip
+        return (loss.sum(dtype=torch.float64) / 2).float(), parts[:d_sae]  # each pair came twice
+
+
+def _warps(width: int) -> int:
+    return 4 if width <= NARROW else 8
 
 
 class GroupedPenalty(torch.autograd.Function):

@@ -2,7 +2,8 @@
 
 A program owns a row that moves. The row, its gradient and its norm stay in registers while the rows
 that it overlaps with pass by, so that each is read once and nothing of shape `[k, d_in]` exists. No
-floating-point atomics: the bits do not depend on the schedule.
+floating-point atomics: the bits do not depend on the schedule. Where both rows of a pair move, a
+frequent feature has pairs by the thousand: its group is cut, and the parts are added up in order.
 """
 
 from __future__ import annotations
@@ -87,6 +88,7 @@ def pair_penalty(
     counts,
     pair,
     parent,
+    row_of,
     tau,
     weight,
     out,
@@ -96,14 +98,17 @@ def pair_penalty(
     ROWS: tl.constexpr,
     BOTH: tl.constexpr,
     COSINE: tl.constexpr,
+    CUT: tl.constexpr,
 ):
     """One row that moves: its share of the penalty, and its gradient as a row of `out`.
 
-    With COSINE only the cosines, which are written to `out` `[k]` by the number of the pair.
+    With CUT one part of a group, whose row is found in `row_of`; each pair is in two groups. With
+    COSINE only the cosines, which are written to `out` `[k]` by the number of the pair.
     """
-    c = tl.program_id(0)
-    hi = tl.load(end + c)
-    lo = hi - tl.load(counts + c)
+    part = tl.program_id(0)
+    hi = tl.load(end + part)
+    lo = hi - tl.load(counts + part)
+    c = tl.load(row_of + part) if CUT else part
     q = tl.arange(0, D)
     cost = tl.zeros((), tl.float32)
     if lo < hi:
@@ -122,6 +127,8 @@ def pair_penalty(
             rows, r = _rows(W, p, held, q, d)
             cosine = tl.sum(rows * u[None, :], 1) * r
             if COSINE:
+                if CUT:
+                    held = held & (p >= c)  # once for each pair
                 tl.store(out + n, cosine, mask=held)
             else:
                 overlap = tl.abs(cosine) if BOTH else cosine
@@ -135,9 +142,25 @@ def pair_penalty(
                 gradient += tl.sum(rows * (slope * r)[:, None], 0)
                 along += tl.sum(slope * cosine)
         if not COSINE:
-            row = out + c.to(tl.int64) * d + q
+            row = out + part.to(tl.int64) * d + q
             tl.store(row, (gradient - along * u) * inverse * power, mask=q < d)
     elif not COSINE:
-        tl.store(out + c.to(tl.int64) * d + q, tl.zeros((D,), tl.float32), mask=q < d)
+        tl.store(out + part.to(tl.int64) * d + q, tl.zeros((D,), tl.float32), mask=q < d)
     if not COSINE:
-        tl.store(loss + c, cost)
+        tl.store(loss + part, cost)
+
+
+@triton.jit
+def add_parts(out, end, counts, d_sae, d, D: tl.constexpr):
+    """Adds the further parts of a row's gradient to the first, one after the other."""
+    c = tl.program_id(0)
+    hi = tl.load(end + c)
+    lo = hi - tl.load(counts + c)
+    if lo < hi:
+        q = tl.arange(0, D)
+        row = out + c.to(tl.int64) * d + q
+        total = tl.load(row, mask=q < d, other=0.0)
+        for part in range(lo, hi):
+            at = out + (d_sae + part).to(tl.int64) * d + q
+            total += tl.load(at, mask=q < d, other=0.0)
+        tl.store(row, total, mask=q < d)

@@ -11,7 +11,7 @@ from topk_ortho.config.errors import one_of
 from topk_ortho.constraint.penalty import grouped, native
 from topk_ortho.constraint.penalty import tau as policies
 from topk_ortho.constraint.penalty.cosine import PairCosine
-from topk_ortho.constraint.penalty.grouped import GroupedPenalty, Groups
+from topk_ortho.constraint.penalty.grouped import GroupedPenalty, Groups, GroupsOfBoth
 from topk_ortho.constraint.uncompiled import uncompiled
 from topk_ortho.machine.spans import spanned
 
@@ -126,8 +126,7 @@ class OrthogonalityPenalty:
                 return W_dec[:0].sum()  # part of the graph, so that `backward` finds a gradient
             scale = coefficient / (d_sae if self.normalize_by == "d-sae" else k)
             if factor is None and self._in_groups(W_dec):
-                rate = self._rate(firing_rate, d_sae).float()
-                return self._grouped(W_dec, (i, j, score, held), rate, ema, scale)
+                return self._grouped(W_dec, (i, j, score, held), firing_rate, ema, scale)
             i, j = i.long(), j.long()
             i_is_child = self._i_is_child(i, j, firing_rate, d_sae)
             moves = factor is not None and factor.requires_grad
@@ -178,12 +177,21 @@ class OrthogonalityPenalty:
         return pairs, None
 
     def _grouped(
-        self, W_dec: Tensor, columns: Columns, rate: Tensor, ema: Tensor | None, scale: float
+        self,
+        W_dec: Tensor,
+        columns: Columns,
+        firing_rate: Tensor | None,
+        ema: Tensor | None,
+        scale: float,
     ) -> Tensor:
         """The penalty in one pass over the rows that move."""
         i, j, score, held = columns
-        k = i.numel()
-        groups = Groups(i, j, score.new_ones(k) if held is None else score, rate)
+        k, d_sae = i.numel(), len(W_dec)
+        filled = score.new_ones(k) if held is None else score
+        if self.gradient == "symmetric":
+            groups: Groups = GroupsOfBoth(i, j, filled, d_sae)
+        else:
+            groups = Groups(i, j, filled, self._rate(firing_rate, d_sae).float())
         overlap = score.new_empty(k)
         if self.tau == "mean-std":
             overlap = groups.cosines(W_dec.detach())
@@ -194,8 +202,7 @@ class OrthogonalityPenalty:
     def _in_groups(self, W_dec: Tensor) -> bool:
         """Returns whether a GPU penalises the pairs in one pass, by the row that moves."""
         asked = torch.is_grad_enabled() and W_dec.requires_grad
-        one_moves = self.gradient == "child-only" and self.backend == "auto"
-        return asked and one_moves and grouped.takes(W_dec)
+        return asked and self.backend == "auto" and grouped.takes(W_dec)
 
     def _in_one_pass(self, W_dec: Tensor) -> bool:
         """Returns whether Rust can penalise the pairs in one pass: τ has to be known beforehand."""

@@ -83,23 +83,10 @@ def _rows(W, p, held, q, d):
 
 @triton.jit
 def pair_penalty(
-    W,
-    end,
-    counts,
-    pair,
-    parent,
-    row_of,
-    tau,
-    weight,
-    out,
-    loss,
-    d,
-    D: tl.constexpr,
-    ROWS: tl.constexpr,
-    BOTH: tl.constexpr,
-    COSINE: tl.constexpr,
-    CUT: tl.constexpr,
-):
+    W, end, counts, pair, parent, row_of, tau, weight, out, loss, d,
+    D: tl.constexpr, ROWS: tl.constexpr,
+    BOTH: tl.constexpr, COSINE: tl.constexpr, CUT: tl.constexpr,
+):  # fmt: skip
     """One row that moves: its share of the penalty, and its gradient as a row of `out`.
 
     With CUT one part of a group, whose row is found in `row_of`; each pair is in two groups. With

@@ -70,10 +70,8 @@ def test_a_wheel_is_of_its_architecture_and_of_every_python(wheels: dict[str, Pa
 
 
 @pytest.fixture(scope="module")
-def built(
-    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> dict[str, Path]:
-    """The wheel and the sdist of `make dist`, and the wheel of `make wheels` for this machine."""
+def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The wheel and the sdist of `make dist`."""
     for program in ("make", "cargo"):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed, so nothing can be built")
@@ -83,20 +81,19 @@ def built(
     make = ["make", "dist", f"DIST={out}", f"VENV={prefix}", "-o", str(prefix / ".dependencies")]
     call(make, ROOT, minutes=30)
     (wheel,), (sdist,) = out.glob("*.whl"), out.glob("*.tar.gz")
-    return {"wheel": wheel, "sdist": sdist, "manylinux": request.getfixturevalue("wheels")[here()]}
-
-
-def here() -> str:
-    """This machine's architecture."""
-    return platform.machine()
+    return {"wheel": wheel, "sdist": sdist}
 
 
 @pytest.fixture(scope="module", params=["wheel", "sdist", "manylinux"])
-def python(request, built: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of an empty environment with the package from one of the two files."""
+def python(request, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of an empty environment with the package from one of the files; the
+    manylinux wheel is that of this machine's architecture."""
     folder = tmp_path_factory.mktemp(request.param)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    package = built[request.param]
+    if request.param == "manylinux":
+        package = request.getfixturevalue("wheels")[platform.machine()]
+    else:
+        package = request.getfixturevalue("built")[request.param]
     if request.param == "sdist":
         # What pip install does first: the build, here by the maturin of this environment.
         wheel = [*pip, "wheel", "--quiet", "--no-deps", "--no-build-isolation", str(package)]

@@ -13,20 +13,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from arms import ablated, table, topk_ortho
 from machine import HERE, parser, write
-from paired import table
 
 from topk_ortho.activations.text import text_documents
 
 HELD_OUT = 0.08
 CLASSES = ("first-letters", "meanings")
-COMMAND = [sys.executable, "-m", "topk_ortho.cli"]
 WITH = ("c2r", "matryoshka+constraint")
 WITHOUT = ("rate-matched-random",)
 SAEBENCH = (
@@ -36,15 +33,6 @@ SAEBENCH = (
 FOUND = 0.5
 """Share of its tokens without a listed child on which a parent's feature fires, from which the
 parent counts as found: where it fires on few of them, there is nothing to absorb."""
-
-
-def topk_ortho(*arguments: object) -> None:
-    """Runs a command of the package to its end.
-
-    Raises:
-        CalledProcessError: it failed.
-    """
-    subprocess.run([*COMMAND, *map(str, arguments)], check=True)
 
 
 def cut(text: Sequence[Path], out: Path) -> dict[str, Path]:
@@ -59,19 +47,12 @@ def cut(text: Sequence[Path], out: Path) -> dict[str, Path]:
 
 
 def trained(o: argparse.Namespace, activations: Path) -> list[dict[str, Any]]:
-    """The finished runs of every arm: `label`, `seed`, `folder`, `result`."""
-    out = o.out / "ablation"
-    topk_ortho(
-        "ablate", "--data", activations, "--out", out, "--jobs", o.jobs, "--seeds", *o.seeds,
-        "--with-arm", *WITH, "--without-arm", *WITHOUT,
-        "--sae.d-sae", o.d_sae, "--sae.k", o.k, "--steps", o.steps, "--batch-size", o.batch_size,
-        "--buffer-rows", o.buffer,
+    """The finished runs of every arm."""
+    return ablated(
+        o.out / "ablation", "--data", activations, "--jobs", o.jobs, "--seeds", *o.seeds,
+        "--with-arm", *WITH, "--without-arm", *WITHOUT, "--sae.d-sae", o.d_sae, "--sae.k", o.k,
+        "--steps", o.steps, "--batch-size", o.batch_size, "--buffer-rows", o.buffer,
     )  # fmt: skip
-    runs = json.loads((out / "ablation.json").read_text())["runs"]
-    for run in runs:
-        run["folder"] = out / run["folder"]
-        run["result"] = json.loads((run["folder"] / "result.json").read_text())
-    return runs
 
 
 def labelled(o: argparse.Namespace, runs: Sequence[Mapping[str, Any]], text: Path) -> None:
@@ -93,13 +74,8 @@ def labelled(o: argparse.Namespace, runs: Sequence[Mapping[str, Any]], text: Pat
 
 
 def of_classes(record: Mapping[str, Any]) -> dict[str, float | None]:
-    """What is compared of one SAE: over edges, and over the parents that pass the gate."""
+    """What is compared of one SAE: over all edges, and over those whose parent is found."""
     summary = record["absorption"]["summary"]
-    counted = {
-        i for i, verdict in enumerate(record["classes"]) if verdict["verdict"] == "measurable"
-    }
-    f1 = {e["parent"]: e["parent_f1"] for e in record["absorption"]["edges"]
-          if e["parent"] in counted and e["parent_f1"] is not None}  # fmt: skip
     figures = record["figures"]
     found = [e for e in record["absorption"]["edges"] if e["eligible"]
              and e["excess"] is not None and e["recall_without_child"] >= FOUND]  # fmt: skip
@@ -107,7 +83,7 @@ def of_classes(record: Mapping[str, Any]) -> dict[str, float | None]:
         **{name: summary[name] for name in ("absorption_rate", "base_miss", "excess")},
         "found": len({e["parent"] for e in found}),
         "excess_of_found": sum(e["excess"] for e in found) / len(found) if found else None,
-        "parent_f1": sum(f1.values()) / len(f1) if f1 else None,
+        "parents_f1": record["parents_f1"],
         "ce_score": figures.get("ce_score"),
         "explained_variance": figures["explained_variance"],
         "l0": figures["l0"],
@@ -176,7 +152,7 @@ def printed(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     """The tables."""
     quality = ("explained_variance", "ce_score", "l0", "dead_features")
     lines = table(runs, CLASSES[0], quality)
-    names = ("parent_f1", "absorption_rate", "base_miss", "excess", "found", "excess_of_found")
+    names = ("parents_f1", "absorption_rate", "base_miss", "excess", "found", "excess_of_found")
     for classes in CLASSES:
         lines += ["", *table(runs, classes, names)]
     if "saebench" in runs[0]:

@@ -14,16 +14,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from arms import ablated, table
 from machine import parser, write
-from paired import table
 from sae_lens import SAE
 from sae_lens.synthetic import (
     FoldedNormalMagnitudeConfig,
@@ -127,16 +125,12 @@ def measured(sae: Any, model: SyntheticModel, rows: int) -> dict[str, float | No
 
 
 def trained(o: argparse.Namespace, activations: Path) -> list[dict[str, Any]]:
-    """The finished runs of every arm: `label`, `seed`, `folder`."""
-    out = o.out / "ablation"
-    command = [
-        sys.executable, "-m", "topk_ortho.cli", "ablate", "--data", activations, "--out", out,
-        "--jobs", o.jobs, "--seeds", *o.seeds, "--with-arm", "c2r", "matryoshka+constraint",
-        "--sae.d-sae", o.d_sae, "--sae.k", o.k, "--steps", o.steps, "--batch-size", 1024,
-    ]  # fmt: skip
-    subprocess.run([*map(str, command)], check=True)
-    runs: list[dict[str, Any]] = json.loads((out / "ablation.json").read_text())["runs"]
-    return [{**run, "folder": out / run["folder"]} for run in runs]
+    """The finished runs of every arm."""
+    return ablated(
+        o.out / "ablation", "--data", activations, "--jobs", o.jobs, "--seeds", *o.seeds,
+        "--with-arm", "c2r", "matryoshka+constraint", "--sae.d-sae", o.d_sae, "--sae.k", o.k,
+        "--steps", o.steps, "--batch-size", 1024,
+    )  # fmt: skip
 
 
 def of_all(o: argparse.Namespace, runs: Sequence[dict[str, Any]], model: SyntheticModel) -> None:

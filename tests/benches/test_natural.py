@@ -55,24 +55,19 @@ def test_a_table_pairs_seeds_and_leaves_out_what_is_unknown(natural: ModuleType)
 
 def test_what_is_compared_of_an_sae(natural: ModuleType) -> None:
     seen = {"eligible": True, "recall_without_child": 0.8, "excess": 0.5}
-    edge = {"parent": 0, "parent_f1": 0.4, **seen}
-    rare = {"parent": 2, "parent_f1": 0.2, **seen, "recall_without_child": 0.3}
-    thin = {"parent": 1, "parent_f1": 0.9, "eligible": False, "excess": None}
+    edge = {"parent": 0, **seen}
+    rare = {"parent": 2, **seen, "recall_without_child": 0.3}
+    thin = {"parent": 1, "eligible": False, "excess": None}
     record = {
         "absorption": {
             "summary": {"absorption_rate": 0.5, "base_miss": 0.2, "excess": 0.3},
             "edges": [edge, edge | {"excess": 0.1}, thin, rare],
         },
-        "classes": [
-            {"verdict": "measurable"},
-            {"verdict": "one member"},
-            {"verdict": "measurable"},
-        ],
+        "parents_f1": 0.4,
         "figures": {"explained_variance": 0.9, "l0": 20.0, "dead_features": 0.1},
     }
     found = natural.of_classes(record)
-    assert found["parent_f1"] == pytest.approx(0.3), "each parent once, and only those of the gate"
-    assert (found["excess"], found["ce_score"]) == (0.3, None)
+    assert (found["excess"], found["ce_score"], found["parents_f1"]) == (0.3, None, 0.4)
     assert (found["found"], found["excess_of_found"]) == (1, pytest.approx(0.3))
 
 

@@ -50,9 +50,10 @@ def batches(rank: int | None, size: int) -> list[Tensor]:
     return every if rank is None else [x[rank * ROWS // size :][: ROWS // size] for x in every]
 
 
-def settings(**more: Any) -> OrthogonalityConfig:
+def settings(*, refresh_every: int = 1, **more: Any) -> OrthogonalityConfig:
+    penalty = PenaltyConfig(ramp=0, refresh_every=refresh_every)
     return OrthogonalityConfig(
-        steps=STEPS, pairs=PairsConfig(per_feature=2), penalty=PenaltyConfig(ramp=0), **more
+        steps=STEPS, pairs=PairsConfig(per_feature=2), penalty=penalty, **more
     )
 
 
@@ -83,6 +84,38 @@ def trained(
     assert penalty.firing is not None
     found["rate"] = penalty.firing.rate.tolist()
     return found
+
+
+def by_itself(penalty: Orthogonality, data: list[Tensor]) -> dict[str, Any]:
+    """Pairs and firing rates of an SAE whose loss is no part of DDP."""
+    sae = Small()
+    found = trained(sae, sae, penalty, data)
+    return {name: found[name] for name in ("pairs", "rate")}
+
+
+def in_micro_batches(penalty: Orthogonality, data: list[Tensor]) -> dict[str, Any]:
+    """The pairs of every step, and the firing rates, where a step comes in two micro-batches."""
+    sae, pairs = Small(), []
+    for step, x in enumerate(data):
+        for part in x.chunk(2):
+            penalty(sae(part)[0], sae.W_dec, step, target=part)
+        assert penalty.selection is not None
+        pairs.append([t.tolist() for t in (penalty.selection.i, penalty.selection.j)])
+    assert penalty.firing is not None
+    return {"pairs": pairs, "rate": penalty.firing.rate.tolist()}
+
+
+def uneven(penalty: Orthogonality, every: list[Tensor], rank: int | None) -> dict[str, Any]:
+    """The same where process 0 has as many rows as the step's number, none at first; codes are
+    computed on all rows, since products of other shapes are rounded otherwise."""
+    sae, pairs = Small(), []
+    for step, x in enumerate(every):
+        own = {None: slice(None), 0: slice(step), 1: slice(step, None)}[rank]
+        penalty(sae(x)[0][own], sae.W_dec, step, target=x[own])
+        assert penalty.selection is not None
+        pairs.append([t.tolist() for t in (penalty.selection.i, penalty.selection.j)])
+    assert penalty.firing is not None
+    return {"pairs": pairs, "rate": penalty.firing.rate.tolist()}
 
 
 def refused(scope: Scope, d_sae: int, step: int) -> str:
@@ -121,11 +154,22 @@ def checks() -> dict[str, Any]:
     found["group"] = [refused("global", D_SAE + rank, 0), refused("global", D_SAE, rank),
                       refused("local", D_SAE + rank, rank)]  # fmt: skip
     found["weighed"] = weighed(data[0])
+    both, own = dist.new_group([0, 1]), [dist.new_group([r]) for r in range(size)][rank]
+    found["both"] = by_itself(Orthogonality(settings(), process_group=both), data)
+    found["own"] = by_itself(Orthogonality(settings(), process_group=own), data)
+    found["uneven"] = uneven(Orthogonality(settings()), every, rank)
+    found["seldom"] = by_itself(Orthogonality(settings(refresh_every=3)), data)
+    found["parts"] = in_micro_batches(Orthogonality(settings(micro_batches=2)), data)
     found["shards"] = of_shards(data)
     found["state"] = sorted(penalty.state_dict())
     if rank == 0:
         alone = Orthogonality(settings(), scope="local")
         found["alone"] = trained(again := Small(), again, alone, every)
+        kept = Orthogonality(settings(refresh_every=3), scope="local")
+        found["alone, seldom"] = by_itself(kept, every)
+        found["alone, uneven"] = uneven(Orthogonality(settings(), scope="local"), every, None)
+        whole = Orthogonality(settings(micro_batches=2), scope="local")
+        found["alone, parts"] = in_micro_batches(whole, every)
         resumed = Orthogonality(settings(), scope="local")
         resumed.load_state_dict(penalty.state_dict(), d_sae=D_SAE)
         assert resumed.firing is not None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.distributed.started import together
+from topk_ortho import Orthogonality
+from topk_ortho.config import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +26,27 @@ def test_the_mean_of_gradients_is_the_gradient_of_all_rows(found):
     for each in found:
         for step, gradient in enumerate(found[0]["alone"]["gradient"]):
             assert each["together"]["gradient"][step] == pytest.approx(gradient, abs=2e-5)
+
+
+def test_a_group_says_which_processes_share_an_sae(found):
+    for each in found:
+        assert each["both"]["pairs"] == found[0]["alone"]["pairs"]
+        assert each["own"]["pairs"] == each["local"]["pairs"]
+
+
+@pytest.mark.parametrize(
+    ("how", "alone"),
+    [("uneven", "alone, uneven"), ("seldom", "alone, seldom"), ("parts", "alone, parts")],
+)
+def test_uneven_rows_kept_pairs_and_micro_batches_change_nothing(found, how, alone):
+    for each in found:
+        assert each[how]["pairs"] == found[0][alone]["pairs"]
+        assert each[how]["rate"] == found[0][alone]["rate"]
+
+
+def test_a_scope_of_another_name_is_refused():
+    with pytest.raises(ConfigError, match="scope"):
+        Orthogonality(scope="everywhere")
 
 
 def test_a_local_scope_has_the_pairs_of_its_own_rows(found):

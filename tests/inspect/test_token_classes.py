@@ -12,6 +12,7 @@ from tests import tiny_llama
 from tests.system.tiny_run import over
 from topk_ortho import cli
 from topk_ortho.activations.models import LanguageModel
+from topk_ortho.activations.models.remembering import Remembering
 from topk_ortho.activations.text import pack_contexts, text_documents
 from topk_ortho.config import ConfigError
 from topk_ortho.formats import saelens
@@ -254,6 +255,16 @@ def test_the_command_prints_a_table_and_writes_the_same_as_json(tmp_path, capsys
         assert f"absorption: {NOT_MEASURABLE} (0 of 2 edges eligible)" in printed
 
 
+def test_an_sae_of_another_width_is_refused_before_any_is_measured(tmp_path, capsys):
+    good = sae_folder(tmp_path / "good", tiny_llama.D_MODEL, healthy=True)
+    wide = sae_folder(tmp_path / "wide", tiny_llama.D_MODEL + 1, healthy=True)
+    verb, first, *rest = command(tmp_path, good)
+    assert cli.main([verb, first, str(wide), *rest]) == 2
+    caught = capsys.readouterr()
+    assert f"the SAE {wide} has d_in {tiny_llama.D_MODEL + 1}" in caught.err
+    assert caught.out == ""
+
+
 def test_without_contexts_there_is_no_ce_score(tmp_path, capsys):
     sae = sae_folder(tmp_path / "sae", tiny_llama.D_MODEL, healthy=True)
     assert (
@@ -291,10 +302,17 @@ def test_several_saes_are_measured_as_each_alone_and_probed_once(tmp_path, capsy
     probes = []
     fit = LinearProbe.f1
     monkeypatch.setattr(LinearProbe, "f1", lambda *a, **k: probes.append(1) or fit(*a, **k))
+    passes = []
+    run = Remembering.run_with_hooks
+    monkeypatch.setattr(
+        Remembering, "run_with_hooks", lambda *a, **k: passes.append(1) or run(*a, **k)
+    )
     verb, first, *rest = command(tmp_path, good, "--draws", "2")
     assert cli.main([verb, first, str(bad), *rest, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"saes": alone}
     assert len(probes) == 3 + 2  # each class, and the random ones of `vowel`
+    batches = len(passes) // 6
+    assert len(passes) == (4 + 2) * batches > 0  # the second: its own and the original alone
     assert cli.main([verb, first, str(bad), *rest]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[-2:]] == [str(good), f"{bad}*"]

@@ -38,6 +38,15 @@ TRAINERS = {
 }
 
 
+def test_the_scope_is_passed_on() -> None:
+    kind = with_orthogonality(trainer_class("top_k.TopKTrainer"), AT_ONCE, scope="local")
+    trainer = kind(
+        steps=9, activation_dim=D_IN, dict_size=D_SAE, layer=0, lm_name="none", device="cpu",
+        warmup_steps=1, **TRAINERS["top_k.TopKTrainer"],
+    )  # fmt: skip
+    assert trainer.orthogonality._processes.scope == "local"
+
+
 def trainer_class(name: str) -> Any:
     from importlib import import_module
 

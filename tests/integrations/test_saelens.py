@@ -154,6 +154,11 @@ def test_an_sae_that_its_runner_compiles_keeps_the_constraint() -> None:
     torch.testing.assert_close(compiled.W_dec.grad, plain.W_dec.grad)
 
 
+def test_the_scope_is_passed_on() -> None:
+    assert attach(training_sae("topk"), AT_ONCE)._processes.scope == "global"
+    assert attach(training_sae("topk"), AT_ONCE, scope="local")._processes.scope == "local"
+
+
 def test_micro_batches_in_a_loop_of_ones_own() -> None:
     whole, parts, x = training_sae("topk"), training_sae("topk"), batch()
     once, piecewise = attach(whole, AT_ONCE), attach(parts, replace(AT_ONCE, micro_batches=4))

@@ -1,4 +1,4 @@
-"""The batch of all processes, where a host trains copies of one SAE in several (DDP, FSDP).
+"""The batch of all processes, where a host trains copies of one SAE in several (DDP).
 
 Every process then has the same codes, and so the same pairs, firing rates and penalty, bit for bit;
 an average of gradients, as DDP takes, leaves the penalty's as it is. One exchange of sizes a call,

@@ -9,9 +9,10 @@ probes take them: `8 * tokens * d_in` bytes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 import torch
@@ -75,6 +76,14 @@ class TokenAbsorption:
     invalid: str | None
 
     @property
+    def parents_f1(self) -> float | None:
+        """Returns the mean F1 of the features matched to parents that passed the gate, each parent
+        once; None where none passed."""
+        f1 = {edge.parent: edge.parent_f1 for edge in self.absorption.edges
+              if self.classes[edge.parent].counts and edge.parent_f1 is not None}  # fmt: skip
+        return fmean(f1.values()) if f1 else None
+
+    @property
     def measurable(self) -> bool:
         """Returns whether some edge could be measured."""
         return any(edge.eligible for edge in self.absorption.edges)
@@ -85,7 +94,7 @@ class TokenAbsorption:
         out = asdict(self) | {"absorption": self.absorption.as_json()}
         for edge in out["absorption"]["edges"]:
             edge |= {"parent_name": names[edge["parent"]], "child_name": names[edge["child"]]}
-        return out | {"measurable": self.measurable}
+        return out | {"measurable": self.measurable, "parents_f1": self.parents_f1}
 
 
 def measure(
@@ -110,13 +119,12 @@ def measure(
 
     Args:
         saes: run folders, or folders with an SAE, of one hook point.
-        model, loading: name or folder, and arguments of `LanguageModel.load`, such as `dtype`.
+        model, device, loading: name or folder, where all runs, more for `LanguageModel.load`.
         text, hook: text files, and the hook point that the SAEs were trained on.
         classes: TOML or JSON file of classes and edges.
         context, tokens: tokens of a context, BOS included, and of the text, half to fit and match.
         draws, seed: number of random classes that each class has to beat, and their seed.
         match, eval_contexts: score that matches features; contexts of the CE score, 0 for none.
-        device: where model, SAEs and probes run.
         allow_pickle, allow_mismatch: open an SAE of dictionary_learning, of another model or hook.
 
     Raises:
@@ -126,6 +134,7 @@ def measure(
     opened = [_module(sae, model, hook, allow_pickle, allow_mismatch).to(where) for sae in saes]
     how = {"device": where, "hooks": [hook], **(loading or {})}
     lm, halves = _read(model, text, context=context, tokens=tokens, how=how)
+    _check_widths(opened, saes, lm, halves["train"], hook)
     known = read_classes(classes, lm.tokenizer, d_vocab=lm.d_vocab)
     seen: _Seen | None = None
     for path, sae in zip(saes, opened, strict=True):
@@ -134,7 +143,7 @@ def measure(
             seen = _seen(lm, halves, hook, sae, left_out, known, draws=draws, seed=seed)
         matching = _match(sae, seen.x["train"], seen.labels["train"], score=match)
         measured, figures = _count(sae, seen, known, matching)
-        figures |= _behaviour(lm, halves["eval"], seen.kept["eval"], hook, sae, eval_contexts)
+        figures |= _behaviour(lm, halves["eval"], hook, sae, seen, asked=eval_contexts)
         yield TokenAbsorption(
             sae=str(path),
             model=model,
@@ -153,13 +162,15 @@ def measure(
 @dataclass(frozen=True)
 class _Seen:
     """What is computed once for all SAEs that leave out the same: by half, activations
-    `[rows, d_in]`, which positions they are of, and labels `[rows, n_classes]`; the verdicts."""
+    `[rows, d_in]`, which positions they are of, and labels `[rows, n_classes]`; the verdicts; and
+    what the model loses by the ablations that the CE score is counted from."""
 
     left_out: LeftOut
     x: dict[Split, Tensor]
     kept: dict[Split, Tensor]
     labels: dict[Split, Tensor]
     judged: tuple[ClassVerdict, ...]
+    ablated: dict[str, float] = field(default_factory=dict)
 
 
 def _seen(
@@ -213,6 +224,18 @@ def _read(
     return lm, _halves(contexts, lm, name)
 
 
+def _check_widths(
+    opened: Sequence[SAE], saes: Sequence[Path], model: LanguageModel, contexts: Tensor, hook: str
+) -> None:
+    width = model.width(hook, contexts)
+    for sae, path in zip(opened, saes, strict=True):
+        if sae.d_in != width:
+            raise ConfigError(
+                f"--hook {hook} of {model.name!r} has width {width}, but the SAE {path} has "
+                f"d_in {sae.d_in}; give the model and hook point that it was trained on."
+            )
+
+
 def _halves(contexts: Tensor, model: LanguageModel, text: str) -> dict[Split, Tensor]:
     if len(contexts) < 2 or contexts.shape[1] > model.max_context:
         raise ConfigError(
@@ -225,13 +248,19 @@ def _halves(contexts: Tensor, model: LanguageModel, text: str) -> dict[Split, Te
 
 
 def _behaviour(
-    model: LanguageModel, contexts: Tensor, kept: Tensor, hook: str, sae: SAE, asked: int | None
+    model: LanguageModel, contexts: Tensor, hook: str, sae: SAE, seen: _Seen, *, asked: int | None
 ) -> dict[str, float | None]:
     if asked == 0:
         return {}
     some = slice(asked or behaviour_contexts(model, contexts.shape[1]))
-    again = model.remembering
-    return behaviour(again, contexts[some], hook, reconstructor(sae), kept=kept[some])
+    return behaviour(
+        model.remembering,
+        contexts[some],
+        hook,
+        reconstructor(sae),
+        kept=seen.kept["eval"][some],
+        ablated=seen.ablated,
+    )
 
 
 def _rows(
@@ -251,11 +280,6 @@ def _activations(
 ) -> tuple[Tensor, Tensor]:
     """`[rows, d_in]` float32 at the positions that are not left out, on the SAE's device, and
     `[n, context]` bool, which these are."""
-    if (width := model.width(hook, contexts)) != sae.d_in:
-        raise ConfigError(
-            f"--hook {hook} of {model.name!r} has width {width}, but the SAE has "
-            f"d_in {sae.d_in}; give the model and hook point that it was trained on."
-        )
     parts, kept = [], []
     for tokens in contexts.split(max(1, CPU_TOKENS // contexts.shape[1])):
         x = model.activations(tokens, hook)

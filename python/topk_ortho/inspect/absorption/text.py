@@ -54,12 +54,10 @@ _SAE_HEADER = (
 def _sae_row(found: TokenAbsorption) -> tuple[str, ...]:
     summary, figures = found.absorption.summary(), found.figures
     mark = "" if found.invalid is None else "*"
-    parents = {edge.parent: edge.parent_f1 for edge in found.absorption.edges
-               if found.classes[edge.parent].counts and edge.parent_f1 is not None}  # fmt: skip
     return (
         terminal.printable(found.sae) + mark,
         f"{summary['edges_eligible']} of {summary['edges_total']}",
-        metric(statistics.fmean(parents.values()) if parents else None),
+        metric(found.parents_f1),
         *(metric(summary.get(name)) for name in ("absorption_rate", "base_miss", "excess")),
         *(metric(figures.get(name)) for name in ("explained_variance", "ce_score")),
         metric(figures.get("l0"), ".1f"),

@@ -1,14 +1,34 @@
-"""Tables of arms that are paired by seed."""
+"""Arms of a study that are paired by seed: their runs, and tables of what was measured of them."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from topk_ortho.statistics.differences import mean, paired
 from topk_ortho.terminal import aligned
 
 CONTROL = "none"
+
+
+def topk_ortho(*arguments: object) -> None:
+    """Runs a command of the package to its end.
+
+    Raises:
+        CalledProcessError: it failed.
+    """
+    subprocess.run([sys.executable, "-m", "topk_ortho.cli", *map(str, arguments)], check=True)
+
+
+def ablated(out: Path, *options: object) -> list[dict[str, Any]]:
+    """Runs `topk-ortho ablate`; returns its runs, each with `label`, `seed` and `folder`."""
+    topk_ortho("ablate", "--out", out, *options)
+    runs: list[dict[str, Any]] = json.loads((out / "ablation.json").read_text())["runs"]
+    return [{**run, "folder": out / run["folder"]} for run in runs]
 
 
 def table(runs: Sequence[Mapping[str, Any]], part: str, names: Sequence[str]) -> list[str]:
